@@ -1,0 +1,1 @@
+//! Noise schedules, prediction types, guidance, samplers and noise sources.

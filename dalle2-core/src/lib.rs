@@ -1,0 +1,35 @@
+//! What every stage of `dalle2` shares.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`diffusion`] | noise schedules, prediction types, guidance, samplers, noise sources |
+//! | [`nn`] | the hot operations and the network blocks that several models use |
+//! | [`image`] | conversion between pixels and tensors, resizing, contact sheets |
+//! | [`text`] | the CLIP byte-pair tokenizer |
+//! | [`data`] | captioned images as Burn data sets |
+//! | [`train`] | the step-based trainer (feature `train`) |
+//! | [`store`] | strict safetensors storage with the configuration beside the weights |
+//! | [`metrics`] | figures for embeddings and images |
+//!
+//! The crates for CLIP, the priors and the decoder never see one another: they meet in the conditioning types and
+//! traits at the root of this crate ([`TextCondition`], [`TextEncoder`], [`ImageEncoder`], [`Prior`], [`Decoder`],
+//! [`Upsampler`]), so any of them can be replaced by an implementation of your own.
+
+mod condition;
+pub mod data;
+pub mod diffusion;
+mod error;
+pub mod image;
+pub mod metrics;
+pub mod nn;
+mod parts;
+mod scale;
+pub mod store;
+pub mod text;
+#[cfg(feature = "train")]
+pub mod train;
+
+pub use condition::{TextCondition, TokenMask};
+pub use error::{ConfigError, Error, Result, ShapeMismatch};
+pub use parts::{Decoder, Flow, check_flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler};
+pub use scale::EmbeddingScale;

@@ -1,0 +1,188 @@
+//! The traits in which the stages of a pipeline meet.
+
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+
+use burn::prelude::*;
+
+use crate::{Error, Result, TextCondition, diffusion::NoiseSource};
+
+/// Whether a generation goes on after a step.
+pub type Flow = ControlFlow<()>;
+
+/// One finished sampling step, as a sampler reports it.
+#[derive(Debug, Clone, Copy)]
+pub struct StepEvent<'a> {
+    /// Steps done, from 1 to `total`.
+    pub step: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// The current estimate of the clean images `[B, 3, H, W]` in [−1, 1]; none for stages that work on embeddings.
+    pub x_start: Option<&'a Tensor<4>>,
+}
+
+/// Called after each sampling step; [`ControlFlow::Break`] stops the stage with [`Error::Cancelled`].
+pub type StepHook<'a> = &'a mut dyn FnMut(StepEvent<'_>) -> Flow;
+
+/// How a stage samples. `None` means the stage's own default, which is stored in its configuration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SampleOptions {
+    /// Number of sampling steps, at least 1 and at most the number of training timesteps.
+    pub steps: Option<usize>,
+    /// Classifier-free guidance scale, finite and at least 0; 1 means no guidance.
+    pub guidance: Option<f64>,
+    /// The sampler.
+    pub sampler: Option<crate::diffusion::Sampler>,
+    /// Prior only: candidates per caption, of which the one with the highest z_i · z_t is kept.
+    pub candidates: Option<usize>,
+}
+
+impl SampleOptions {
+    /// Checks the values against the number of training timesteps of the stage.
+    ///
+    /// # Errors
+    /// Names the first field that is out of range.
+    pub fn validate(&self, train_steps: usize) -> Result<()> {
+        use crate::ConfigError;
+        if let Some(steps) = self.steps
+            && !(1..=train_steps).contains(&steps)
+        {
+            return Err(ConfigError::new("steps", steps, format!("must be between 1 and {train_steps}")).into());
+        }
+        if let Some(guidance) = self.guidance
+            && !(guidance.is_finite() && guidance >= 0.0)
+        {
+            return Err(ConfigError::new("guidance", guidance, "must be finite and at least 0").into());
+        }
+        if self.candidates == Some(0) {
+            return Err(ConfigError::new("candidates", 0, "must be at least 1").into());
+        }
+        Ok(())
+    }
+}
+
+/// Turns captions into [`TextCondition`]s.
+pub trait TextEncoder: Debug + Send + Sync {
+    /// Encodes a batch of captions; the empty caption is the one used for guidance.
+    ///
+    /// # Errors
+    /// When a caption has more tokens than the context holds, naming the caption and both numbers.
+    fn encode(&self, captions: &[&str]) -> Result<TextCondition>;
+    /// Width D of the joint embedding space.
+    fn embed_dim(&self) -> usize;
+    /// Width W of the token encodings.
+    fn token_width(&self) -> usize;
+    /// Number S of token positions.
+    fn context_length(&self) -> usize;
+}
+
+/// Turns images into embeddings of the joint space.
+pub trait ImageEncoder: Debug + Send + Sync {
+    /// Embeds images `[B, 3, H, W]` in [−1, 1] of any size as `[B, D]`, as the projection gives them (not normalised).
+    ///
+    /// # Errors
+    /// When the tensor is not an RGB batch.
+    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// Width D of the joint embedding space.
+    fn embed_dim(&self) -> usize;
+}
+
+/// P(z_i | y): draws CLIP image embeddings for captions (DALL·E 2, section 2.2).
+pub trait Prior: Debug + Send + Sync {
+    /// Draws one embedding `[B, D]` per caption, in CLIP's space.
+    ///
+    /// `null` is the encoded empty caption, batch 1, used for guidance. Noise for row b comes from item b of `noise`.
+    ///
+    /// # Errors
+    /// When options are out of range, widths do not fit, or the hook cancels.
+    fn sample(
+        &self,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<2>>;
+    /// Width D of the embeddings it draws.
+    fn embed_dim(&self) -> usize;
+    /// Width W of the token encodings it reads.
+    fn token_width(&self) -> usize;
+    /// Number S of token positions it reads.
+    fn context_length(&self) -> usize;
+    /// The sampling defaults of this model, every field that applies filled in.
+    fn defaults(&self) -> SampleOptions;
+    /// Checks options without sampling.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    fn validate(&self, options: &SampleOptions) -> Result<()>;
+}
+
+/// P(x | z_i, y): draws images for embeddings and captions (DALL·E 2, section 2.1).
+pub trait Decoder: Debug + Send + Sync {
+    /// Draws images `[B, 3, size, size]` in [−1, 1] for image embeddings `[B, D]` in CLIP's space.
+    ///
+    /// `null` is the encoded empty caption, batch 1.
+    ///
+    /// # Errors
+    /// When options are out of range, widths do not fit, or the hook cancels.
+    fn sample(
+        &self,
+        embedding: Tensor<2>,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>>;
+    /// Width D of the embeddings it reads.
+    fn embed_dim(&self) -> usize;
+    /// Width W of the token encodings it reads.
+    fn token_width(&self) -> usize;
+    /// Side of the images in pixels.
+    fn image_size(&self) -> usize;
+    /// The sampling defaults of this model, every field that applies filled in.
+    fn defaults(&self) -> SampleOptions;
+    /// Checks options without sampling.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    fn validate(&self, options: &SampleOptions) -> Result<()>;
+}
+
+/// P(x_high | x_low): draws larger images (DALL·E 2, section 2.1).
+pub trait Upsampler: Debug + Send + Sync {
+    /// Enlarges images `[B, 3, H, W]` in [−1, 1] by [`Upsampler::factor`].
+    ///
+    /// # Errors
+    /// When options are out of range, a side does not fit the network's stride, or the hook cancels.
+    fn sample(
+        &self,
+        images: Tensor<4>,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>>;
+    /// Side of the images it was trained to read, in pixels.
+    fn input_size(&self) -> usize;
+    /// How many times larger the result is along each side.
+    fn factor(&self) -> usize;
+    /// The sampling defaults of this model, every field that applies filled in.
+    fn defaults(&self) -> SampleOptions;
+    /// Checks options without sampling.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    fn validate(&self, options: &SampleOptions) -> Result<()>;
+}
+
+/// Maps a hook's answer to a result.
+///
+/// # Errors
+/// [`Error::Cancelled`] when the hook broke off.
+pub fn check_flow(flow: Flow) -> Result<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
