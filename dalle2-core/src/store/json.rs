@@ -1,0 +1,65 @@
+//! JSON files, and files that appear whole or not at all.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Error, Result};
+
+/// Largest JSON file that is read, in bytes: configurations are small, and a wrong file should not fill the memory.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When the file cannot be read, is larger than 64 MiB, or does not have the form of `T`; the path is named, and for a
+/// wrong form also the field, line and column.
+pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+    let path = path.as_ref();
+    let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+    if size > MAX_JSON_BYTES {
+        let message = format!("is {size} bytes long; a configuration has at most {MAX_JSON_BYTES}");
+        return Err(Error::format(path, message));
+    }
+    let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::json(path, e))
+}
+
+/// Writes a value as indented JSON, atomically.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json<T: Serialize + ?Sized>(path: impl AsRef<Path>, value: &T) -> Result<()> {
+    let path = path.as_ref();
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::json(path, e))?;
+    text.push(b'\n');
+    write_file(path, &text)
+}
+
+/// Writes a file to a temporary name in the same directory, flushes it to disk and renames it.
+///
+/// The directory is created if it does not exist.
+///
+/// # Errors
+/// When the directory or the file cannot be written; a file that was there before is then untouched.
+pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(dir).map_err(|e| Error::io(path, e))?;
+    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
+    file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
+    file.persist(path).map_err(|e| Error::io(path, e.error))?;
+    Ok(())
+}
