@@ -31,5 +31,5 @@ pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
 pub use error::{ConfigError, Error, Result, ShapeMismatch};
-pub use parts::{Decoder, Flow, check_flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler};
+pub use parts::{Component, Decoder, Flow, check_flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler};
 pub use scale::EmbeddingScale;
