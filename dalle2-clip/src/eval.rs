@@ -62,12 +62,7 @@ pub fn classify(queries: Tensor<2>, candidates: Tensor<2>, k: usize) -> Result<V
 ///
 /// # Errors
 /// When there are no queries, `classes` has another length, or the embeddings do not fit.
-pub fn top_k_accuracy(
-    queries: Tensor<2>,
-    candidates: Tensor<2>,
-    classes: &[usize],
-    ks: &[usize],
-) -> Result<Vec<f64>> {
+pub fn top_k_accuracy(queries: Tensor<2>, candidates: Tensor<2>, classes: &[usize], ks: &[usize]) -> Result<Vec<f64>> {
     let ranks = ranks(&cosines(queries, candidates)?, classes, |candidate| candidate)?;
     Ok(ks.iter().map(|&k| share_within(&ranks, k)).collect())
 }

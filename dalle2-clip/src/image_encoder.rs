@@ -1,13 +1,14 @@
 //! The trained vision tower with its preprocessing, as a stage of a pipeline.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::store::Precision;
+use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
 use dalle2_core::{ImageEncoder, Result};
 
 use crate::import::vision_tensor_name;
-use crate::{Clip, ClipConfig, VisionTransformer, VisionTransformerConfig, component, preprocess};
+use crate::{Clip, ClipConfig, VisionTransformer, VisionTransformerConfig, preprocess};
 
 const CLASS: &str = "ClipImageEncoder";
 
@@ -44,9 +45,10 @@ impl ClipImageEncoder {
     /// # Errors
     /// When a file is missing or damaged, or the weights are not those of the configuration.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let config: VisionTransformerConfig = component::load_config(dir.as_ref(), CLASS)?;
+        let dir = dir.as_ref();
+        let config: VisionTransformerConfig = store::read_config(dir, CLASS)?;
         config.validate()?;
-        let model = component::load_weights(dir.as_ref(), config.init(device), &vision_tensor_name)?;
+        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &vision_tensor_name)?;
         Self::new(config, &model)
     }
 
@@ -55,7 +57,10 @@ impl ClipImageEncoder {
     /// # Errors
     /// When a file cannot be written or a weight does not fit the precision.
     pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        component::save(dir.as_ref(), CLASS, &self.config, &self.model, precision, &vision_tensor_name)
+        let dir = dir.as_ref();
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
+        store::write_config(dir, CLASS, &self.config)
     }
 
     /// The configuration of the vision tower.

@@ -51,7 +51,7 @@ pub fn clip_tensor_name(path: &str) -> String {
     }
 }
 
-fn tower_name(table: &[(&str, &str)], path: &str) -> String {
+fn tower_name(table: &[(&str, &'static str)], path: &str) -> String {
     let Some((name, rest)) = replace_prefix(table, path) else {
         return path.to_owned();
     };

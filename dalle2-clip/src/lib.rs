@@ -14,8 +14,8 @@
 //!
 //! Files carry the tensor names of Hugging Face's CLIP, so weights travel both ways.
 
-mod component;
 pub mod eval;
+mod image_encoder;
 mod import;
 mod loss;
 mod model;
@@ -25,10 +25,9 @@ mod text_encoder;
 #[cfg(feature = "train")]
 pub mod train;
 mod vision;
-mod image_encoder;
 
 pub use image_encoder::ClipImageEncoder;
-pub use import::{text_tensor_name, vision_tensor_name, clip_tensor_name};
+pub use import::{clip_tensor_name, text_tensor_name, vision_tensor_name};
 pub use loss::{MAX_LOGIT_SCALE, contrastive_loss};
 pub use model::{Clip, ClipConfig};
 pub use preprocess::preprocess;

@@ -25,25 +25,34 @@ pub fn contrastive_loss(
     logit_scale: Tensor<1>,
     targets: Option<&[usize]>,
 ) -> Tensor<1> {
+    let b = image_embed.dims()[0];
+    let matches = match_probabilities(targets, b, &image_embed.device());
+    match_loss(similarity_logits(image_embed, text_embed, logit_scale), matches)
+}
+
+/// Scaled cosines of images (rows) and captions (columns) in f32, `[B, B]`.
+pub(crate) fn similarity_logits(image_embed: Tensor<2>, text_embed: Tensor<2>, logit_scale: Tensor<1>) -> Tensor<2> {
     let [b, d] = image_embed.dims();
     assert_shape!(text_embed, [b, d]);
-    let device = image_embed.device();
     let image = l2_normalize(image_embed.cast(FloatDType::F32));
     let text = l2_normalize(text_embed.cast(FloatDType::F32));
     let scale = logit_scale.cast(FloatDType::F32).clamp_max(MAX_LOGIT_SCALE).exp();
-    let logits = image.matmul(text.transpose()) * scale.unsqueeze::<2>(); // [B images, B captions]
-    let matches = match targets {
-        Some(targets) => match_probabilities(targets, b, &device),
-        None => Tensor::eye(b, (&device, DType::F32)),
-    };
-    // Matching is symmetric, so one table of targets serves both directions.
+    image.matmul(text.transpose()) * scale.unsqueeze::<2>()
+}
+
+/// The loss from logits and the target probabilities of both directions; matching is symmetric, so one table serves both.
+pub(crate) fn match_loss(logits: Tensor<2>, matches: Tensor<2>) -> Tensor<1> {
+    let b = logits.dims()[0];
     let from_images = (log_softmax(logits.clone(), 1) * matches.clone()).sum();
     let from_captions = (log_softmax(logits, 0) * matches).sum();
     (from_images + from_captions) / (-2.0 * b as f64)
 }
 
 /// For each pair the probability 1 / n of each of the n pairs of its class, `[B, B]`.
-fn match_probabilities(targets: &[usize], b: usize, device: &Device) -> Tensor<2> {
+pub(crate) fn match_probabilities(targets: Option<&[usize]>, b: usize, device: &Device) -> Tensor<2> {
+    let Some(targets) = targets else {
+        return Tensor::<2>::eye(b, device).cast(FloatDType::F32);
+    };
     assert_eq!(targets.len(), b, "one target class for each of the {b} pairs");
     let values: Vec<f32> = targets
         .iter()

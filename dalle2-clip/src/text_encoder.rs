@@ -1,14 +1,15 @@
 //! The trained text tower with its tokenizer, as a stage of a pipeline.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::store::Precision;
+use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
 use dalle2_core::{Result, TextCondition, TextEncoder, TokenMask};
 
 use crate::import::text_tensor_name;
-use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig, component};
+use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig};
 
 const CLASS: &str = "ClipTextEncoder";
 
@@ -33,6 +34,12 @@ impl ClipTextEncoder {
         Ok(Self { config, model, tokenizer: ClipTokenizer::openai()?, device })
     }
 
+    /// Replaces the tokenizer, for models that were trained with another vocabulary.
+    pub fn with_tokenizer(mut self, tokenizer: ClipTokenizer) -> Self {
+        self.tokenizer = tokenizer;
+        self
+    }
+
     /// From the text tower of a CLIP.
     ///
     /// # Errors
@@ -46,9 +53,10 @@ impl ClipTextEncoder {
     /// # Errors
     /// When a file is missing or damaged, or the weights are not those of the configuration.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let config: TextTransformerConfig = component::load_config(dir.as_ref(), CLASS)?;
+        let dir = dir.as_ref();
+        let config: TextTransformerConfig = store::read_config(dir, CLASS)?;
         config.validate()?;
-        let model = component::load_weights(dir.as_ref(), config.init(device), &text_tensor_name)?;
+        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &text_tensor_name)?;
         Self::new(config, &model)
     }
 
@@ -57,7 +65,10 @@ impl ClipTextEncoder {
     /// # Errors
     /// When a file cannot be written or a weight does not fit the precision.
     pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        component::save(dir.as_ref(), CLASS, &self.config, &self.model, precision, &text_tensor_name)
+        let dir = dir.as_ref();
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
+        store::write_config(dir, CLASS, &self.config)
     }
 
     /// The configuration of the text tower.
@@ -118,7 +129,7 @@ mod tests {
     fn encoder() -> ClipTextEncoder {
         let tokenizer = ClipTokenizer::openai().unwrap();
         let config = TextTransformerConfig::new(8, [16, 4, 2], 12)
-            .with_vocabulary(["red apple", "blue"].iter().flat_map(|words| tokenizer.encode(words)));
+            .with_vocabulary(["red apple", "blue"].iter().flat_map(|words| tokenizer.encode(words).unwrap()));
         let model = config.init(&Device::flex());
         ClipTextEncoder::new(config, &model).unwrap()
     }
@@ -157,7 +168,7 @@ mod tests {
         let path = dir.path().join("config.json");
         let text = std::fs::read_to_string(&path).unwrap();
         for (from, to, expected) in [
-            ("ClipTextEncoder", "ClipImageEncoder", "must be \"ClipTextEncoder\""),
+            ("ClipTextEncoder", "ClipImageEncoder", "expected \"ClipTextEncoder\""),
             ("\"n_layers\"", "\"n_layer\"", "n_layer"),
             ("\"n_layers\": 2", "\"n_layers\": 3", "encoder.layers.2"),
             ("\"embed_dim\": 12", "\"embed_dim\": 13", "text_projection.weight"),
