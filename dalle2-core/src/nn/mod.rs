@@ -1,1 +1,28 @@
-//! nn
+//! The operations where the time goes, in one place.
+//!
+//! Every network of the workspace calls these free functions instead of Burn's own ones, so that a faster kernel for
+//! one backend replaces them once. Parameters stay in Burn's modules ([`burn::nn::Linear`], [`burn::nn::GroupNorm`],
+//! …), so records, visitors and optimisers know nothing of this module.
+//!
+//! | function | computes |
+//! |---|---|
+//! | [`silu`], [`gelu`], [`quick_gelu`] | activations |
+//! | [`linear`], [`conv2d`] | products with weights |
+//! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
+//! | [`attention`] | scaled dot-product attention with a mask |
+//! | [`l2_normalize`] | rows to unit length |
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+
+pub use activation::{gelu, quick_gelu, silu};
+pub use attention::attention;
+pub use conv::conv2d;
+pub use linear::linear;
+pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
+
+#[cfg(test)]
+mod tests;
