@@ -238,7 +238,7 @@ mod tests {
         let x_start = tensor(&[0.1, -0.4], &device);
         let t = [0, 300];
         let x_t = schedule.q_sample(x_start.clone(), &t, tensor(&[0.8, -1.1], &device));
-        let predicted = tensor(&[0.2, -0.5], &device).require_grad();
+        let predicted = tensor(&[0.101, -0.5], &device).require_grad();
         let v = tensor(&[0.2, -0.3], &device).require_grad();
         let loss = learned_range_vlb(&schedule, x_start, x_t, &t, predicted.clone(), v.clone()).sum();
         let grads = loss.backward();
