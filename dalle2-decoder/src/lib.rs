@@ -1,1 +1,25 @@
-//! dalle2-decoder
+//! The decoder and the upsamplers of `dalle2`: from CLIP image embeddings and captions to pixels
+//! (DALL·E 2, section 2.1).
+//!
+//! | type | is |
+//! |---|---|
+//! | [`UnclipDecoder`] | P(x \| z_i, y), a [`dalle2_core::Decoder`] |
+//! | [`DiffusionUpsampler`] | P(x_high \| x_low), a [`dalle2_core::Upsampler`] |
+//! | [`unet::UNet`] | the network under both |
+//! | [`train`] | their training steps (feature `train`) |
+
+mod conditioning;
+mod config;
+mod decoder;
+mod loss;
+mod sampling;
+#[cfg(feature = "train")]
+pub mod train;
+pub mod unet;
+mod upsampler;
+
+pub use conditioning::{Condition, Conditioning};
+pub use config::{DecoderConfig, DiffusionConfig, UpsamplerConfig};
+pub use decoder::{DecoderNetwork, UnclipDecoder};
+pub use loss::{DiffusionLoss, Noised};
+pub use upsampler::DiffusionUpsampler;

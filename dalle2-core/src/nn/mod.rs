@@ -11,18 +11,27 @@
 //! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
 //! | [`attention`] | scaled dot-product attention with a mask |
 //! | [`l2_normalize`] | rows to unit length |
+//!
+//! Beside them stand the network blocks that several models use: [`Transformer`], [`causal_mask`] and
+//! [`timestep_embedding`].
 
 mod activation;
 mod attention;
 mod conv;
+mod embedding;
 mod linear;
+mod mask;
 mod norm;
+mod transformer;
 
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::conv2d;
+pub use embedding::timestep_embedding;
 pub use linear::linear;
+pub use mask::causal_mask;
 pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
+pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};
 
 #[cfg(test)]
 mod tests;

@@ -63,3 +63,43 @@ pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())
 }
+
+/// Name of a component's configuration file inside its directory.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// Name of a component's weights file inside its directory.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// Writes a component's configuration to `dir/config.json` with its class name and the library's version.
+///
+/// # Errors
+/// When the value is not a JSON object or the file cannot be written.
+pub fn write_config<T: Serialize>(dir: impl AsRef<Path>, class: &str, config: &T) -> Result<()> {
+    let path = dir.as_ref().join(CONFIG_FILE);
+    let value = serde_json::to_value(config).map_err(|e| Error::json(&path, e))?;
+    let serde_json::Value::Object(fields) = value else {
+        return Err(Error::format(&path, "a configuration must be a JSON object"));
+    };
+    let mut object = serde_json::Map::new();
+    object.insert("_class_name".into(), class.into());
+    object.insert("_dalle2_version".into(), env!("CARGO_PKG_VERSION").into());
+    object.extend(fields);
+    write_json(&path, &object)
+}
+
+/// Reads a component's configuration from `dir/config.json`.
+///
+/// # Errors
+/// When the file cannot be read, names another class than `class`, or lacks a field, has an unknown one or one of a
+/// wrong type.
+pub fn read_config<T: DeserializeOwned>(dir: impl AsRef<Path>, class: &str) -> Result<T> {
+    let path = dir.as_ref().join(CONFIG_FILE);
+    let mut object: serde_json::Map<String, serde_json::Value> = read_json(&path)?;
+    match object.remove("_class_name") {
+        Some(serde_json::Value::String(name)) if name == class => {}
+        Some(name) => return Err(Error::format(&path, format!("`_class_name` is {name}, expected \"{class}\""))),
+        None => return Err(Error::format(&path, format!("`_class_name` is missing, expected \"{class}\""))),
+    }
+    object.remove("_dalle2_version");
+    serde_json::from_value(serde_json::Value::Object(object)).map_err(|e| Error::json(&path, e))
+}

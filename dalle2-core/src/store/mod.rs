@@ -7,5 +7,5 @@
 mod json;
 mod weights;
 
-pub use json::{read_json, write_file, write_json};
+pub use json::{CONFIG_FILE, WEIGHTS_FILE, read_config, read_json, write_config, write_file, write_json};
 pub use weights::{Precision, load_module, load_module_as, save_module, save_module_as};

@@ -1,0 +1,264 @@
+//! Configurations of the decoder and the upsamplers, and their presets.
+
+use dalle2_core::diffusion::{BetaSchedule, NoiseSchedule, PredictionType, Sampler, VarianceType};
+use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::unet::{TimeConditioning, UNetConfig};
+
+/// The diffusion process that a network was trained for, and how it is sampled by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionConfig {
+    /// Timesteps T in training.
+    pub train_steps: usize,
+    /// Noise schedule.
+    pub schedule: BetaSchedule,
+    /// What the network predicts.
+    pub prediction: PredictionType,
+    /// Variance of the reverse process; [`VarianceType::LearnedRange`] doubles the output channels.
+    pub variance: VarianceType,
+    /// Weight of the variational bound beside the mean squared error (λ, 1e-3 in improved DDPM); for a learned variance.
+    pub vlb_weight: f64,
+    /// Sampling steps when a request names none.
+    pub sampling_steps: usize,
+    /// Sampler when a request names none.
+    pub sampler: Sampler,
+    /// Guidance scale when a request names none; 1 is no guidance.
+    pub guidance: f64,
+}
+
+impl DiffusionConfig {
+    /// Cosine schedule of 1,000 steps, velocity prediction, DDIM.
+    pub fn cosine(variance: VarianceType, sampling_steps: usize, guidance: f64) -> Self {
+        Self {
+            train_steps: 1000,
+            schedule: BetaSchedule::Cosine,
+            prediction: PredictionType::V,
+            variance,
+            vlb_weight: 1e-3,
+            sampling_steps,
+            sampler: Sampler::Ddim { eta: 0.0 },
+            guidance,
+        }
+    }
+
+    /// The schedule's tables.
+    ///
+    /// # Errors
+    /// When `train_steps` is out of range.
+    pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
+        NoiseSchedule::new(self.schedule, self.train_steps)
+    }
+
+    /// Channels that the network puts out for an RGB image.
+    pub fn out_channels(&self) -> usize {
+        match self.variance {
+            VarianceType::LearnedRange => 6,
+            _ => 3,
+        }
+    }
+
+    /// The defaults as options.
+    pub fn defaults(&self) -> SampleOptions {
+        SampleOptions {
+            steps: Some(self.sampling_steps),
+            guidance: Some(self.guidance),
+            sampler: Some(self.sampler),
+            candidates: None,
+        }
+    }
+
+    /// Checks the values, and that the network has as many outputs as the variance needs.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work.
+    pub fn validate(&self, unet: &UNetConfig) -> Result<(), ConfigError> {
+        self.noise_schedule()?;
+        if !(1..=self.train_steps).contains(&self.sampling_steps) {
+            let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
+            return Err(ConfigError::new("diffusion.sampling_steps", self.sampling_steps, expected));
+        }
+        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
+            return Err(ConfigError::new("diffusion.guidance", self.guidance, "must be finite and at least 0"));
+        }
+        if !(self.vlb_weight.is_finite() && self.vlb_weight >= 0.0) {
+            return Err(ConfigError::new("diffusion.vlb_weight", self.vlb_weight, "must be finite and at least 0"));
+        }
+        if unet.out_channels != self.out_channels() {
+            let expected = format!("must be {} with variance {:?}", self.out_channels(), self.variance);
+            return Err(ConfigError::new("unet.out_channels", unet.out_channels, expected));
+        }
+        Ok(())
+    }
+}
+
+/// Configuration of the decoder P(x | z_i, y).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Side of the images in pixels.
+    pub image_size: usize,
+    /// Width D of CLIP's joint space.
+    pub embed_dim: usize,
+    /// Width W of the caption's token encodings.
+    pub token_width: usize,
+    /// Context tokens made from the image embedding (4 in the paper).
+    pub context_tokens: usize,
+    /// Whether the caption's embedding z_t is added to the timestep embedding too (Karlo does, the paper does not).
+    pub pooled_text: bool,
+    /// Scale of the image embeddings that the network reads.
+    pub embedding_scale: EmbeddingScale,
+    /// The network.
+    pub unet: UNetConfig,
+    /// The diffusion process.
+    pub diffusion: DiffusionConfig,
+}
+
+impl DecoderConfig {
+    /// The bundled emoji decoder: 64 px, all convolutions at 16 × 16 and 8 × 8 behind a pixel-unshuffle stem.
+    pub fn emoji(embed_dim: usize, token_width: usize) -> Self {
+        Self {
+            image_size: 64,
+            embed_dim,
+            token_width,
+            context_tokens: 4,
+            pooled_text: false,
+            embedding_scale: EmbeddingScale::L2,
+            unet: UNetConfig {
+                in_channels: 3,
+                out_channels: 6,
+                channels: vec![80, 160],
+                attention: vec![false, true],
+                n_res_blocks: 2,
+                patch: 4,
+                head_dim: 32,
+                n_groups: 16,
+                context_dim: Some(160),
+                time_dim: Some(256),
+                time_conditioning: TimeConditioning::Film,
+                dropout: 0.0,
+            },
+            diffusion: DiffusionConfig::cosine(VarianceType::LearnedRange, 30, 2.0),
+        }
+    }
+
+    /// A decoder that learns a few dozen images within minutes on a CPU.
+    pub fn tiny(embed_dim: usize, token_width: usize) -> Self {
+        let mut config = Self::emoji(embed_dim, token_width);
+        config.image_size = 32;
+        config.unet.patch = 2;
+        config.unet.channels = vec![48, 96];
+        config.unet.n_res_blocks = 1;
+        config.unet.context_dim = Some(96);
+        config.unet.time_dim = Some(128);
+        config
+    }
+
+    /// Checks that the parts fit.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.unet.validate().map_err(|e| e.within("unet"))?;
+        self.diffusion.validate(&self.unet)?;
+        self.embedding_scale.validate(self.embed_dim)?;
+        for (field, value) in [
+            ("embed_dim", self.embed_dim),
+            ("token_width", self.token_width),
+            ("context_tokens", self.context_tokens),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::new(field, value, "must be at least 1"));
+            }
+        }
+        if self.unet.context_dim.is_none() {
+            return Err(ConfigError::new("unet.context_dim", "null", "a decoder reads context tokens: give their width"));
+        }
+        if self.unet.in_channels != 3 {
+            return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, "must be 3: red, green, blue"));
+        }
+        check_size("image_size", self.image_size, self.unet.stride())
+    }
+}
+
+/// Configuration of an upsampler P(x_high | x_low).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpsamplerConfig {
+    /// Side of the small images in pixels, as in training.
+    pub input_size: usize,
+    /// How many times larger the result is along each side.
+    pub factor: usize,
+    /// The network; it reads six channels, the noisy image and the enlarged small one.
+    pub unet: UNetConfig,
+    /// The diffusion process.
+    pub diffusion: DiffusionConfig,
+}
+
+impl UpsamplerConfig {
+    /// The bundled emoji upsampler, 64 px to 256 px.
+    pub fn emoji() -> Self {
+        Self {
+            input_size: 64,
+            factor: 4,
+            unet: UNetConfig {
+                in_channels: 6,
+                out_channels: 3,
+                channels: vec![48, 96],
+                attention: vec![false, false],
+                n_res_blocks: 2,
+                patch: 4,
+                head_dim: 32,
+                n_groups: 16,
+                context_dim: None,
+                time_dim: Some(128),
+                time_conditioning: TimeConditioning::Film,
+                dropout: 0.0,
+            },
+            diffusion: DiffusionConfig::cosine(VarianceType::FixedSmall, 8, 1.0),
+        }
+    }
+
+    /// An upsampler for the tiny decoder, 32 px to 128 px.
+    pub fn tiny() -> Self {
+        let mut config = Self::emoji();
+        config.input_size = 32;
+        config.unet.channels = vec![32, 64];
+        config.unet.n_res_blocks = 1;
+        config
+    }
+
+    /// Side of the large images in pixels, as in training.
+    pub fn output_size(&self) -> usize {
+        self.input_size * self.factor
+    }
+
+    /// Checks that the parts fit.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.unet.validate().map_err(|e| e.within("unet"))?;
+        self.diffusion.validate(&self.unet)?;
+        if !(2..=16).contains(&self.factor) {
+            return Err(ConfigError::new("factor", self.factor, "must be between 2 and 16"));
+        }
+        if self.unet.in_channels != 6 {
+            let expected = "must be 6: the noisy image and the enlarged small one";
+            return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, expected));
+        }
+        if self.unet.attention.contains(&true) || self.unet.context_dim.is_some() {
+            let expected = "an upsampler has no attention, so that it runs at any size";
+            return Err(ConfigError::new("unet.attention", format!("{:?}", self.unet.attention), expected));
+        }
+        check_size("input_size", self.input_size, self.unet.stride().div_ceil(self.factor))
+    }
+}
+
+fn check_size(field: &str, size: usize, stride: usize) -> Result<(), ConfigError> {
+    match size > 0 && size % stride == 0 && size <= 8192 {
+        true => Ok(()),
+        false => Err(ConfigError::new(field, size, format!("must be a multiple of {stride} and at most 8192"))),
+    }
+}

@@ -1,0 +1,195 @@
+//! The decoder P(x | z_i, y) (DALL·E 2, section 2.1).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
+use dalle2_core::store::{self, Precision};
+use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
+
+use crate::conditioning::{Condition, Conditioning};
+use crate::sampling::{Process, split_variance};
+use crate::unet::{UNet, UNetContext};
+use crate::DecoderConfig;
+
+/// Class name in the configuration file.
+const CLASS: &str = "Dalle2Decoder";
+
+/// The trained part of the decoder: the U-Net and the projections of its conditions.
+#[derive(Module, Debug)]
+pub struct DecoderNetwork {
+    /// The U-Net.
+    pub unet: UNet,
+    /// The projections of the conditions.
+    pub conditioning: Conditioning,
+}
+
+/// Conditions projected once for all sampling steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    time: Tensor<2>,
+    context: UNetContext,
+}
+
+impl DecoderConfig {
+    /// Builds the network with fresh weights.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn init(&self, device: &Device) -> Result<DecoderNetwork, ConfigError> {
+        self.validate()?;
+        let context_dim = self.unet.context_dim.unwrap_or_default();
+        Ok(DecoderNetwork {
+            unet: self.unet.init(device),
+            conditioning: Conditioning::new(self, context_dim, device),
+        })
+    }
+}
+
+impl DecoderNetwork {
+    /// Projects conditions for every attention block.
+    pub(crate) fn prepare(&self, condition: Condition) -> Prepared {
+        Prepared { time: condition.time, context: self.unet.context(condition.tokens, &condition.mask) }
+    }
+
+    /// The network's raw output, 6 channels when the variance is learned.
+    ///
+    /// # Shapes
+    /// `x_t: [B, 3, H, W]`, `t: [B]` or `[1]` -> `[B, 3 or 6, H, W]`
+    pub(crate) fn forward(&self, x_t: Tensor<4>, t: &[usize], prepared: &Prepared) -> Tensor<4> {
+        let emb = self.unet.time_embedding(t, &x_t.device()) + prepared.time.clone();
+        self.unet.forward(x_t, emb, Some(&prepared.context))
+    }
+}
+
+/// A decoder that can be sampled.
+#[derive(Debug, Clone)]
+pub struct UnclipDecoder {
+    config: DecoderConfig,
+    network: DecoderNetwork,
+    schedule: NoiseSchedule,
+}
+
+impl UnclipDecoder {
+    /// Class name in configuration files.
+    pub const CLASS: &'static str = CLASS;
+
+    /// Puts a network and its configuration together.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn new(config: DecoderConfig, network: DecoderNetwork) -> Result<Self> {
+        config.validate()?;
+        let schedule = config.diffusion.noise_schedule()?;
+        Ok(Self { config, network: network.valid(), schedule })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Reads what [`save`](dalle2_core::Component::save) wrote.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config: DecoderConfig = store::read_config(dir, CLASS)?;
+        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
+    }
+
+    fn process(&self) -> Process<'_> {
+        Process { config: &self.config.diffusion, schedule: &self.schedule }
+    }
+
+    fn check(&self, embedding: &Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<()> {
+        let [b, d] = embedding.dims();
+        let [text_b, s, w] = text.tokens.dims();
+        let [null_b, null_s, _] = null.tokens.dims();
+        if d != self.config.embed_dim || w != self.config.token_width {
+            return Err(Error::Mismatch(format!(
+                "the decoder reads embeddings of width {} and token encodings of width {}, got {d} and {w}",
+                self.config.embed_dim, self.config.token_width
+            )));
+        }
+        if text_b != b || null_b != 1 || null_s != s {
+            return Err(Error::Input(format!(
+                "{b} embeddings need {b} captions and one empty caption of {s} tokens, got {text_b}, {null_b} of {null_s}"
+            )));
+        }
+        let sum = embedding.clone().abs().sum().into_scalar::<f32>();
+        match sum.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into())),
+        }
+    }
+}
+
+impl Component for UnclipDecoder {
+    fn class_name(&self) -> &str {
+        CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        store::write_config(dir, CLASS, &self.config)?;
+        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+    }
+}
+
+impl dalle2_core::Decoder for UnclipDecoder {
+    fn sample(
+        &self,
+        embedding: Tensor<2>,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.check(&embedding, text, null)?;
+        let batch = embedding.dims()[0];
+        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        let conditioning = &self.network.conditioning;
+        let cond = conditioning.forward(conditioning.scale(embedding), text);
+        let prepared = if guidance == 1.0 {
+            self.network.prepare(cond)
+        } else {
+            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
+            self.network.prepare(uncond.cat(cond))
+        };
+        let learned = self.config.unet.out_channels == 6;
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            if guidance == 1.0 {
+                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
+            }
+            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
+            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
+            out.guided(guidance)
+        };
+        let (size, device) = (self.config.image_size, prepared.time.device());
+        self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+    }
+
+    fn embed_dim(&self) -> usize {
+        self.config.embed_dim
+    }
+
+    fn token_width(&self) -> usize {
+        self.config.token_width
+    }
+
+    fn image_size(&self) -> usize {
+        self.config.image_size
+    }
+
+    fn defaults(&self) -> SampleOptions {
+        self.config.diffusion.defaults()
+    }
+
+    fn validate(&self, options: &SampleOptions) -> Result<()> {
+        self.process().validate(options)
+    }
+}

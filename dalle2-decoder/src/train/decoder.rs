@@ -1,0 +1,131 @@
+//! Training of the decoder.
+
+use burn::prelude::*;
+use burn::train::{TrainOutput, TrainStep};
+use dalle2_core::diffusion::NoiseSchedule;
+use dalle2_core::train::StepOutput;
+use dalle2_core::{Result, TextCondition, TokenMask};
+use rand::RngExt;
+
+use super::{noised, output, rng};
+use crate::{DecoderConfig, DecoderNetwork, DiffusionLoss, Noised};
+
+/// How often the conditions are dropped, which makes guidance possible (DALL·E 2, section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConditionDropout {
+    /// Probability that the image embedding becomes the learned null embedding.
+    pub image: f64,
+    /// Probability that the caption becomes the empty one.
+    pub text: f64,
+}
+
+impl Default for ConditionDropout {
+    fn default() -> Self {
+        Self { image: 0.1, text: 0.5 }
+    }
+}
+
+/// One batch for [`DecoderTask`].
+#[derive(Debug, Clone)]
+pub struct DecoderBatch {
+    /// Images with their timesteps and noise.
+    pub images: Noised,
+    /// CLIP image embeddings `[B, D]`.
+    pub embedding: Tensor<2>,
+    /// The captions, already replaced by the empty one where dropped.
+    pub text: TextCondition,
+    /// `[B]`, true where the image embedding is dropped.
+    pub drop_image: Vec<bool>,
+}
+
+impl DecoderBatch {
+    /// Draws timesteps, noise and dropped conditions from `seed`.
+    ///
+    /// # Shapes
+    /// `images: [B, 3, H, W]` in [−1, 1], `embedding: [B, D]`, `text` of batch B, `null`: the empty caption, batch 1
+    pub fn draw(
+        seed: u64,
+        images: Tensor<4>,
+        embedding: Tensor<2>,
+        text: &TextCondition,
+        null: &TextCondition,
+        dropout: ConditionDropout,
+        train_steps: usize,
+    ) -> Self {
+        let mut rng = rng(seed);
+        let b = images.dims()[0];
+        let images = noised(&mut rng, images, train_steps);
+        let drop_image = (0..b).map(|_| rng.random_bool(dropout.image)).collect();
+        let drop_text: Vec<bool> = (0..b).map(|_| rng.random_bool(dropout.text)).collect();
+        Self { images, embedding, text: replace(text, null, &drop_text), drop_image }
+    }
+}
+
+/// `text` with the rows in `drop` replaced by `null`.
+fn replace(text: &TextCondition, null: &TextCondition, drop: &[bool]) -> TextCondition {
+    let b = drop.len();
+    let (pooled, tokens, keep) = (text.pooled.clone(), text.tokens.clone(), text.mask.keep());
+    let null = null.repeat_interleave(b);
+    let drop = Tensor::<1, Bool>::from_data(TensorData::new(drop.to_vec(), [b]), &pooled.device());
+    let drop2 = drop.clone().reshape([b, 1]);
+    let drop3 = drop.reshape([b, 1, 1]);
+    let select = drop2.clone().expand(keep.dims());
+    // keep where not dropped, the empty caption's mask where dropped
+    let keep = keep.bool_and(select.clone().bool_not()).bool_or(null.mask.keep().bool_and(select));
+    TextCondition {
+        pooled: pooled.clone().mask_where(drop2.expand(pooled.dims()), null.pooled),
+        tokens: tokens.clone().mask_where(drop3.expand(tokens.dims()), null.tokens),
+        mask: TokenMask::from_keep(keep),
+    }
+}
+
+/// The decoder's network with what its loss needs; implements Burn's [`TrainStep`].
+#[derive(Module, Debug)]
+pub struct DecoderTask {
+    /// The network that is trained.
+    pub network: DecoderNetwork,
+    #[module(skip)]
+    config: DecoderConfig,
+    #[module(skip)]
+    schedule: NoiseSchedule,
+}
+
+impl DecoderTask {
+    /// A network with fresh weights on `device`.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn new(config: &DecoderConfig, device: &Device) -> Result<Self> {
+        let network = config.init(device)?;
+        Ok(Self { network, config: config.clone(), schedule: config.diffusion.noise_schedule()? })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The loss of a batch.
+    pub fn loss(&self, batch: DecoderBatch) -> DiffusionLoss {
+        let conditioning = &self.network.conditioning;
+        let scaled = conditioning.scale(batch.embedding);
+        let [b, d] = scaled.dims();
+        let drop = TensorData::new(batch.drop_image, [b, 1]);
+        let drop = Tensor::<2, Bool>::from_data(drop, &scaled.device()).expand([b, d]);
+        let scaled = scaled.mask_where(drop, conditioning.null(b));
+        let prepared = self.network.prepare(conditioning.forward(scaled, &batch.text));
+        let out = self.network.forward(batch.images.x_t(&self.schedule), &batch.images.t, &prepared);
+        batch.images.loss(out, &self.config.diffusion, &self.schedule)
+    }
+}
+
+impl TrainStep for DecoderTask {
+    type Input = DecoderBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: DecoderBatch) -> TrainOutput<StepOutput> {
+        let loss = self.loss(batch);
+        let output = output(&loss);
+        TrainOutput::new(self, loss.total.backward(), output)
+    }
+}

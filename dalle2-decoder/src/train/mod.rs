@@ -1,0 +1,39 @@
+//! Training of the decoder and the upsamplers: the steps that `dalle2_core::train` repeats, and the batches they take.
+//!
+//! Everything random in a batch (timesteps, noise, dropped conditions, crops) comes from the seed it is drawn with, so
+//! a batch is a pure function of (seed, step).
+
+mod decoder;
+mod upsampler;
+
+pub use decoder::{ConditionDropout, DecoderBatch, DecoderTask};
+pub use upsampler::{CropOptions, UpsamplerBatch, UpsamplerTask};
+
+use burn::prelude::*;
+use dalle2_core::train::StepOutput;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+
+use crate::{DiffusionLoss, Noised};
+
+/// Timesteps and noise for a batch of clean images.
+fn noised(rng: &mut ChaCha8Rng, x_start: Tensor<4>, train_steps: usize) -> Noised {
+    let [b, c, h, w] = x_start.dims();
+    let t = (0..b).map(|_| rng.random_range(0..train_steps)).collect();
+    let values: Vec<f32> = (0..b * c * h * w).map(|_| rng.sample(StandardNormal)).collect();
+    let noise = Tensor::from_data(TensorData::new(values, [b, c, h, w]), &x_start.device());
+    Noised { x_start, noise, t }
+}
+
+fn rng(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+fn output(loss: &DiffusionLoss) -> StepOutput {
+    let output = StepOutput::new(loss.total.clone()).with("mse", loss.mse.clone());
+    match &loss.vlb {
+        Some(vlb) => output.with("vlb", vlb.clone()),
+        None => output,
+    }
+}

@@ -1,0 +1,112 @@
+//! The residual block, which may also halve or double the resolution.
+
+use burn::module::Param;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{
+    Dropout, DropoutConfig, GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
+};
+use burn::prelude::*;
+use burn::tensor::module::avg_pool2d;
+use dalle2_core::nn::{conv2d, group_norm_film_silu, group_norm_silu, linear, silu};
+
+use super::{TimeConditioning, UNetConfig};
+
+/// What a residual block does to the resolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resample {
+    /// Keeps it.
+    Keep,
+    /// Halves it by averaging 2 × 2 blocks.
+    Down,
+    /// Doubles it by repeating pixels.
+    Up,
+}
+
+/// Residual block of ADM: norm, SiLU, (resampling), convolution, norm with the timestep, SiLU, convolution.
+#[derive(Module, Debug)]
+pub struct ResBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: GroupNorm,
+    dropout: Dropout,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    #[module(skip)]
+    conditioning: TimeConditioning,
+    #[module(skip)]
+    resample: Resample,
+}
+
+impl ResBlock {
+    pub(super) fn new(config: &UNetConfig, c_in: usize, c_out: usize, resample: Resample, device: &Device) -> Self {
+        let time_width = match config.time_conditioning {
+            TimeConditioning::Film => 2 * c_out,
+            TimeConditioning::Additive => c_out,
+        };
+        Self {
+            norm1: GroupNormConfig::new(config.n_groups, c_in).init(device),
+            conv1: conv3x3(c_in, c_out).init(device),
+            time_emb_proj: LinearConfig::new(config.time_dim(), time_width).init(device),
+            norm2: GroupNormConfig::new(config.n_groups, c_out).init(device),
+            dropout: DropoutConfig::new(config.dropout).init(),
+            conv2: zero_conv3x3(c_out, c_out, device),
+            conv_shortcut: (c_in != c_out).then(|| Conv2dConfig::new([c_in, c_out], [1, 1]).init(device)),
+            conditioning: config.time_conditioning,
+            resample,
+        }
+    }
+
+    /// Applies the block.
+    ///
+    /// # Shapes
+    /// `x: [B, C_in, H, W]`, `emb: [B, time_dim]` -> `[B, C_out, H', W']` with `H' = H`, `H / 2` or `2 H`
+    pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>) -> Tensor<4> {
+        let h = resample(group_norm_silu(&self.norm1, x.clone()), self.resample);
+        let h = conv2d(&self.conv1, h);
+        let emb = linear(&self.time_emb_proj, silu(emb));
+        let h = match self.conditioning {
+            TimeConditioning::Film => {
+                let [scale, shift] = halves(emb);
+                group_norm_film_silu(&self.norm2, h, scale, shift)
+            }
+            TimeConditioning::Additive => {
+                let [b, c] = emb.dims();
+                group_norm_silu(&self.norm2, h + emb.reshape([b, c, 1, 1])) // [B, C] -> [B, C, 1, 1]
+            }
+        };
+        let h = conv2d(&self.conv2, self.dropout.forward(h));
+        let x = resample(x, self.resample);
+        match &self.conv_shortcut {
+            Some(shortcut) => conv2d(shortcut, x) + h,
+            None => x + h,
+        }
+    }
+}
+
+fn halves(x: Tensor<2>) -> [Tensor<2>; 2] {
+    let c = x.dims()[1] / 2;
+    [x.clone().slice_dim(1, 0..c), x.slice_dim(1, c..2 * c)]
+}
+
+fn resample(x: Tensor<4>, how: Resample) -> Tensor<4> {
+    match how {
+        Resample::Keep => x,
+        Resample::Down => avg_pool2d(x, [2, 2], [2, 2], [0, 0], true, false),
+        Resample::Up => {
+            let [b, c, h, w] = x.dims();
+            // [B, C, H, W] -> [B, C, H, 2, W, 2] -> [B, C, 2H, 2W]
+            x.reshape([b, c, h, 1, w, 1]).expand([b, c, h, 2, w, 2]).reshape([b, c, 2 * h, 2 * w])
+        }
+    }
+}
+
+pub(super) fn conv3x3(c_in: usize, c_out: usize) -> Conv2dConfig {
+    Conv2dConfig::new([c_in, c_out], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+}
+
+pub(super) fn zero_conv3x3(c_in: usize, c_out: usize, device: &Device) -> Conv2d {
+    let mut conv = conv3x3(c_in, c_out).with_initializer(Initializer::Zeros).init(device);
+    conv.bias = Some(Param::from_tensor(Tensor::zeros([c_out], device)));
+    conv
+}
