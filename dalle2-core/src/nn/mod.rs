@@ -1,4 +1,4 @@
-//! The operations where the time goes, in one place.
+//! The operations where the time goes, in one place, and the network blocks that several models use.
 //!
 //! Every network of the workspace calls these free functions instead of Burn's own ones, so that a faster kernel for
 //! one backend replaces them once. Parameters stay in Burn's modules ([`burn::nn::Linear`], [`burn::nn::GroupNorm`],
@@ -11,9 +11,8 @@
 //! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
 //! | [`attention`] | scaled dot-product attention with a mask |
 //! | [`l2_normalize`] | rows to unit length |
-//!
-//! Beside them stand the network blocks that several models use: [`Transformer`], [`causal_mask`] and
-//! [`timestep_embedding`].
+//! | [`causal_mask`], [`timestep_embedding`] | inputs of transformers and diffusion networks |
+//! | [`Transformer`] | the pre-norm transformer of CLIP and the priors |
 
 mod activation;
 mod attention;
