@@ -1,1 +1,44 @@
-//! dalle2
+//! unCLIP / DALL·E 2 in Rust: text in, image out, and every part of it trainable.
+//!
+//! ```no_run
+//! use dalle2::{Device, Pipeline};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pipeline = Pipeline::from_pretrained("models/emoji", &Device::default())?;
+//! let generation = pipeline.generate("red apple")?;
+//! generation.images[0].save("apple.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A caption goes through CLIP's text encoder, a *prior* draws a CLIP image embedding for it, a *decoder* draws an
+//! image for the embedding, and *upsamplers* enlarge it (Ramesh et al. 2022, *Hierarchical Text-Conditional Image
+//! Generation with CLIP Latents*). Any part can be your own: implement its trait and hand it to [`Pipeline::builder`].
+//!
+//! | crate | holds |
+//! |---|---|
+//! | [`core`] | diffusion, networks, images, text, data, training, storage, and the traits of the parts |
+//! | [`clip`] | contrastive CLIP |
+//! | [`prior`] | the priors |
+//! | [`decoder`] | the decoder and the upsamplers |
+
+mod builder;
+mod event;
+mod generate;
+mod pipeline;
+mod pretrained;
+mod request;
+
+pub use builder::PipelineBuilder;
+pub use burn::prelude::Device;
+pub use dalle2_clip as clip;
+pub use dalle2_core as core;
+pub use dalle2_core::image::RgbImage;
+pub use dalle2_core::{ConfigError, Error, Result, SampleOptions, device};
+pub use dalle2_decoder as decoder;
+pub use dalle2_prior as prior;
+pub use event::{Event, Stage};
+pub use generate::{Generation, StageTime};
+pub use pipeline::Pipeline;
+pub use pretrained::install_part;
+pub use request::GenerateRequest;

@@ -2,10 +2,28 @@
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::prelude::*;
 
-use crate::{Error, Result, TextCondition, diffusion::NoiseSource};
+use crate::{Error, Result, TextCondition, diffusion::NoiseSource, store::Precision};
+
+/// A part of a pipeline as it stands on disk.
+///
+/// Parts of your own that a pipeline need not save can keep the default of [`Component::save`].
+pub trait Component {
+    /// Class name that `model_index.json` and the part's `config.json` carry.
+    fn class_name(&self) -> &str;
+
+    /// Writes the part's configuration and weights into `dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be written, a value does not fit the precision, or the part has no form on disk.
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        let _ = precision;
+        Err(Error::Mismatch(format!("{}: a {} has no form on disk", dir.display(), self.class_name())))
+    }
+}
 
 /// Whether a generation goes on after a step.
 pub type Flow = ControlFlow<()>;
@@ -62,7 +80,7 @@ impl SampleOptions {
 }
 
 /// Turns captions into [`TextCondition`]s.
-pub trait TextEncoder: Debug + Send + Sync {
+pub trait TextEncoder: Component + Debug + Send + Sync {
     /// Encodes a batch of captions; the empty caption is the one used for guidance.
     ///
     /// # Errors
@@ -77,7 +95,7 @@ pub trait TextEncoder: Debug + Send + Sync {
 }
 
 /// Turns images into embeddings of the joint space.
-pub trait ImageEncoder: Debug + Send + Sync {
+pub trait ImageEncoder: Component + Debug + Send + Sync {
     /// Embeds images `[B, 3, H, W]` in [−1, 1] of any size as `[B, D]`, as the projection gives them (not normalised).
     ///
     /// # Errors
@@ -88,7 +106,7 @@ pub trait ImageEncoder: Debug + Send + Sync {
 }
 
 /// P(z_i | y): draws CLIP image embeddings for captions (DALL·E 2, section 2.2).
-pub trait Prior: Debug + Send + Sync {
+pub trait Prior: Component + Debug + Send + Sync {
     /// Draws one embedding `[B, D]` per caption, in CLIP's space.
     ///
     /// `null` is the encoded empty caption, batch 1, used for guidance. Noise for row b comes from item b of `noise`.
@@ -119,7 +137,7 @@ pub trait Prior: Debug + Send + Sync {
 }
 
 /// P(x | z_i, y): draws images for embeddings and captions (DALL·E 2, section 2.1).
-pub trait Decoder: Debug + Send + Sync {
+pub trait Decoder: Component + Debug + Send + Sync {
     /// Draws images `[B, 3, size, size]` in [−1, 1] for image embeddings `[B, D]` in CLIP's space.
     ///
     /// `null` is the encoded empty caption, batch 1.
@@ -151,7 +169,7 @@ pub trait Decoder: Debug + Send + Sync {
 }
 
 /// P(x_high | x_low): draws larger images (DALL·E 2, section 2.1).
-pub trait Upsampler: Debug + Send + Sync {
+pub trait Upsampler: Component + Debug + Send + Sync {
     /// Enlarges images `[B, 3, H, W]` in [−1, 1] by [`Upsampler::factor`].
     ///
     /// # Errors

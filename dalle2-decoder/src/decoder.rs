@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
+use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
 
 use crate::conditioning::{Condition, Conditioning};
 use crate::sampling::{Process, split_variance};
@@ -72,6 +72,9 @@ pub struct UnclipDecoder {
 }
 
 impl UnclipDecoder {
+    /// Class name in configuration files.
+    pub const CLASS: &'static str = CLASS;
+
     /// Puts a network and its configuration together.
     ///
     /// # Errors
@@ -87,17 +90,7 @@ impl UnclipDecoder {
         &self.config
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`.
-    ///
-    /// # Errors
-    /// When a value does not fit the precision or a file cannot be written.
-    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        let dir = dir.as_ref();
-        store::write_config(dir, CLASS, &self.config)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
-    }
-
-    /// Reads what [`UnclipDecoder::save`] wrote.
+    /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors
     /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
@@ -132,6 +125,17 @@ impl UnclipDecoder {
             true => Ok(()),
             false => Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into())),
         }
+    }
+}
+
+impl Component for UnclipDecoder {
+    fn class_name(&self) -> &str {
+        CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        store::write_config(dir, CLASS, &self.config)?;
+        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
     }
 }
 

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{ConfigError, Error, Result, SampleOptions, StepHook};
+use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook};
 
 use crate::UpsamplerConfig;
 use crate::sampling::{Process, split_variance};
@@ -37,6 +37,9 @@ pub struct DiffusionUpsampler {
 }
 
 impl DiffusionUpsampler {
+    /// Class name in configuration files.
+    pub const CLASS: &'static str = CLASS;
+
     /// Puts a network and its configuration together.
     ///
     /// # Errors
@@ -52,17 +55,7 @@ impl DiffusionUpsampler {
         &self.config
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`.
-    ///
-    /// # Errors
-    /// When a value does not fit the precision or a file cannot be written.
-    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        let dir = dir.as_ref();
-        store::write_config(dir, CLASS, &self.config)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
-    }
-
-    /// Reads what [`DiffusionUpsampler::save`] wrote.
+    /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors
     /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
@@ -85,6 +78,17 @@ impl DiffusionUpsampler {
 pub(crate) fn enlarge(low: Tensor<4>, factor: usize) -> Tensor<4> {
     let [_, _, h, w] = low.dims();
     resize_bicubic(low.clamp(-1.0, 1.0), [h * factor, w * factor]).clamp(-1.0, 1.0)
+}
+
+impl Component for DiffusionUpsampler {
+    fn class_name(&self) -> &str {
+        CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        store::write_config(dir, CLASS, &self.config)?;
+        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+    }
 }
 
 impl dalle2_core::Upsampler for DiffusionUpsampler {

@@ -1,0 +1,152 @@
+//! What is asked of a pipeline.
+
+use dalle2_core::{ConfigError, Result, SampleOptions};
+
+/// Most images of one request.
+const MAX_IMAGES: usize = 10_000;
+
+/// A request for images of a caption. Whatever is not set is the model's default.
+///
+/// ```
+/// use dalle2::GenerateRequest;
+///
+/// let request = GenerateRequest::new("a red apple").num_images(4).seed(7).decoder_steps(50).guidance(4.0);
+/// assert_eq!(request.caption(), "a red apple");
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    pub(crate) caption: String,
+    pub(crate) num_images: usize,
+    pub(crate) seed: Option<u64>,
+    pub(crate) batch_size: usize,
+    pub(crate) prior: SampleOptions,
+    pub(crate) decoder: SampleOptions,
+    pub(crate) upsampler: SampleOptions,
+    pub(crate) max_upsamplers: Option<usize>,
+}
+
+impl From<&str> for GenerateRequest {
+    fn from(caption: &str) -> Self {
+        Self::new(caption)
+    }
+}
+
+impl From<String> for GenerateRequest {
+    fn from(caption: String) -> Self {
+        Self::new(caption)
+    }
+}
+
+impl GenerateRequest {
+    /// One image of `caption` with the model's defaults and a seed drawn at random.
+    pub fn new(caption: impl Into<String>) -> Self {
+        Self {
+            caption: caption.into(),
+            num_images: 1,
+            seed: None,
+            batch_size: 4,
+            prior: SampleOptions::default(),
+            decoder: SampleOptions::default(),
+            upsampler: SampleOptions::default(),
+            max_upsamplers: None,
+        }
+    }
+
+    /// The caption.
+    pub fn caption(&self) -> &str {
+        &self.caption
+    }
+
+    /// How many images to draw, at least 1.
+    pub fn num_images(mut self, n: usize) -> Self {
+        self.num_images = n;
+        self
+    }
+
+    /// The seed of the first image; image i has `seed + i`, so it can be drawn again alone.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How many images are drawn at the same time; more is faster and takes more memory. 4 if not set.
+    pub fn batch_size(mut self, n: usize) -> Self {
+        self.batch_size = n;
+        self
+    }
+
+    /// Sampling steps of the prior.
+    pub fn prior_steps(mut self, steps: usize) -> Self {
+        self.prior.steps = Some(steps);
+        self
+    }
+
+    /// Guidance scale of the prior; 1 is none.
+    pub fn prior_guidance(mut self, scale: f64) -> Self {
+        self.prior.guidance = Some(scale);
+        self
+    }
+
+    /// Embeddings that the prior draws per image; the one closest to the caption's is kept.
+    pub fn prior_candidates(mut self, n: usize) -> Self {
+        self.prior.candidates = Some(n);
+        self
+    }
+
+    /// Sampling steps of the decoder.
+    pub fn decoder_steps(mut self, steps: usize) -> Self {
+        self.decoder.steps = Some(steps);
+        self
+    }
+
+    /// Guidance scale of the decoder; 1 is none.
+    pub fn guidance(mut self, scale: f64) -> Self {
+        self.decoder.guidance = Some(scale);
+        self
+    }
+
+    /// Sampling steps of every upsampler.
+    pub fn upsampler_steps(mut self, steps: usize) -> Self {
+        self.upsampler.steps = Some(steps);
+        self
+    }
+
+    /// Uses at most the first `n` upsamplers; 0 gives the decoder's own images.
+    pub fn max_upsamplers(mut self, n: usize) -> Self {
+        self.max_upsamplers = Some(n);
+        self
+    }
+
+    /// All options of the prior at once.
+    pub fn prior_options(mut self, options: SampleOptions) -> Self {
+        self.prior = options;
+        self
+    }
+
+    /// All options of the decoder at once.
+    pub fn decoder_options(mut self, options: SampleOptions) -> Self {
+        self.decoder = options;
+        self
+    }
+
+    /// All options of the upsamplers at once.
+    pub fn upsampler_options(mut self, options: SampleOptions) -> Self {
+        self.upsampler = options;
+        self
+    }
+
+    /// Checks what can be checked without a pipeline.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.caption.trim().is_empty() {
+            return Err(ConfigError::new("caption", format!("{:?}", self.caption), "say what to draw").into());
+        }
+        if !(1..=MAX_IMAGES).contains(&self.num_images) {
+            let expected = format!("must be between 1 and {MAX_IMAGES}");
+            return Err(ConfigError::new("num_images", self.num_images, expected).into());
+        }
+        if self.batch_size == 0 {
+            return Err(ConfigError::new("batch_size", 0, "must be at least 1").into());
+        }
+        Ok(())
+    }
+}
