@@ -106,6 +106,5 @@ fn preprocessing_equals_the_reference() {
         pixels.iter::<f32>().zip(expected.iter::<f32>()).map(|(found, expected)| (found - expected).abs()).collect();
     let (worst, mean) = (errors.iter().copied().fold(0.0, f32::max), errors.iter().sum::<f32>() / errors.len() as f32);
     assert_eq!(errors.len(), 3 * 24 * 24);
-    
     assert!(worst < 0.02 && mean < 0.006, "largest error {worst}, mean {mean}");
 }
