@@ -90,6 +90,28 @@ impl Pipeline {
     }
 }
 
+/// Adds a part to a pipeline directory, or replaces it there: this is how training runs put a pipeline together.
+///
+/// `name` is the part's folder: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler_1`, `upsampler_2`, …
+///
+/// # Errors
+/// When a file cannot be written, or the index that is there is not one of this library.
+pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, precision: Precision) -> Result<()> {
+    let dir = dir.as_ref();
+    let path = dir.join(INDEX_FILE);
+    let mut index: BTreeMap<String, Value> = if path.exists() { read_json(&path)? } else { BTreeMap::new() };
+    match index.get("_class_name").map(Value::as_str) {
+        None if index.is_empty() => {}
+        Some(Some(CLASS)) => {}
+        _ => return Err(Error::format(&path, format!("is not the index of a {CLASS}: choose another directory"))),
+    }
+    part.save(&dir.join(name), precision)?;
+    index.insert("_class_name".into(), CLASS.into());
+    index.insert("_dalle2_version".into(), env!("CARGO_PKG_VERSION").into());
+    index.insert(name.to_owned(), json!([LIBRARY, part.class_name()]));
+    write_json(&path, &index)
+}
+
 fn load_part(
     builder: PipelineBuilder,
     index: &Path,

@@ -1,1 +1,36 @@
-//! dalle2-clip
+//! CLIP for `dalle2`: the joint space of images and captions that the other stages work in.
+//!
+//! Two towers embed images and captions so that an image and its caption point the same way (Radford et al. 2021,
+//! arXiv 2103.00020). [`Clip`] holds both and is what training sees; [`ClipTextEncoder`] and [`ClipImageEncoder`] are
+//! the trained halves as the stages of a pipeline use them.
+//!
+//! | item | is |
+//! |---|---|
+//! | [`VisionTransformer`], [`TextTransformer`] | the towers |
+//! | [`ClipConfig`] | both configurations, with presets |
+//! | [`contrastive_loss`] | the symmetric loss, aware of captions that occur twice in a batch |
+//! | [`eval`] | zero-shot classification and retrieval |
+//! | `train` | the training task (feature `train`) |
+//!
+//! Files carry the tensor names of Hugging Face's CLIP, so weights travel both ways.
+
+pub mod eval;
+mod image_encoder;
+mod import;
+mod loss;
+mod model;
+mod preprocess;
+mod text;
+mod text_encoder;
+#[cfg(feature = "train")]
+pub mod train;
+mod vision;
+
+pub use image_encoder::ClipImageEncoder;
+pub use import::{clip_tensor_name, text_tensor_name, vision_tensor_name};
+pub use loss::{MAX_LOGIT_SCALE, contrastive_loss};
+pub use model::{Clip, ClipConfig};
+pub use preprocess::preprocess;
+pub use text::{TextOutput, TextTransformer, TextTransformerConfig, TokenBatch};
+pub use text_encoder::ClipTextEncoder;
+pub use vision::{VisionTransformer, VisionTransformerConfig};

@@ -17,6 +17,7 @@
 
 mod condition;
 pub mod data;
+mod device;
 pub mod diffusion;
 mod error;
 pub mod image;
@@ -30,6 +31,7 @@ pub mod text;
 pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
+pub use device::device;
 pub use error::{ConfigError, Error, Result, ShapeMismatch};
 pub use parts::{Component, Decoder, Flow, check_flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler};
 pub use scale::EmbeddingScale;

@@ -1,11 +1,36 @@
-//! The hot operations and the network blocks that several models use.
+//! The operations where the time goes, in one place, and the network blocks that several models use.
+//!
+//! Every network of the workspace calls these free functions instead of Burn's own ones, so that a faster kernel for
+//! one backend replaces them once. Parameters stay in Burn's modules ([`burn::nn::Linear`], [`burn::nn::GroupNorm`],
+//! …), so records, visitors and optimisers know nothing of this module.
+//!
+//! | function | computes |
+//! |---|---|
+//! | [`silu`], [`gelu`], [`quick_gelu`] | activations |
+//! | [`linear`], [`conv2d`] | products with weights |
+//! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
+//! | [`attention`] | scaled dot-product attention with a mask |
+//! | [`l2_normalize`] | rows to unit length |
+//! | [`causal_mask`], [`timestep_embedding`] | inputs of transformers and diffusion networks |
+//! | [`Transformer`] | the pre-norm transformer of CLIP and the priors |
 
-mod composed;
+mod activation;
+mod attention;
+mod conv;
 mod embedding;
+mod linear;
 mod mask;
+mod norm;
 mod transformer;
 
-pub use composed::{attention, conv2d, gelu, l2_normalize, layer_norm, linear, quick_gelu};
+pub use activation::{gelu, quick_gelu, silu};
+pub use attention::attention;
+pub use conv::conv2d;
 pub use embedding::timestep_embedding;
+pub use linear::linear;
 pub use mask::causal_mask;
+pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};
+
+#[cfg(test)]
+mod tests;

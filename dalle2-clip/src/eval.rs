@@ -1,0 +1,237 @@
+//! How good a CLIP is: zero-shot classification and retrieval (Radford et al. 2021, sections 3.1 and appendix E).
+//!
+//! Everything here works on embeddings, so it serves any encoder pair.
+
+use burn::prelude::*;
+use dalle2_core::nn::l2_normalize;
+use dalle2_core::{Error, Result, TextEncoder};
+
+/// Share of queries whose match is among the first `k` answers, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recall {
+    /// Number of answers that count.
+    pub k: usize,
+    /// Captions found for images, in [0, 1].
+    pub image_to_text: f64,
+    /// Images found for captions, in [0, 1].
+    pub text_to_image: f64,
+}
+
+/// Embeds class labels for [`classify`]: each label is put into every template in place of `{}`, and the unit
+/// embeddings are averaged.
+///
+/// # Shapes
+/// N labels -> `[N, D]`, rows of unit length
+///
+/// # Errors
+/// When there are no labels or templates, a template lacks `{}`, or a caption cannot be encoded.
+pub fn embed_labels(encoder: &dyn TextEncoder, labels: &[&str], templates: &[&str]) -> Result<Tensor<2>> {
+    if labels.is_empty() || templates.is_empty() {
+        return Err(Error::Input("zero-shot classification needs at least one label and one template".into()));
+    }
+    if let Some(template) = templates.iter().find(|template| !template.contains("{}")) {
+        return Err(Error::Input(format!("template {template:?}: must contain {{}} where the label goes")));
+    }
+    let mut sum: Option<Tensor<2>> = None;
+    for template in templates {
+        let captions: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
+        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+        let embeddings = l2_normalize(encoder.encode(&captions)?.pooled);
+        sum = Some(match sum {
+            Some(sum) => sum + embeddings,
+            None => embeddings,
+        });
+    }
+    sum.map(l2_normalize).ok_or_else(|| Error::Input("no template was encoded".into()))
+}
+
+/// For each query the `k` candidates of the highest cosine, best first, with their cosines.
+///
+/// # Shapes
+/// `[Q, D]`, `[N, D]` -> Q lists of `min(k, N)`
+///
+/// # Errors
+/// When the widths differ or an embedding is not finite.
+pub fn classify(queries: Tensor<2>, candidates: Tensor<2>, k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
+    Ok(cosines(queries, candidates)?.iter().map(|row| top_k(row, k)).collect())
+}
+
+/// Share of queries whose class is among the first `k` candidates, for each `k`.
+///
+/// `classes` holds the right candidate of each query.
+///
+/// # Errors
+/// When there are no queries, `classes` has another length, or the embeddings do not fit.
+pub fn top_k_accuracy(queries: Tensor<2>, candidates: Tensor<2>, classes: &[usize], ks: &[usize]) -> Result<Vec<f64>> {
+    let ranks = ranks(&cosines(queries, candidates)?, classes, |candidate| candidate)?;
+    Ok(ks.iter().map(|&k| share_within(&ranks, k)).collect())
+}
+
+/// Retrieval among N pairs, for each `k`.
+///
+/// `classes` names the class of each pair: an answer of the query's own class is right, so that a caption that occurs
+/// twice is not counted as an error. Without it only the pair's own other half is right.
+///
+/// # Shapes
+/// `[N, D]`, `[N, D]`
+///
+/// # Errors
+/// When there are no pairs, `classes` has another length, or the embeddings do not fit.
+pub fn retrieval(
+    image_embed: Tensor<2>,
+    text_embed: Tensor<2>,
+    classes: Option<&[usize]>,
+    ks: &[usize],
+) -> Result<Vec<Recall>> {
+    let [images, texts] = [image_embed.dims()[0], text_embed.dims()[0]];
+    if images != texts {
+        return Err(Error::Input(format!("{images} image and {texts} caption embeddings: must be as many")));
+    }
+    let own: Vec<usize> = (0..images).collect();
+    let classes = classes.unwrap_or(&own);
+    if classes.len() != images {
+        return Err(Error::Input(format!("{} classes for {images} pairs: must be as many", classes.len())));
+    }
+    let class_of = |candidate: usize| classes[candidate];
+    let to_text = ranks(&cosines(image_embed.clone(), text_embed.clone())?, classes, class_of)?;
+    let to_image = ranks(&cosines(text_embed, image_embed)?, classes, class_of)?;
+    let recall = |&k| Recall { k, image_to_text: share_within(&to_text, k), text_to_image: share_within(&to_image, k) };
+    Ok(ks.iter().map(recall).collect())
+}
+
+/// Cosines of each query with all candidates.
+fn cosines(queries: Tensor<2>, candidates: Tensor<2>) -> Result<Vec<Vec<f32>>> {
+    let ([_, d], [n, candidate_d]) = (queries.dims(), candidates.dims());
+    if d != candidate_d {
+        return Err(Error::Input(format!("embeddings of {d} and of {candidate_d} components: must be as wide")));
+    }
+    let cosines = l2_normalize(queries).matmul(l2_normalize(candidates).transpose());
+    let values: Vec<f32> = cosines.into_data().iter::<f32>().collect();
+    if values.iter().any(|v| !v.is_finite()) {
+        return Err(Error::Input("an embedding holds a value that is not finite".into()));
+    }
+    Ok(values.chunks(n.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+fn top_k(row: &[f32], k: usize) -> Vec<(usize, f32)> {
+    let mut order: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    order.truncate(k);
+    order
+}
+
+/// For each query the number of candidates of other classes that are at least as near as the best right one; a tie
+/// counts against the model, so one that gives everything the same embedding scores nothing.
+fn ranks(rows: &[Vec<f32>], classes: &[usize], class_of: impl Fn(usize) -> usize) -> Result<Vec<usize>> {
+    if rows.is_empty() || rows.len() != classes.len() {
+        return Err(Error::Input(format!(
+            "{} queries and {} classes: must be as many, and at least 1",
+            rows.len(),
+            classes.len()
+        )));
+    }
+    rows.iter()
+        .zip(classes)
+        .map(|(row, &class)| {
+            let right = row.iter().enumerate().filter(|(i, _)| class_of(*i) == class).map(|(_, &v)| v);
+            let best = right.max_by(f32::total_cmp);
+            let best = best.ok_or_else(|| Error::Input(format!("class {class}: no candidate is of this class")))?;
+            Ok(row.iter().enumerate().filter(|(i, v)| class_of(*i) != class && **v >= best).count())
+        })
+        .collect()
+}
+
+fn share_within(ranks: &[usize], k: usize) -> f64 {
+    ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dalle2_core::{TextCondition, TokenMask};
+
+    fn tensor(rows: &[[f32; 2]]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(rows.concat(), [rows.len(), 2]), &Device::flex())
+    }
+
+    #[test]
+    fn the_nearest_come_first() {
+        let candidates = tensor(&[[1.0, 0.0], [0.0, 5.0], [-1.0, 0.0]]);
+        let answers = classify(tensor(&[[0.1, 2.0], [-3.0, -1.0]]), candidates.clone(), 2).unwrap();
+        let order: Vec<Vec<usize>> = answers.iter().map(|row| row.iter().map(|(i, _)| *i).collect()).collect();
+        assert_eq!(order, [[1, 0], [2, 1]]);
+        assert!((answers[1][0].1 - 3.0 / 10f32.sqrt()).abs() < 1e-5);
+
+        let queries = tensor(&[[0.1, 2.0], [-3.0, -1.0]]);
+        assert_eq!(top_k_accuracy(queries, candidates, &[0, 2], &[1, 2]).unwrap(), [0.5, 1.0]);
+    }
+
+    #[test]
+    fn retrieval_counts_both_directions_and_equal_captions() {
+        // Image 0 and caption 0 agree, images 1 and 2 are swapped.
+        let images = tensor(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
+        let texts = tensor(&[[1.0, 0.1], [-1.0, 0.1], [0.0, 1.0]]);
+        let found = retrieval(images.clone(), texts.clone(), None, &[1, 2]).unwrap();
+        let third = 1.0 / 3.0;
+        assert_eq!(found[0], Recall { k: 1, image_to_text: third, text_to_image: third });
+        assert_eq!(found[1].k, 2);
+        let found = retrieval(images, texts, Some(&[0, 1, 1]), &[1]).unwrap();
+        assert_eq!(found[0], Recall { k: 1, image_to_text: 1.0, text_to_image: 1.0 });
+    }
+
+    #[test]
+    fn a_collapsed_model_scores_nothing() {
+        let same = tensor(&[[1.0, 0.0]; 4]);
+        let found = retrieval(same.clone(), same, None, &[1, 3, 4]).unwrap();
+        assert_eq!(found.iter().map(|r| r.image_to_text).collect::<Vec<_>>(), [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let two = tensor(&[[1.0, 0.0], [0.0, 1.0]]);
+        let wide = Tensor::<2>::ones([2, 3], &Device::flex());
+        assert!(classify(two.clone(), wide, 1).is_err());
+        assert!(classify(two.clone(), two.clone() / 0.0, 1).is_err());
+        assert!(top_k_accuracy(two.clone(), two.clone(), &[0], &[1]).is_err());
+        assert!(top_k_accuracy(two.clone(), two.clone(), &[0, 2], &[1]).is_err());
+        assert!(retrieval(two.clone(), tensor(&[[1.0, 0.0]]), None, &[1]).is_err());
+        assert!(retrieval(two.clone(), two, Some(&[1]), &[1]).is_err());
+    }
+
+    /// Embeds a caption as (number of characters, number of spaces).
+    #[derive(Debug)]
+    struct Counter;
+
+    impl TextEncoder for Counter {
+        fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
+            let rows: Vec<[f32; 2]> =
+                captions.iter().map(|c| [c.len() as f32, c.matches(' ').count() as f32]).collect();
+            let mask = TokenMask::from_lengths(&vec![1; captions.len()], 1, &Device::flex());
+            Ok(TextCondition { pooled: tensor(&rows), tokens: tensor(&rows).unsqueeze_dim(1), mask })
+        }
+        fn embed_dim(&self) -> usize {
+            2
+        }
+        fn token_width(&self) -> usize {
+            2
+        }
+        fn context_length(&self) -> usize {
+            1
+        }
+    }
+
+    #[test]
+    fn labels_are_averaged_over_templates() {
+        let embeddings = embed_labels(&Counter, &["ab", "a b"], &["{}", "a {}"]).unwrap();
+        let unit = |v: [f32; 2]| {
+            let norm = v[0].hypot(v[1]);
+            [v[0] / norm, v[1] / norm]
+        };
+        let mean = |a: [f32; 2], b: [f32; 2]| unit([unit(a)[0] + unit(b)[0], unit(a)[1] + unit(b)[1]]);
+        let expected = tensor(&[mean([2.0, 0.0], [4.0, 1.0]), mean([3.0, 1.0], [5.0, 2.0])]);
+        let tolerance = burn::tensor::Tolerance::rel_abs(1e-5, 1e-6);
+        embeddings.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+        assert!(embed_labels(&Counter, &["ab"], &["no place"]).is_err());
+        assert!(embed_labels(&Counter, &[], &["{}"]).is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! The trained vision tower with its preprocessing, as a stage of a pipeline.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
+use dalle2_core::{ImageEncoder, Result};
+
+use crate::import::vision_tensor_name;
+use crate::{Clip, ClipConfig, VisionTransformer, VisionTransformerConfig, preprocess};
+
+const CLASS: &str = "ClipImageEncoder";
+
+/// Embeds images with CLIP's vision tower.
+#[derive(Debug)]
+pub struct ClipImageEncoder {
+    config: VisionTransformerConfig,
+    model: VisionTransformer,
+    device: Device,
+}
+
+impl ClipImageEncoder {
+    /// From a model of `config`. Gradients are switched off.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn new(config: VisionTransformerConfig, model: &VisionTransformer) -> Result<Self> {
+        config.validate()?;
+        let model = model.valid();
+        let device = model.class_embedding.val().device();
+        Ok(Self { config, model, device })
+    }
+
+    /// From the vision tower of a CLIP.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_clip(config: &ClipConfig, clip: &Clip) -> Result<Self> {
+        Self::new(config.vision.clone(), &clip.vision)
+    }
+
+    /// Reads `config.json` and `model.safetensors` from a directory.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the weights are not those of the configuration.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config: VisionTransformerConfig = store::read_config(dir, CLASS)?;
+        config.validate()?;
+        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &vision_tensor_name)?;
+        Self::new(config, &model)
+    }
+
+    /// Writes `config.json` and `model.safetensors` to a directory.
+    ///
+    /// # Errors
+    /// When a file cannot be written or a weight does not fit the precision.
+    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+        let dir = dir.as_ref();
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
+        store::write_config(dir, CLASS, &self.config)
+    }
+
+    /// The configuration of the vision tower.
+    pub fn config(&self) -> &VisionTransformerConfig {
+        &self.config
+    }
+
+    /// The vision tower.
+    pub fn model(&self) -> &VisionTransformer {
+        &self.model
+    }
+}
+
+impl ImageEncoder for ClipImageEncoder {
+    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        Ok(self.model.forward(preprocess(images.to_device(&self.device), &self.config)?))
+    }
+
+    fn embed_dim(&self) -> usize {
+        self.config.embed_dim
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+    use dalle2_core::Error;
+
+    fn encoder() -> ClipImageEncoder {
+        let config = VisionTransformerConfig::new([8, 4], [16, 4, 1], 12);
+        let model = config.init(&Device::flex());
+        ClipImageEncoder::new(config, &model).unwrap()
+    }
+
+    #[test]
+    fn embeds_images_of_any_size() {
+        for [h, w] in [[8, 8], [20, 16], [5, 9]] {
+            let images = Tensor::random([2, 3, h, w], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+            assert_eq!(encoder().encode(images).unwrap().dims(), [2, 12]);
+        }
+        let grey = Tensor::zeros([2, 1, 8, 8], &Device::flex());
+        assert!(matches!(encoder().encode(grey), Err(Error::Input(_))));
+    }
+
+    #[test]
+    fn saved_and_loaded_is_the_same_and_damage_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let encoder = encoder();
+        encoder.save(dir.path(), Precision::F32).unwrap();
+        let loaded = ClipImageEncoder::load(dir.path(), &Device::flex()).unwrap();
+        let images = Tensor::random([2, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+        let embed = |encoder: &ClipImageEncoder| encoder.encode(images.clone()).unwrap().into_data();
+        embed(&loaded).assert_eq(&embed(&encoder), true);
+
+        let path = dir.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = ClipImageEncoder::load(dir.path(), &Device::flex()).unwrap_err();
+        assert!(error.to_string().contains("model.safetensors"), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Contrastive training: [`Clip`] as a task of the trainer, and its batches.
+
+use std::collections::HashMap;
+
+use burn::data::dataset::Dataset;
+use burn::prelude::*;
+use burn::train::{TrainOutput, TrainStep};
+use dalle2_core::data::CaptionedImage;
+use dalle2_core::image::{RgbImage, to_tensor};
+use dalle2_core::text::ClipTokenizer;
+use dalle2_core::train::{BatchSource, ShuffledIndices, StepOutput, step_rng};
+use dalle2_core::{ConfigError, Error, Result};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::loss::{MAX_LOGIT_SCALE, match_loss, match_probabilities, similarity_logits};
+use crate::text_encoder::tokenize;
+use crate::{Clip, ClipConfig, TokenBatch, preprocess};
+
+/// Random stream of augmentation and unknown words, see [`step_rng`].
+const STREAM: u64 = 0x63_6c69_7000;
+
+/// A batch of images and their captions.
+#[derive(Debug, Clone)]
+pub struct ClipBatch {
+    /// `[B, 3, image_size, image_size]`, preprocessed.
+    pub pixels: Tensor<4>,
+    /// B captions.
+    pub captions: TokenBatch,
+    /// A class for each pair; pairs of one class match one another.
+    pub targets: Vec<usize>,
+}
+
+impl TrainStep for Clip {
+    type Input = ClipBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: ClipBatch) -> TrainOutput<StepOutput> {
+        let b = batch.targets.len();
+        let image_embed = self.vision.forward(batch.pixels);
+        let text_embed = self.text.forward(&batch.captions).pooled;
+        let matches = match_probabilities(Some(&batch.targets), b, &image_embed.device());
+        let logits = similarity_logits(image_embed, text_embed, self.logit_scale.val());
+        let accuracy = nearest_is_match(logits.clone().without_autodiff(), matches.clone().without_autodiff());
+        let loss = match_loss(logits, matches);
+        let scale = self.logit_scale.val().without_autodiff().clamp_max(MAX_LOGIT_SCALE).exp();
+        let output = StepOutput::new(loss.clone()).with("accuracy", accuracy).with("logit_scale", scale);
+        TrainOutput::new(self, loss.backward(), output)
+    }
+}
+
+/// Share of images whose nearest caption of the batch is of their class, `[1]`.
+fn nearest_is_match(logits: Tensor<2>, matches: Tensor<2>) -> Tensor<1> {
+    matches.gather(1, logits.argmax(1)).greater_scalar(0.0).float().mean()
+}
+
+/// How far training images are moved and scaled at random. Colours stay: captions name them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Jitter {
+    /// Largest shift along each axis, as a share of the side, below 0.5.
+    pub shift: f32,
+    /// Largest change of the scale in either direction, below 0.5: 0.1 means between 0.9 and 1.1.
+    pub scale: f32,
+}
+
+/// Makes [`ClipBatch`]es of captioned images.
+#[derive(Debug)]
+pub struct ClipBatcher {
+    config: ClipConfig,
+    tokenizer: ClipTokenizer,
+    jitter: Jitter,
+    unknown_probability: f64,
+}
+
+impl ClipBatcher {
+    /// For a model of `config`: no jitter, and one word in a hundred becomes the unknown one if the vocabulary is
+    /// restricted, so that its embedding is trained.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn new(config: ClipConfig) -> Result<Self> {
+        config.validate()?;
+        let tokenizer = ClipTokenizer::openai()?;
+        Ok(Self { config, tokenizer, jitter: Jitter::default(), unknown_probability: 0.01 })
+    }
+
+    /// Moves and scales the images at random.
+    ///
+    /// # Errors
+    /// When a value is not in [0, 0.5).
+    pub fn with_jitter(mut self, jitter: Jitter) -> Result<Self> {
+        for (field, value) in [("jitter.shift", jitter.shift), ("jitter.scale", jitter.scale)] {
+            if !(0.0..0.5).contains(&value) {
+                return Err(ConfigError::new(field, value, "must be at least 0 and below 0.5").into());
+            }
+        }
+        self.jitter = jitter;
+        Ok(self)
+    }
+
+    /// Probability that a word is replaced by the unknown one; without effect if the vocabulary is not restricted.
+    ///
+    /// # Errors
+    /// When the value is not in [0, 1].
+    pub fn with_unknown_probability(mut self, probability: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&probability) {
+            return Err(ConfigError::new("unknown_probability", probability, "must be between 0 and 1").into());
+        }
+        self.unknown_probability = probability;
+        Ok(self)
+    }
+
+    /// A batch of (caption, image, class) triples, for pairs of one class see [`ClipBatch::targets`]. Images of one
+    /// size, which need not be the model's.
+    ///
+    /// # Errors
+    /// When there are no items, a caption is too long, or the images differ in size.
+    pub fn batch(
+        &self,
+        items: &[(&str, &RgbImage, usize)],
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<ClipBatch> {
+        let captions: Vec<&str> = items.iter().map(|(caption, _, _)| *caption).collect();
+        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions)?;
+        // Nothing after a caption's end reaches its embedding, so the batch is as wide as its longest caption.
+        let width = tokens.iter().map(|(_, length)| *length).max().unwrap_or(0);
+        tokens.iter_mut().for_each(|(ids, _)| ids.truncate(width));
+        let captions = self.hide_words(&tokens, rng, device)?;
+
+        let images = if self.jitter == Jitter::default() {
+            to_tensor(&items.iter().map(|(_, image, _)| (*image).clone()).collect::<Vec<_>>(), device)?
+        } else {
+            let moved: Vec<_> = items.iter().map(|(_, image, _)| self.jitter.apply(image, rng)).collect();
+            to_tensor(&moved, device)?
+        };
+        let pixels = preprocess(images, &self.config.vision)?;
+        Ok(ClipBatch { pixels, captions, targets: items.iter().map(|(_, _, class)| *class).collect() })
+    }
+
+    /// The captions as rows of the embedding, some words replaced by the unknown one.
+    fn hide_words(&self, tokens: &[(Vec<u32>, usize)], rng: &mut ChaCha8Rng, device: &Device) -> Result<TokenBatch> {
+        let config = &self.config.text;
+        let mut batch = config.batch(tokens, device)?;
+        let Some(unknown) = config.unknown_row() else {
+            return Ok(batch);
+        };
+        let hidden: Vec<bool> = tokens
+            .iter()
+            .flat_map(|(ids, length)| (0..ids.len()).map(move |i| i > 0 && i + 1 < *length)) // start and end stay
+            .map(|is_word| is_word && rng.random_bool(self.unknown_probability))
+            .collect();
+        let hidden = Tensor::<2, Bool>::from_data(TensorData::new(hidden, batch.rows.dims()), device);
+        batch.rows = batch.rows.mask_fill(hidden, unknown as i64);
+        Ok(batch)
+    }
+}
+
+impl Jitter {
+    /// The image moved and scaled about its centre; pixels from beyond the border repeat the border.
+    fn apply(&self, image: &RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
+        let mut uniform = |limit: f32| (rng.random::<f32>() * 2.0 - 1.0) * limit;
+        let scale = 1.0 + uniform(self.scale);
+        let [w, h] = [image.width() as f32, image.height() as f32];
+        let [dx, dy] = [uniform(self.shift) * w, uniform(self.shift) * h];
+        RgbImage::from_fn(image.width(), image.height(), |x, y| {
+            let source =
+                |at: u32, side: f32, shift: f32| (at as f32 + 0.5 - side / 2.0 - shift) / scale + side / 2.0 - 0.5;
+            bilinear(image, source(x, w, dx), source(y, h, dy)).into()
+        })
+    }
+}
+
+/// The colour at a position in pixels, where (0, 0) is the centre of the first one.
+fn bilinear(image: &RgbImage, x: f32, y: f32) -> [u8; 3] {
+    let x = x.clamp(0.0, image.width() as f32 - 1.0);
+    let y = y.clamp(0.0, image.height() as f32 - 1.0);
+    let [left, top] = [x as u32, y as u32];
+    let [right, bottom] = [(left + 1).min(image.width() - 1), (top + 1).min(image.height() - 1)];
+    let [fx, fy] = [x - left as f32, y - top as f32];
+    let channel = |i: usize| {
+        let at = |x, y| f32::from(image.get_pixel(x, y)[i]);
+        let upper = at(left, top) * (1.0 - fx) + at(right, top) * fx;
+        let lower = at(left, bottom) * (1.0 - fx) + at(right, bottom) * fx;
+        (upper * (1.0 - fy) + lower * fy).round() as u8
+    };
+    [channel(0), channel(1), channel(2)]
+}
+
+/// The batches of a data set in random order; items under equal captions are of one class.
+#[derive(Debug)]
+pub struct ClipSource<D> {
+    dataset: D,
+    batcher: ClipBatcher,
+    order: ShuffledIndices,
+    batch_size: usize,
+    seed: u64,
+}
+
+impl<D: Dataset<CaptionedImage>> ClipSource<D> {
+    /// With all items of `dataset`, `batch_size` in each batch.
+    ///
+    /// # Errors
+    /// When the data set is empty or the batch has fewer than two items, which leaves nothing to contrast.
+    pub fn new(dataset: D, batcher: ClipBatcher, batch_size: usize, seed: u64) -> Result<Self> {
+        if batch_size < 2 {
+            return Err(ConfigError::new("batch_size", batch_size, "must be at least 2").into());
+        }
+        let order = ShuffledIndices::new(dataset.len(), seed)?;
+        Ok(Self { dataset, batcher, order, batch_size, seed })
+    }
+}
+
+impl<D: Dataset<CaptionedImage>> BatchSource for ClipSource<D> {
+    type Batch = ClipBatch;
+
+    fn batch(&self, step: u64, device: &Device) -> Result<ClipBatch> {
+        let items = self
+            .order
+            .batch(step, self.batch_size)
+            .into_iter()
+            .map(|index| self.dataset.get(index).map_err(|e| Error::Input(format!("item {index}: {e}"))))
+            .collect::<Result<Vec<_>>>()?;
+        let mut classes = HashMap::new();
+        let items: Vec<(&str, &RgbImage, usize)> = items
+            .iter()
+            .map(|item| {
+                let next = classes.len();
+                (item.caption.as_str(), &item.image, *classes.entry(item.caption.as_str()).or_insert(next))
+            })
+            .collect();
+        self.batcher.batch(&items, &mut step_rng(self.seed, STREAM, step), device)
+    }
+}
+
+#[cfg(test)]
+mod tests;

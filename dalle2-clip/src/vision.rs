@@ -1,0 +1,239 @@
+//! CLIP's vision transformer (Radford et al. 2021, section 2.4; Dosovitskiy et al. 2021 with a layer norm before the
+//! transformer). The embedding is the class token's last encoding, normalised and projected.
+
+use burn::module::{Initializer, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::prelude::*;
+use dalle2_core::ConfigError;
+use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear};
+use serde::{Deserialize, Serialize};
+
+/// Mean and standard deviation of the pixels, per channel in [0, 1], that OpenAI's CLIP was trained with.
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// Configuration of a [`VisionTransformer`] and of the pixels that it reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionTransformerConfig {
+    /// Side of the square images in pixels, a multiple of `patch_size`.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width W of the patch encodings.
+    pub d_model: usize,
+    /// Number of attention heads, a divisor of `d_model`.
+    pub n_heads: usize,
+    /// Number of transformer blocks.
+    pub n_layers: usize,
+    /// Width inside the feed-forward parts; `None` means 4 · `d_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_ff: Option<usize>,
+    /// Nonlinearity of the feed-forward parts.
+    pub activation: Activation,
+    /// Dropout in the transformer's branches while training.
+    pub dropout: f64,
+    /// Width D of the joint embedding space.
+    pub embed_dim: usize,
+    /// Mean of the pixels per channel, for pixels in [0, 1].
+    pub mean: [f32; 3],
+    /// Standard deviation of the pixels per channel, for pixels in [0, 1].
+    pub std: [f32; 3],
+}
+
+/// The vision tower.
+#[derive(Module, Debug)]
+pub struct VisionTransformer {
+    /// `[W]`, the encoding that the class token starts from.
+    pub class_embedding: Param<Tensor<1>>,
+    /// Encodes each patch, without bias.
+    pub patch_embedding: Conv2d,
+    /// Positions, the class token's first: `[1 + patches, W]`.
+    pub position_embedding: Embedding,
+    /// Norm before the transformer.
+    pub pre_norm: LayerNorm,
+    /// The blocks.
+    pub transformer: Transformer,
+    /// Norm of the class token's last encoding.
+    pub post_norm: LayerNorm,
+    /// Into the joint space, without bias: `[W, D]`.
+    pub projection: Linear,
+    image_size: usize,
+}
+
+impl VisionTransformerConfig {
+    /// A configuration with CLIP's feed-forward width, pixel statistics and no dropout, and QuickGELU.
+    ///
+    /// `size` is `[image_size, patch_size]` in pixels, `transformer` is `[d_model, n_heads, n_layers]`.
+    pub fn new(size: [usize; 2], transformer: [usize; 3], embed_dim: usize) -> Self {
+        Self {
+            image_size: size[0],
+            patch_size: size[1],
+            d_model: transformer[0],
+            n_heads: transformer[1],
+            n_layers: transformer[2],
+            d_ff: None,
+            activation: Activation::QuickGelu,
+            dropout: 0.0,
+            embed_dim,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
+    }
+
+    /// Number of patches of an image.
+    pub fn n_patches(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// Number of parameters, computed without allocating them.
+    pub fn num_params(&self) -> usize {
+        let w = self.d_model;
+        let patches = w * 3 * self.patch_size.pow(2);
+        let positions = (1 + self.n_patches()) * w;
+        w + patches + positions + 2 * 2 * w + self.transformer().num_params() + w * self.embed_dim
+    }
+
+    /// Checks that the values can work together.
+    ///
+    /// # Errors
+    /// Names the first field that is zero, does not divide, or is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.patch_size == 0 {
+            return Err(ConfigError::new("patch_size", 0, "must be at least 1"));
+        }
+        if self.image_size == 0 || !self.image_size.is_multiple_of(self.patch_size) {
+            let expected = format!("must be a positive multiple of patch_size = {}", self.patch_size);
+            return Err(ConfigError::new("image_size", self.image_size, expected));
+        }
+        if self.embed_dim == 0 {
+            return Err(ConfigError::new("embed_dim", 0, "must be at least 1"));
+        }
+        if let Some(mean) = self.mean.iter().find(|v| !v.is_finite()) {
+            return Err(ConfigError::new("mean", mean, "must be finite"));
+        }
+        if let Some(std) = self.std.iter().find(|v| !v.is_finite() || **v <= 0.0) {
+            return Err(ConfigError::new("std", std, "must be finite and above 0"));
+        }
+        self.transformer().validate()
+    }
+
+    fn transformer(&self) -> TransformerConfig {
+        TransformerConfig::new(self.d_model, self.n_heads, self.n_layers)
+            .with_d_ff(self.d_ff)
+            .with_activation(self.activation)
+            .with_dropout(self.dropout)
+    }
+
+    /// A tower with random weights: patches, class token and positions of deviation 0.02, the rest as in CLIP.
+    ///
+    /// # Panics
+    /// When [`validate`](Self::validate) would fail.
+    pub fn init(&self, device: &Device) -> VisionTransformer {
+        let (w, p) = (self.d_model, self.patch_size);
+        let small = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let projection = Initializer::Normal { mean: 0.0, std: (w as f64).powf(-0.5) };
+        VisionTransformer {
+            class_embedding: small.init([w], device),
+            patch_embedding: Conv2dConfig::new([3, w], [p, p])
+                .with_stride([p, p])
+                .with_bias(false)
+                .with_initializer(small.clone())
+                .init(device),
+            position_embedding: EmbeddingConfig::new(1 + self.n_patches(), w).with_initializer(small).init(device),
+            pre_norm: LayerNormConfig::new(w).init(device),
+            transformer: self.transformer().init(device),
+            post_norm: LayerNormConfig::new(w).init(device),
+            projection: LinearConfig::new(w, self.embed_dim).with_bias(false).with_initializer(projection).init(device),
+            image_size: self.image_size,
+        }
+    }
+}
+
+impl VisionTransformer {
+    /// Embeds preprocessed images (see [`preprocess`](crate::preprocess)); the result is not normalised.
+    ///
+    /// # Shapes
+    /// `[B, 3, image_size, image_size]` -> `[B, D]`
+    ///
+    /// # Panics
+    /// When the images have another size or number of channels.
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let class_token = self.encode_patches(pixels).slice_dim(1, 0..1).squeeze_dim::<2>(1); // [B, 1 + N, W] -> [B, W]
+        linear(&self.projection, layer_norm(&self.post_norm, class_token))
+    }
+
+    /// The transformer's last encoding of the class token and the patches, before the final norm.
+    ///
+    /// # Shapes
+    /// `[B, 3, image_size, image_size]` -> `[B, 1 + N, W]`
+    ///
+    /// # Panics
+    /// When the images have another size or number of channels.
+    pub fn encode_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let [b, _, _, _] = pixels.dims();
+        assert_shape!(pixels, [b, 3, self.image_size, self.image_size]);
+        // [B, 3, H, W] -> [B, W, rows, columns] -> [B, N, W]
+        let patches = conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3).swap_dims(1, 2);
+        let w = patches.dims()[2];
+        let class = self.class_embedding.val().reshape([1, 1, w]).expand([b, 1, w]);
+        let positions = self.position_embedding.weight.val().unsqueeze::<3>();
+        let x = Tensor::cat(vec![class, patches], 1) + positions; // [B, 1 + N, W]
+        self.transformer.forward(layer_norm(&self.pre_norm, x), None)
+    }
+
+    /// Side of the images that it reads, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.image_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn config() -> VisionTransformerConfig {
+        VisionTransformerConfig::new([16, 4], [24, 3, 2], 20)
+    }
+
+    #[test]
+    fn shapes_and_parameters_are_as_configured() {
+        let device = Device::flex();
+        let config = config();
+        let model = config.init(&device);
+        assert_eq!(model.num_params(), config.num_params());
+        let pixels = Tensor::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
+        assert_eq!(model.encode_patches(pixels.clone()).dims(), [2, 17, 24]);
+        assert_eq!(model.forward(pixels).dims(), [2, 20]);
+    }
+
+    #[test]
+    fn moving_a_patch_changes_the_embedding() {
+        let device = Device::flex();
+        let model = config().init(&device);
+        let pixels = Tensor::random([1, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
+        let [left, right] = [0..8, 8..16].map(|columns| pixels.clone().slice_dim(3, columns));
+        let swapped = Tensor::cat(vec![right, left], 3);
+        let change = (model.forward(pixels) - model.forward(swapped)).abs().max().into_scalar::<f32>();
+        assert!(change > 1e-4, "positions must matter, change {change}");
+    }
+
+    #[test]
+    #[should_panic]
+    fn refuses_images_of_another_size() {
+        let device = Device::flex();
+        config().init(&device).forward(Tensor::zeros([1, 3, 20, 16], &device));
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let field = |config: VisionTransformerConfig| config.validate().unwrap_err().field;
+        assert_eq!(field(VisionTransformerConfig { image_size: 18, ..config() }), "image_size");
+        assert_eq!(field(VisionTransformerConfig { patch_size: 0, ..config() }), "patch_size");
+        assert_eq!(field(VisionTransformerConfig { n_heads: 5, ..config() }), "n_heads");
+        assert_eq!(field(VisionTransformerConfig { std: [1.0, 0.0, 1.0], ..config() }), "std");
+        assert_eq!(config().validate(), Ok(()));
+    }
+}

@@ -1,0 +1,110 @@
+//! The towers against the reference implementation, see `fixtures/README.md`.
+
+use std::path::PathBuf;
+
+use burn::prelude::*;
+use burn::tensor::Tolerance;
+use dalle2_clip::{TextTransformerConfig, VisionTransformerConfig, preprocess, text_tensor_name, vision_tensor_name};
+use dalle2_core::store::{Precision, load_module_as, save_module_as};
+use safetensors::{Dtype, SafeTensors};
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.safetensors"))
+}
+
+/// A recorded array as f64 values, whatever its type, and its shape.
+fn read(file: &str, name: &str) -> (Vec<f64>, Vec<usize>) {
+    let bytes = std::fs::read(fixture(file)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    let values = match view.dtype() {
+        Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+        Dtype::I64 => view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        Dtype::U8 => view.data().iter().map(|b| f64::from(*b)).collect(),
+        other => panic!("{name}: {other:?}"),
+    };
+    (values, view.shape().to_vec())
+}
+
+fn data(file: &str, name: &str) -> TensorData {
+    let (values, shape) = read(file, name);
+    TensorData::new(values.into_iter().map(|v| v as f32).collect(), shape)
+}
+
+fn tolerance() -> Tolerance<f32> {
+    Tolerance::rel_abs(1e-4, 1e-5)
+}
+
+fn text_config() -> TextTransformerConfig {
+    TextTransformerConfig {
+        vocab_size: 1000,
+        pad_token: 999,
+        d_ff: Some(48),
+        ..TextTransformerConfig::new(77, [32, 4, 2], 32)
+    }
+}
+
+fn vision_config() -> VisionTransformerConfig {
+    VisionTransformerConfig { d_ff: Some(40), ..VisionTransformerConfig::new([24, 8], [24, 4, 2], 32) }
+}
+
+#[test]
+fn text_tower_equals_the_reference() {
+    let device = Device::flex();
+    let config = text_config();
+    let model = load_module_as(config.init(&device), fixture("text_encoder_model"), &text_tensor_name).unwrap();
+    let (ids, shape) = read("text_encoder", "input_ids");
+    let (mask, _) = read("text_encoder", "attention_mask");
+    let items: Vec<(Vec<u32>, usize)> = ids
+        .chunks(shape[1])
+        .zip(mask.chunks(shape[1]))
+        .map(|(ids, mask)| (ids.iter().map(|id| *id as u32).collect(), mask.iter().sum::<f64>() as usize))
+        .collect();
+    let output = model.forward(&config.batch(&items, &device).unwrap());
+    output.tokens.into_data().assert_approx_eq(&data("text_encoder", "last_hidden_state"), tolerance());
+    output.pooled.into_data().assert_approx_eq(&data("text_encoder", "text_embeds"), tolerance());
+}
+
+#[test]
+fn vision_tower_equals_the_reference() {
+    let device = Device::flex();
+    let config = vision_config();
+    let model = load_module_as(config.init(&device), fixture("image_encoder_model"), &vision_tensor_name).unwrap();
+    let pixels = Tensor::<4>::from_data(data("image_encoder", "pixel_values"), &device);
+    let encodings = model.encode_patches(pixels.clone());
+    encodings.into_data().assert_approx_eq(&data("image_encoder", "last_hidden_state"), tolerance());
+    model.forward(pixels).into_data().assert_approx_eq(&data("image_encoder", "image_embeds"), tolerance());
+}
+
+#[test]
+fn saved_files_hold_the_tensors_of_the_reference() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let model = load_module_as(text_config().init(&device), fixture("text_encoder_model"), &text_tensor_name).unwrap();
+    save_module_as(&model, &path, Precision::F32, &Default::default(), &text_tensor_name).unwrap();
+    let (written, reference) = (std::fs::read(&path).unwrap(), std::fs::read(fixture("text_encoder_model")).unwrap());
+    let (written, reference) =
+        (SafeTensors::deserialize(&written).unwrap(), SafeTensors::deserialize(&reference).unwrap());
+    assert_eq!(written.len(), reference.len());
+    for (name, view) in reference.tensors() {
+        let found = written.tensor(&name).unwrap();
+        assert_eq!((found.shape(), found.data()), (view.shape(), view.data()), "{name}");
+    }
+}
+
+#[test]
+fn preprocessing_equals_the_reference() {
+    let device = Device::flex();
+    let (values, shape) = read("feature_extractor", "image_hwc_u8");
+    let values: Vec<f32> = values.into_iter().map(|v| (v / 127.5 - 1.0) as f32).collect();
+    let image = Tensor::<3>::from_data(TensorData::new(values, shape), &device).permute([2, 0, 1]).unsqueeze::<4>();
+    let pixels = preprocess(image, &vision_config()).unwrap().into_data();
+    // The reference rounds to 8 bits after each of two passes: one grey level is 1 / 255 / 0.2613 = 0.015.
+    let expected = data("feature_extractor", "pixel_values");
+    let errors: Vec<f32> =
+        pixels.iter::<f32>().zip(expected.iter::<f32>()).map(|(found, expected)| (found - expected).abs()).collect();
+    let (worst, mean) = (errors.iter().copied().fold(0.0, f32::max), errors.iter().sum::<f32>() / errors.len() as f32);
+    assert_eq!(errors.len(), 3 * 24 * 24);
+    assert!(worst < 0.02 && mean < 0.006, "largest error {worst}, mean {mean}");
+}

@@ -1,0 +1,65 @@
+//! Devices by name.
+
+use burn::prelude::Device;
+
+use crate::{ConfigError, Result};
+
+/// Names that this build understands, with the crate feature that brings each in.
+const KNOWN: [&str; 6] = ["flex", "cuda", "rocm", "wgpu", "vulkan", "metal"];
+
+/// The device of that name: `flex` (or `cpu`), `cuda:0`, `rocm:0`, `wgpu`, `vulkan`, `metal`, or `default` for the best
+/// backend that was built in. A number after a colon chooses among several GPUs of `cuda` and `rocm`.
+///
+/// # Errors
+/// When the name is not known, or the crate was built without the feature of that name.
+pub fn device(name: &str) -> Result<Device> {
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, index)) => (kind, Some(index)),
+        None => (name, None),
+    };
+    let number: usize = match index.map(str::parse) {
+        None => 0,
+        Some(Ok(number)) if matches!(kind, "cuda" | "rocm") => number,
+        Some(_) => {
+            return Err(ConfigError::new("device", name, "a number follows cuda and rocm only, as in cuda:0").into());
+        }
+    };
+    let _ = number;
+    match kind {
+        "default" => Ok(Device::default()),
+        #[cfg(feature = "flex")]
+        "flex" | "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(number)),
+        #[cfg(feature = "rocm")]
+        "rocm" => Ok(Device::rocm(number)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::prelude::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Ok(Device::vulkan(burn::prelude::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "metal")]
+        "metal" => Ok(Device::metal(burn::prelude::DeviceKind::DefaultDevice)),
+        _ if KNOWN.contains(&kind) => {
+            let expected = format!("this build has no such backend: build with `--features {kind}`");
+            Err(ConfigError::new("device", name, expected).into())
+        }
+        _ => Err(ConfigError::new("device", name, format!("known are default, {}", KNOWN.join(", "))).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::device;
+
+    #[test]
+    fn names_are_understood_or_explained() {
+        assert_eq!(device("flex").unwrap(), burn::prelude::Device::flex());
+        assert_eq!(device("cpu").unwrap(), burn::prelude::Device::flex());
+        for (name, part) in [("gpu", "known are"), ("flex:1", "cuda:0"), ("cuda:x", "cuda:0")] {
+            let message = device(name).unwrap_err().to_string();
+            assert!(message.contains(part), "{name}: {message}");
+        }
+        #[cfg(not(feature = "rocm"))]
+        assert!(device("rocm:0").unwrap_err().to_string().contains("--features rocm"));
+    }
+}

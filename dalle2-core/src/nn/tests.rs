@@ -1,0 +1,421 @@
+//! Every operation against a plain f64 implementation, and its gradients against central differences of that one.
+
+use burn::module::Param;
+use burn::nn::{GroupNorm, GroupNormConfig, LayerNormConfig, LinearConfig, conv::Conv2dConfig};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::*;
+
+/// Normal values that depend on the seed alone.
+pub(super) fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| StandardNormal.sample(&mut rng)).collect()
+}
+
+pub(super) fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+pub(super) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec::<f32>().unwrap()
+}
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
+}
+
+/// Asserts `|found − expected| ≤ absolute + relative · |expected|` everywhere.
+pub(super) fn assert_close(what: &str, found: &[f32], expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(*found) - expected).abs();
+        assert!(error <= absolute + relative * expected.abs(), "{what}[{i}]: found {found}, expected {expected}");
+    }
+}
+
+/// Gradient of `f` at `x` by central differences.
+fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut x = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let (at, h) = (x[i], 1e-5 * x[i].abs().max(1.0));
+            x[i] = at + h;
+            let above = f(&x);
+            x[i] = at - h;
+            let below = f(&x);
+            x[i] = at;
+            (above - below) / (2.0 * h)
+        })
+        .collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn sigmoid_f64(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Φ by Simpson's rule over the density, exact to about 1e-13 for |x| ≤ 12.
+fn normal_cdf_f64(x: f64) -> f64 {
+    let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
+    let (n, end) = (4000, x.clamp(-12.0, 12.0));
+    let h = end / f64::from(n);
+    let sum: f64 = (0..=n)
+        .map(|i| density(h * f64::from(i)) * [1.0, 4.0, 2.0][usize::from(i != 0 && i != n) * (2 - i as usize % 2)])
+        .sum();
+    0.5 + sum * h / 3.0
+}
+
+type Scalar = fn(f64) -> f64;
+type Activate = fn(Tensor<1>) -> Tensor<1>;
+
+fn activations() -> [(&'static str, Activate, Scalar); 3] {
+    [
+        ("silu", silu::<1>, |x| x * sigmoid_f64(x)),
+        ("gelu", gelu::<1>, |x| x * normal_cdf_f64(x)),
+        ("quick_gelu", quick_gelu::<1>, |x| x * sigmoid_f64(1.702 * x)),
+    ]
+}
+
+#[test]
+fn activations_agree_with_f64() {
+    let device = Device::flex();
+    for n in [1, 7, 16, 257] {
+        let mut x = normal(n as u64, n);
+        x.iter_mut().for_each(|x| *x *= 3.0);
+        for (name, activate, reference) in activations() {
+            let expected: Vec<f64> = x.iter().map(|x| reference(f64::from(*x))).collect();
+            assert_close(name, &host(activate(tensor(&x, [n], &device))), &expected, 1e-6, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn activations_survive_extreme_values() {
+    let device = Device::flex();
+    let x = [0.0, -0.0, 1e-40, -1e-40, 88.0, -88.0, 104.0, -104.0, 1e30, -1e30, f32::MAX, f32::MIN];
+    for (name, activate, _) in activations() {
+        let y = host(activate(tensor(&x, [x.len()], &device)));
+        let expected: Vec<f64> = x.iter().map(|x| f64::from(x.max(0.0))).collect();
+        assert_close(name, &y, &expected, 1e-6, 1e-30);
+        let y = host(activate(tensor(&[f32::NAN, 1.0], [2], &device)));
+        assert!(y[0].is_nan() && y[1].is_finite(), "{name}: NaN stays NaN and stays alone, found {y:?}");
+    }
+}
+
+#[test]
+fn activation_gradients_agree_with_differences() {
+    let device = Device::flex().autodiff();
+    let n = 61;
+    let mut x = normal(5, n);
+    x.iter_mut().for_each(|x| *x *= 3.0);
+    let weights = normal(6, n);
+    for (name, activate, reference) in activations() {
+        let leaf = tensor(&x, [n], &device).require_grad();
+        let grads = (activate(leaf.clone()) * tensor(&weights, [n], &device)).sum().backward();
+        let expected =
+            differences(&widen(&x), |x| dot(&x.iter().map(|x| reference(*x)).collect::<Vec<_>>(), &widen(&weights)));
+        assert_close(name, &host(leaf.grad(&grads).unwrap()), &expected, 2e-6, 2e-6);
+    }
+}
+
+/// What a group norm test needs, on the host.
+struct GroupCase {
+    shape: [usize; 4],
+    groups: usize,
+    film: bool,
+    silu: bool,
+    x: Vec<f32>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl GroupCase {
+    fn new(shape: [usize; 4], groups: usize, film: bool, silu: bool) -> Self {
+        let [b, c, h, w] = shape;
+        let spread = |seed, n| normal(seed, n).into_iter().map(|v| 0.5 * v + 0.7).collect::<Vec<_>>();
+        Self {
+            shape,
+            groups,
+            film,
+            silu,
+            x: spread(1, b * c * h * w),
+            gamma: spread(2, c),
+            beta: normal(3, c),
+            scale: normal(4, b * c),
+            shift: normal(5, b * c),
+        }
+    }
+
+    fn layer(&self, device: &Device) -> GroupNorm {
+        let mut layer = GroupNormConfig::new(self.groups, self.shape[1]).init(device);
+        let n = [self.shape[1]];
+        let parameter = |values: &[f32]| Some(Param::from_tensor(tensor(values, n, device)));
+        (layer.gamma, layer.beta) = (parameter(&self.gamma), parameter(&self.beta));
+        layer
+    }
+
+    fn run(&self, layer: &GroupNorm, x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
+        match (self.film, self.silu) {
+            (true, _) => group_norm_film_silu(layer, x, scale, shift),
+            (false, true) => group_norm_silu(layer, x),
+            (false, false) => group_norm(layer, x),
+        }
+    }
+
+    /// The parameters in order: x, gamma, beta, scale, shift.
+    fn reference(&self, p: [&[f64]; 5]) -> Vec<f64> {
+        let [_, c, h, w] = self.shape;
+        let per_group = c / self.groups * h * w;
+        let mut y = p[0].to_vec();
+        for (g, block) in y.chunks_mut(per_group).enumerate() {
+            let mean = block.iter().sum::<f64>() / per_group as f64;
+            let variance = block.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / per_group as f64;
+            for (i, x) in block.iter_mut().enumerate() {
+                let row = (g * per_group + i) / (h * w);
+                *x = (*x - mean) / (variance + 1e-5).sqrt() * p[1][row % c] + p[2][row % c];
+                if self.film {
+                    *x = *x * (1.0 + p[3][row]) + p[4][row];
+                }
+                if self.film || self.silu {
+                    *x *= sigmoid_f64(*x);
+                }
+            }
+        }
+        y
+    }
+}
+
+fn group_cases() -> Vec<GroupCase> {
+    let mut cases = Vec::new();
+    for (shape, groups) in
+        [([2, 8, 3, 5], 4), ([3, 6, 1, 1], 2), ([1, 5, 4, 4], 5), ([2, 12, 7, 1], 3), ([1, 4, 16, 17], 1)]
+    {
+        cases.extend(
+            [(false, false), (false, true), (true, true)].map(|(film, silu)| GroupCase::new(shape, groups, film, silu)),
+        );
+    }
+    cases
+}
+
+#[test]
+fn group_norms_agree_with_f64() {
+    let device = Device::flex();
+    for case in group_cases() {
+        let [b, c, _, _] = case.shape;
+        let y = case.run(
+            &case.layer(&device),
+            tensor(&case.x, case.shape, &device),
+            tensor(&case.scale, [b, c], &device),
+            tensor(&case.shift, [b, c], &device),
+        );
+        let [x, gamma, beta, scale, shift] =
+            [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| widen(v));
+        let expected = case.reference([&x, &gamma, &beta, &scale, &shift]);
+        assert_close(&format!("{:?}", case.shape), &host(y), &expected, 1e-5, 2e-5);
+    }
+}
+
+#[test]
+fn group_norm_gradients_agree_with_differences() {
+    let device = Device::flex().autodiff();
+    for case in group_cases() {
+        let [b, c, h, w] = case.shape;
+        let layer = case.layer(&device);
+        let x = tensor(&case.x, case.shape, &device).require_grad();
+        let scale = tensor(&case.scale, [b, c], &device).require_grad();
+        let shift = tensor(&case.shift, [b, c], &device).require_grad();
+        let weights = normal(9, b * c * h * w);
+        let y = case.run(&layer, x.clone(), scale.clone(), shift.clone());
+        let grads = (y * tensor(&weights, case.shape, &device)).sum().backward();
+        let gamma = layer.gamma.as_ref().unwrap().val();
+        let beta = layer.beta.as_ref().unwrap().val();
+        let found = [
+            x.grad(&grads).map(host),
+            gamma.grad(&grads).map(host),
+            beta.grad(&grads).map(host),
+            scale.grad(&grads).map(host),
+            shift.grad(&grads).map(host),
+        ];
+        let inputs = [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| widen(v));
+        let names = ["x", "gamma", "beta", "scale", "shift"];
+        for (i, found) in found.into_iter().enumerate().take(if case.film { 5 } else { 3 }) {
+            let expected = differences(&inputs[i], |varied| {
+                let mut p = inputs.each_ref().map(|v| v.as_slice());
+                p[i] = varied;
+                dot(&case.reference(p), &widen(&weights))
+            });
+            let what = format!("{:?} film {} silu {} d/d{}", case.shape, case.film, case.silu, names[i]);
+            assert_close(&what, &found.expect(&what), &expected, 1e-4, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn layer_norm_agrees_with_f64() {
+    let device = Device::flex();
+    for (rows, d) in [(1, 1), (3, 7), (5, 16), (4, 33)] {
+        let x = normal(1, rows * d);
+        let layer = LayerNormConfig::new(d).init(&device);
+        let y = host(layer_norm(&layer, tensor(&x, [rows, d], &device)));
+        let mut expected = widen(&x);
+        for row in expected.chunks_mut(d) {
+            let mean = row.iter().sum::<f64>() / d as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+            row.iter_mut().for_each(|x| *x = (*x - mean) / (variance + 1e-5).sqrt());
+        }
+        assert_close("layer_norm", &y, &expected, 1e-5, 1e-5);
+    }
+}
+
+#[test]
+fn linear_equals_burns_layer() {
+    let device = Device::flex();
+    let layer = LinearConfig::new(5, 3).init(&device);
+    let x = tensor(&normal(1, 2 * 4 * 5), [2, 4, 5], &device);
+    let expected: Vec<f64> = widen(&host(layer.forward(x.clone())));
+    let y = linear(&layer, x);
+    assert_eq!(y.dims(), [2, 4, 3]);
+    assert_close("linear", &host(y), &expected, 1e-6, 1e-6);
+}
+
+#[test]
+#[should_panic(expected = "must be 5")]
+fn linear_refuses_another_width() {
+    let device = Device::flex();
+    linear(&LinearConfig::new(5, 3).init(&device), Tensor::<2>::zeros([2, 4], &device));
+}
+
+/// Convolution with padding `k/2`, straight from the definition.
+fn conv_f64(x: &[f64], weight: &[f64], bias: &[f64], shape: [usize; 4], k: usize, stride: usize) -> Vec<f64> {
+    let [b, c, h, w] = shape;
+    let (pad, out) = (k / 2, bias.len());
+    let (h_out, w_out) = ((h + 2 * pad - k) / stride + 1, (w + 2 * pad - k) / stride + 1);
+    let mut y = Vec::with_capacity(b * out * h_out * w_out);
+    for (i, o, row, column) in (0..b * out * h_out * w_out)
+        .map(|n| (n / w_out / h_out / out, n / w_out / h_out % out, n / w_out % h_out, n % w_out))
+    {
+        let mut sum = bias[o];
+        for (ci, kh, kw) in (0..c * k * k).map(|n| (n / k / k, n / k % k, n % k)) {
+            let (r, s) = ((row * stride + kh).wrapping_sub(pad), (column * stride + kw).wrapping_sub(pad));
+            if r < h && s < w {
+                sum += x[((i * c + ci) * h + r) * w + s] * weight[((o * c + ci) * k + kh) * k + kw];
+            }
+        }
+        y.push(sum);
+    }
+    y
+}
+
+#[test]
+fn convolutions_and_their_gradients_agree_with_f64() {
+    let device = Device::flex().autodiff();
+    for (shape, out, k, stride) in [
+        ([2, 3, 5, 4], 5, 3, 1),
+        ([1, 4, 6, 6], 3, 3, 2),
+        ([2, 3, 5, 5], 4, 3, 2),
+        ([2, 5, 3, 7], 2, 1, 1),
+        ([1, 2, 1, 1], 3, 3, 1),
+    ] {
+        let [b, c, h, w] = shape;
+        let layer = Conv2dConfig::new([c, out], [k, k])
+            .with_stride([stride, stride])
+            .with_padding(nn::PaddingConfig2d::Explicit(k / 2, k / 2, k / 2, k / 2))
+            .init(&device);
+        let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
+        let inputs = [normal(1, b * c * h * w), host(weight.clone()), host(bias.clone())].map(|v| widen(&v));
+        let x = tensor(&normal(1, b * c * h * w), shape, &device).require_grad();
+        let y = conv2d(&layer, x.clone());
+        let what = format!("{shape:?} to {out}, kernel {k}, stride {stride}");
+        let reference = |p: [&[f64]; 3]| conv_f64(p[0], p[1], p[2], shape, k, stride);
+        assert_close(&what, &host(y.clone()), &reference(inputs.each_ref().map(|v| v.as_slice())), 1e-5, 1e-5);
+
+        let weights = normal(3, y.shape().num_elements());
+        let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
+        let found = [x.grad(&grads).map(host), weight.grad(&grads).map(host), bias.grad(&grads).map(host)];
+        for (i, found) in found.into_iter().enumerate() {
+            let expected = differences(&inputs[i], |varied| {
+                let mut p = inputs.each_ref().map(|v| v.as_slice());
+                p[i] = varied;
+                dot(&reference(p), &widen(&weights))
+            });
+            assert_close(&format!("{what}, gradient {i}"), &found.unwrap(), &expected, 1e-4, 1e-4);
+        }
+    }
+}
+
+/// `mask[b][q][k]`, true is masked out; the inputs are `[B, heads, S, Dh]`.
+fn attention_f64(q: &[f64], k: &[f64], v: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
+    let [b, heads, s_q, s_k, d] = dims;
+    let mut y = Vec::new();
+    for (i, row) in (0..b * heads).flat_map(|i| (0..s_q).map(move |row| (i, row))) {
+        let query = &q[(i * s_q + row) * d..][..d];
+        let mut scores: Vec<f64> =
+            (0..s_k).map(|j| dot(query, &k[(i * s_k + j) * d..][..d]) / (d as f64).sqrt()).collect();
+        for (j, score) in scores.iter_mut().enumerate() {
+            if mask[(i / heads * s_q + row) * s_k + j] {
+                *score = f64::from(f32::MIN);
+            }
+        }
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+        let sum: f64 = scores.iter().sum();
+        y.extend((0..d).map(|e| (0..s_k).map(|j| scores[j] / sum * v[(i * s_k + j) * d + e]).sum::<f64>()));
+    }
+    y
+}
+
+#[test]
+fn attention_and_its_gradients_agree_with_f64() {
+    let device = Device::flex().autodiff();
+    for dims in [[2, 2, 3, 5, 4], [1, 3, 4, 4, 2], [2, 1, 1, 1, 3], [1, 1, 5, 19, 8]] {
+        let [b, heads, s_q, s_k, d] = dims;
+        let sizes = [s_q, s_k, s_k].map(|s| b * heads * s * d);
+        let inputs: [Vec<f32>; 3] = [0, 1, 2].map(|i| normal(i as u64, sizes[i]));
+        // The first query of the last item has every key masked out.
+        let mask: Vec<bool> =
+            (0..b * s_q * s_k).map(|n| (n % 3 == 1 && s_k > 1) || (n / s_k == (b - 1) * s_q && s_q > 1)).collect();
+        let mask_tensor = Tensor::<4, Bool>::from_data(TensorData::new(mask.clone(), [b, 1, s_q, s_k]), &device);
+        let [q, k, v] =
+            [0, 1, 2].map(|i| tensor(&inputs[i], [b, heads, [s_q, s_k, s_k][i], d], &device).require_grad());
+        let y = attention(q.clone(), k.clone(), v.clone(), Some(mask_tensor));
+        let wide = inputs.each_ref().map(|v| widen(v));
+        let reference = |p: [&[f64]; 3]| attention_f64(p[0], p[1], p[2], &mask, dims);
+        assert_close(
+            &format!("{dims:?}"),
+            &host(y.clone()),
+            &reference(wide.each_ref().map(|v| v.as_slice())),
+            1e-5,
+            1e-5,
+        );
+
+        let weights = normal(7, sizes[0]);
+        let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
+        for (i, found) in [q.grad(&grads), k.grad(&grads), v.grad(&grads)].into_iter().enumerate() {
+            let expected = differences(&wide[i], |varied| {
+                let mut p = wide.each_ref().map(|v| v.as_slice());
+                p[i] = varied;
+                dot(&reference(p), &widen(&weights))
+            });
+            assert_close(&format!("{dims:?}, gradient {i}"), &host(found.unwrap()), &expected, 1e-4, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn l2_normalize_gives_unit_rows_and_keeps_zero() {
+    let device = Device::flex().autodiff();
+    let x = tensor(&[3.0, 4.0, 0.0, 0.0], [2, 2], &device).require_grad();
+    let y = l2_normalize(x.clone());
+    assert_close("rows", &host(y.clone()), &[0.6, 0.8, 0.0, 0.0], 1e-6, 1e-7);
+    let grads = y.sum().backward();
+    assert!(host(x.grad(&grads).unwrap()).iter().all(|g| g.is_finite()), "the gradient at zero is finite");
+}

@@ -1,0 +1,121 @@
+//! Draws images for a caption.
+//!
+//! ```text
+//! cargo run --release --example generate -- "red apple"
+//! ```
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dalle2::core::image::save_png;
+use dalle2::{GenerateRequest, Pipeline};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Draw images for a caption.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// What to draw, for example "red apple"
+    caption: String,
+    /// Pipeline directory
+    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
+    model: PathBuf,
+    /// PNG file; several images get numbers: apple.png, apple-2.png, …
+    #[arg(long, value_name = "FILE", default_value = "out/image.png")]
+    out: PathBuf,
+    /// Number of images
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    num_images: usize,
+    /// Seed of the first image; drawn at random and printed if not given
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Sampling steps of the prior
+    #[arg(long, value_name = "N")]
+    prior_steps: Option<usize>,
+    /// Sampling steps of the decoder
+    #[arg(long, value_name = "N")]
+    decoder_steps: Option<usize>,
+    /// Sampling steps of every upsampler
+    #[arg(long, value_name = "N")]
+    upsampler_steps: Option<usize>,
+    /// Guidance scale of the decoder; 1 is none
+    #[arg(long, value_name = "G")]
+    guidance: Option<f64>,
+    /// Device: default, flex, cuda:0, wgpu, …
+    #[arg(long, default_value = "default")]
+    device: String,
+}
+
+impl Cli {
+    fn request(&self) -> GenerateRequest {
+        let mut request = GenerateRequest::new(&self.caption).num_images(self.num_images);
+        if let Some(seed) = self.seed {
+            request = request.seed(seed);
+        }
+        if let Some(steps) = self.prior_steps {
+            request = request.prior_steps(steps);
+        }
+        if let Some(steps) = self.decoder_steps {
+            request = request.decoder_steps(steps);
+        }
+        if let Some(steps) = self.upsampler_steps {
+            request = request.upsampler_steps(steps);
+        }
+        if let Some(guidance) = self.guidance {
+            request = request.guidance(guidance);
+        }
+        request
+    }
+
+    /// The file of image `index`.
+    fn file(&self, index: usize) -> PathBuf {
+        if index == 0 {
+            return self.out.clone();
+        }
+        let stem = self.out.file_stem().unwrap_or_default().to_string_lossy();
+        self.out.with_file_name(format!("{stem}-{}.png", index + 1))
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    check_writable(&cli.out)?;
+    let start = Instant::now();
+    let device = dalle2::device(&cli.device)?;
+    let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    let loading = start.elapsed();
+
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
+    let generation = pipeline.generate_with(cli.request(), |event| {
+        bar.set_length(event.total as u64);
+        bar.set_position(event.step as u64);
+        bar.set_message(event.stage.to_string());
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+
+    println!("seed {}", generation.seed);
+    println!("{:14} {:6.2} s", "loading", loading.as_secs_f64());
+    for time in &generation.times {
+        println!("{:14} {:6.2} s", time.stage.to_string(), time.duration.as_secs_f64());
+    }
+    let sampling: Duration = generation.times.iter().map(|time| time.duration).sum();
+    println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
+    for (index, image) in generation.images.iter().enumerate() {
+        let file = cli.file(index);
+        save_png(image, &file)?;
+        println!("{} ({} x {})", file.display(), image.width(), image.height());
+    }
+    Ok(())
+}
+
+/// Fails before the work, not after it, when the result could not be written.
+fn check_writable(file: &Path) -> Result<()> {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot write to {}", dir.display()))?;
+    tempfile::tempfile_in(dir).with_context(|| format!("cannot write to {}", dir.display()))?;
+    anyhow::ensure!(!file.is_dir(), "{} is a directory: name a PNG file", file.display());
+    Ok(())
+}

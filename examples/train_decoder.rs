@@ -1,0 +1,144 @@
+//! Trains the decoder on the image embeddings and captions of a frozen CLIP, and adds it to the pipeline directory.
+//!
+//! ```text
+//! cargo run --release --example train_decoder -- --preset tiny
+//! ```
+
+mod shared;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Parser;
+use dalle2::core::diffusion::SeededNoise;
+use dalle2::core::image::{RgbImage, from_tensor};
+use dalle2::core::store::Precision;
+use dalle2::core::train::{BatchSource, Hooks, TrainConfig, Trainer, materialize, mix_seed};
+use dalle2::core::{Decoder, TextEncoder};
+use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
+use dalle2::decoder::{DecoderConfig, UnclipDecoder};
+use dalle2::{Device, SampleOptions, install_part};
+use shared::cli::{Preset, TrainArgs, init_logging, report};
+use shared::data::{Data, Frozen};
+use shared::hooks::{GRID, go_on, save_grid};
+
+/// Train the decoder: images from CLIP image embeddings and captions.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+/// Batches of images with their embeddings and captions.
+struct Source {
+    data: Data,
+    clip: Frozen,
+    config: DecoderConfig,
+    batch_size: usize,
+    seed: u64,
+}
+
+impl BatchSource for Source {
+    type Batch = DecoderBatch;
+
+    fn batch(&self, step: u64, device: &Device) -> dalle2::Result<DecoderBatch> {
+        let items = self.data.batch(self.seed, step, self.batch_size, self.config.image_size)?;
+        let encoded = self.clip.encode(&items)?.to_device(device);
+        let null = self.clip.null().to_device(device);
+        Ok(DecoderBatch::draw(
+            mix_seed(self.seed, 1, step),
+            encoded.images,
+            encoded.embedding,
+            &encoded.text,
+            &null,
+            ConditionDropout::default(),
+            self.config.diffusion.train_steps,
+        ))
+    }
+}
+
+/// Draws a grid from the embeddings of fixed images, and exports the decoder.
+struct DecoderHooks<'a> {
+    args: &'a TrainArgs,
+    config: DecoderConfig,
+    clip: Frozen,
+    data: &'a Data,
+}
+
+impl DecoderHooks<'_> {
+    fn decoder(&self, model: &DecoderTask) -> dalle2::Result<UnclipDecoder> {
+        UnclipDecoder::new(self.config.clone(), model.network.clone())
+    }
+}
+
+impl Hooks<DecoderTask> for DecoderHooks<'_> {
+    fn sample(&mut self, model: &DecoderTask, _step: u64, path: &Path) -> dalle2::Result<()> {
+        let items = self.data.plain(self.config.image_size, GRID)?;
+        let encoded = self.clip.encode(&items)?;
+        let seeds: Vec<u64> = (0..items.len() as u64).collect();
+        let options = SampleOptions { steps: Some(20), ..Default::default() };
+        let mut noise = SeededNoise::new(&seeds, 2);
+        let images = self.decoder(model)?.sample(
+            encoded.embedding,
+            &encoded.text,
+            self.clip.null(),
+            &options,
+            &mut noise,
+            &mut go_on,
+        )?;
+        let originals: Vec<RgbImage> = items.iter().map(|item| item.image.clone()).collect();
+        save_grid(path, &items, &[("data", originals), ("decoder", from_tensor(images)?)])
+    }
+
+    fn export(&mut self, model: &DecoderTask, _dir: &Path) -> dalle2::Result<()> {
+        install_part(self.args.export_dir(), "decoder", &self.decoder(model)?, Precision::F16)
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let (args, start) = (&cli.train, Instant::now());
+    init_logging();
+    let device = args.device()?;
+    let data = Data::open(args)?;
+    let clip = Frozen::load(args, &device)?;
+    let widths = (clip.text.embed_dim(), clip.text.token_width());
+    let (config, train) = match args.preset {
+        Preset::Tiny => {
+            (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
+        }
+        Preset::Emoji => {
+            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 4000, batch_size: 32, ..defaults() })
+        }
+    };
+    let train = args.train_config(train);
+    let task = DecoderTask::new(&config, &device.clone().autodiff())?;
+    materialize(&task, train.seed);
+    println!("decoder with {} parameters on {} concepts", task.network.num_params(), data.len());
+    let source = Source {
+        data: data.clone(),
+        clip: clip.clone(),
+        config: config.clone(),
+        batch_size: train.batch_size,
+        seed: train.seed,
+    };
+    let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
+    let done = Trainer::new(train, args.run_dir("decoder"))?
+        .with_model_config(&config)?
+        .run(task, &source, &mut hooks, &device, &args.run_options())?;
+    report("decoder", args, &done, start);
+    Ok(())
+}
+
+fn defaults() -> TrainConfig {
+    TrainConfig {
+        learning_rate: 8e-4,
+        warmup: 100,
+        weight_decay: 0.01,
+        ema_decay: Some(0.999),
+        checkpoint_every: 250,
+        sample_every: Some(500),
+        ..Default::default()
+    }
+}
