@@ -80,7 +80,10 @@ fn item(dir: &Path, line: &[u8]) -> Result<Item, String> {
     let line: Line = serde_json::from_slice(line).map_err(|e| format!("not an entry: {e}"))?;
     let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if !Path::new(&line.image).components().all(inside) {
-        return Err(format!("the path `{}` leads out of the index's folder: it must be relative, without `..`", line.image));
+        return Err(format!(
+            "the path `{}` leads out of the index's folder: it must be relative, without `..`",
+            line.image
+        ));
     }
     let path = dir.join(&line.image);
     if !path.is_file() {

@@ -58,6 +58,7 @@ impl Problems {
 /// A list of items, never empty, and the problems met so far.
 #[derive(Debug)]
 pub(super) struct Items {
+    source: PathBuf,
     items: Vec<Item>,
     problems: Mutex<Problems>,
 }
@@ -73,7 +74,7 @@ impl Items {
             };
             return Err(Error::format(source, format!("no captioned image here: expected {expected}{passed_over}")));
         }
-        Ok(Self { items, problems: Mutex::new(problems) })
+        Ok(Self { source: source.to_path_buf(), items, problems: Mutex::new(problems) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,7 +103,8 @@ impl Items {
                 Err(error) => self.lock().report(item.path.display(), reason(&error)),
             }
         }
-        Err(DatasetError::custom(format!("none of the {len} images of the data set can be read any more")))
+        let message = format!("not one of the {len} images can be read any more");
+        Err(DatasetError::new(Error::format(&self.source, message)))
     }
 
     /// A panic elsewhere cannot leave the list half written, so a poisoned lock is used as it is.

@@ -40,9 +40,12 @@ fn repair(text: &str) -> String {
             '\u{201c}'..='\u{201f}' => out.push('"'),
             '\u{149}' => out.push_str("'n"),
             // Latin ligatures and digraphs, and the half-width and full-width forms.
-            '\u{132}' | '\u{133}' | '\u{1c4}'..='\u{1cc}' | '\u{1f1}'..='\u{1f3}' | '\u{fb00}'..='\u{fb04}' | '\u{fb06}' => {
-                out.push_str(&compatible(c))
-            }
+            '\u{132}'
+            | '\u{133}'
+            | '\u{1c4}'..='\u{1cc}'
+            | '\u{1f1}'..='\u{1f3}'
+            | '\u{fb00}'..='\u{fb04}'
+            | '\u{fb06}' => out.push_str(&compatible(c)),
             '\u{fb05}' => out.push_str("\u{17f}t"),
             '\u{3000}' | '\u{ff01}'..='\u{ffef}' => out.push_str(&compatible(c)),
             c => out.push(c),
