@@ -55,8 +55,8 @@ pub fn clip_score(images: Tensor<2>, captions: Tensor<2>) -> Result<f64> {
     Ok(cosines.iter().map(|&c| WEIGHT * f64::from(c).max(0.0)).sum::<f64>() / cosines.len() as f64)
 }
 
-/// The share of queries whose right answer is among the `k` best. Ties count against the answer, so a model that says the
-/// same of everything scores nothing rather than everything.
+/// The share of queries whose right answer is among the `k` best. Ties count against the answer, so a model that says
+/// the same of everything scores nothing rather than everything.
 ///
 /// # Shapes
 /// - `similarity`: `[N, M]`, how well candidate m answers query n: more is better

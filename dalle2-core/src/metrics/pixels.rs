@@ -28,8 +28,8 @@ pub fn mse(a: Tensor<4>, b: Tensor<4>) -> Result<Vec<f64>> {
     Ok(finite(means, "a squared difference")?.into_iter().map(f64::from).collect())
 }
 
-/// The peak signal-to-noise ratio of each pair of images in decibel, for values in [−1, 1]: 10·log₁₀(4 / mse); infinite for
-/// equal images.
+/// The peak signal-to-noise ratio of each pair of images in decibel, for values in [−1, 1]: 10·log₁₀(4 / mse); infinite
+/// for equal images.
 ///
 /// # Shapes
 /// - `a`, `b`: `[B, C, H, W]`
@@ -41,8 +41,8 @@ pub fn psnr(a: Tensor<4>, b: Tensor<4>) -> Result<Vec<f64>> {
     Ok(mse(a, b)?.into_iter().map(|mse| 10.0 * (RANGE * RANGE / mse).log10()).collect())
 }
 
-/// The mean squared difference between every image of `a` and every image of `b`, for finding the nearest one. Computed as one
-/// matrix product, so accurate to about 1e-6 of the images' power; never negative.
+/// The mean squared difference between every image of `a` and every image of `b`, for finding the nearest one. Computed
+/// as one matrix product, so accurate to about 1e-6 of the images' power; never negative.
 ///
 /// # Shapes
 /// - `a`: `[N, C, H, W]`, `b`: `[M, C, H, W]`
