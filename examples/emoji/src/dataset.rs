@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::data::dataset::{Dataset, DatasetError};
+use dalle2_core::data::CaptionedImage;
 use dalle2_core::{ConfigError, Error, Result};
 use image::RgbImage;
 use rand::SeedableRng;
@@ -11,14 +12,6 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{CaptionOptions, EmojiStore, Scene};
 
-/// LOCAL
-#[derive(Debug, Clone)]
-pub struct CaptionedImage {
-    /// c
-    pub caption: String,
-    /// i
-    pub image: RgbImage,
-}
 /// One captioned emoji at every size asked for.
 #[derive(Debug, Clone)]
 pub struct Sample {
