@@ -73,10 +73,10 @@ pub fn item_mse<const D: usize>(output: Tensor<D>, target: Tensor<D>) -> Tensor<
 /// Term of the variational bound at each item's timestep, in bits per component: the divergence between the posterior
 /// q(x_{t−1} | x_t, x_0) and the network's step for t > 0, the likelihood of 8-bit data in [−1, 1] at t = 0.
 ///
-/// `output` is detached here: gradients reach `v` alone.
+/// `predicted` is the network's estimate of x_0; it is detached here, so that gradients reach `v` alone.
 ///
 /// # Shapes
-/// - x_start, x_t, output, v: `[B, …]`, with v in [−1, 1]
+/// - x_start, x_t, predicted, v: `[B, …]`, with v in [−1, 1]
 /// - t: B timesteps
 /// - result: `[B]`
 ///
@@ -84,20 +84,18 @@ pub fn item_mse<const D: usize>(output: Tensor<D>, target: Tensor<D>) -> Tensor<
 /// When `t` has another length than the batch or leaves the schedule, or the schedule has a single timestep.
 pub fn learned_range_vlb<const D: usize>(
     schedule: &NoiseSchedule,
-    prediction: PredictionType,
     x_start: Tensor<D>,
     x_t: Tensor<D>,
     t: &[usize],
-    output: Tensor<D>,
+    predicted: Tensor<D>,
     v: Tensor<D>,
 ) -> Tensor<1> {
-    let [x_start, x_t, output, v] = [x_start, x_t, output.detach(), v].map(|x| x.cast(DType::F32));
+    let [x_start, x_t, predicted, v] = [x_start, x_t, predicted.detach(), v].map(|x| x.cast(DType::F32));
     let column = |value: fn(&NoiseSchedule, usize) -> f64| coefficients(t, &x_t, |t| value(schedule, t));
     let min_log = column(posterior_log_variance);
     let max_log = column(|schedule, t| schedule.betas()[t].ln());
     let log_variance = (v.clone() + 1.0) / 2.0 * max_log + (v.neg() + 1.0) / 2.0 * min_log.clone();
 
-    let predicted = prediction.x_start(schedule, output, x_t.clone(), t);
     let noise_part = x_t.clone() * column(|schedule, t| schedule.posterior(t).x_t);
     let data_factor = column(|schedule, t| schedule.posterior(t).x_start);
     let true_mean = x_start.clone() * data_factor.clone() + noise_part.clone();
@@ -171,8 +169,9 @@ mod tests {
         let (schedule, device) = (schedule(), Device::flex());
         let x_start = tensor(&[x_start], &device);
         let x_t = schedule.q_sample(x_start.clone(), &[t], tensor(&[noise], &device));
-        let (output, v) = (tensor(&[eps], &device), tensor(&[v], &device));
-        learned_range_vlb(&schedule, PredictionType::Epsilon, x_start, x_t, &[t], output, v).into_scalar::<f32>() as f64
+        let v = tensor(&[v], &device);
+        let predicted = PredictionType::Epsilon.x_start(&schedule, tensor(&[eps], &device), x_t.clone(), &[t]);
+        learned_range_vlb(&schedule, x_start, x_t, &[t], predicted, v).into_scalar::<f32>() as f64
     }
 
     #[test]
@@ -224,15 +223,8 @@ mod tests {
         let x_start = tensor(&x, &device);
         let t = [0, 700];
         let x_t = schedule.q_sample(x_start.clone(), &t, tensor(&noise, &device));
-        let both = learned_range_vlb(
-            &schedule,
-            PredictionType::Epsilon,
-            x_start,
-            x_t,
-            &t,
-            tensor(&eps, &device),
-            tensor(&v, &device),
-        );
+        let predicted = PredictionType::Epsilon.x_start(&schedule, tensor(&eps, &device), x_t.clone(), &t);
+        let both = learned_range_vlb(&schedule, x_start, x_t, &t, predicted, tensor(&v, &device));
         let both = both.into_data().try_to_vec::<f32>().unwrap();
         for i in 0..2 {
             assert!((both[i] as f64 - bits(x[i], noise[i], t[i], eps[i], v[i])).abs() < 1e-4 * both[i].abs() as f64);
@@ -246,12 +238,11 @@ mod tests {
         let x_start = tensor(&[0.1, -0.4], &device);
         let t = [0, 300];
         let x_t = schedule.q_sample(x_start.clone(), &t, tensor(&[0.8, -1.1], &device));
-        let output = tensor(&[0.6, -0.9], &device).require_grad();
+        let predicted = tensor(&[0.101, -0.5], &device).require_grad();
         let v = tensor(&[0.2, -0.3], &device).require_grad();
-        let loss =
-            learned_range_vlb(&schedule, PredictionType::Epsilon, x_start, x_t, &t, output.clone(), v.clone()).sum();
+        let loss = learned_range_vlb(&schedule, x_start, x_t, &t, predicted.clone(), v.clone()).sum();
         let grads = loss.backward();
-        assert!(output.grad(&grads).is_none());
+        assert!(predicted.grad(&grads).is_none());
         let gradient = v.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap();
         assert!(gradient.iter().all(|g| g.is_finite() && *g != 0.0), "{gradient:?}");
     }
