@@ -93,7 +93,7 @@ fn main() -> Result<()> {
     let data = Data::open(args)?;
 
     let tokenizer = ClipTokenizer::openai()?;
-    let words = data.captions().iter().flat_map(|caption| tokenizer.encode(caption)).collect::<Vec<u32>>();
+    let words = data.words()?.iter().flat_map(|caption| tokenizer.encode(caption)).collect::<Vec<u32>>();
     let (config, train) = match args.preset {
         Preset::Tiny => (ClipConfig::tiny(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
         Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 3000, batch_size: 128, ..defaults() }),
@@ -111,10 +111,11 @@ fn main() -> Result<()> {
     println!("CLIP with {} parameters on {} concepts", config.num_params(), data.len());
     let model = config.init(&device.clone().autodiff());
     let mut hooks = ClipHooks { args, config: config.clone(), data: &data };
-    let done = Trainer::new(train, args.run_dir("clip"))?
-        .with_model_config(&config)?
-        .run(model, &source, &mut hooks, &device, &args.run_options())?;
-    report("clip", args, &done, start);
+    let trained = Trainer::new(train, args.run_dir("clip"))
+        .options(args.run_options())
+        .describe("model", &config)?
+        .run(model, &source, &mut hooks)?;
+    report("clip", args, &trained.report, start);
     Ok(())
 }
 

@@ -114,7 +114,7 @@ fn main() -> Result<()> {
     };
     let train = args.train_config(train);
     let task = DecoderTask::new(&config, &device.clone().autodiff())?;
-    materialize(&task, train.seed);
+    materialize(&task, &device, train.seed);
     println!("decoder with {} parameters on {} concepts", task.network.num_params(), data.len());
     let source = Source {
         data: data.clone(),
@@ -124,10 +124,11 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
-    let done = Trainer::new(train, args.run_dir("decoder"))?
-        .with_model_config(&config)?
-        .run(task, &source, &mut hooks, &device, &args.run_options())?;
-    report("decoder", args, &done, start);
+    let trained = Trainer::new(train, args.run_dir("decoder"))
+        .options(args.run_options())
+        .describe("model", &config)?
+        .run(task, &source, &mut hooks)?;
+    report("decoder", args, &trained.report, start);
     Ok(())
 }
 

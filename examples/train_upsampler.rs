@@ -95,15 +95,16 @@ fn main() -> Result<()> {
     };
     let train = args.train_config(train);
     let task = UpsamplerTask::new(&config, &device.clone().autodiff())?;
-    materialize(&task, train.seed);
+    materialize(&task, &device, train.seed);
     println!("upsampler with {} parameters on {} images", task.network.num_params(), data.len());
     let source =
         Source { data: data.clone(), config: config.clone(), batch_size: train.batch_size, seed: train.seed };
     let mut hooks = UpsamplerHooks { args, config: config.clone(), data: &data, device: device.clone() };
-    let done = Trainer::new(train, args.run_dir("upsampler"))?
-        .with_model_config(&config)?
-        .run(task, &source, &mut hooks, &device, &args.run_options())?;
-    report("upsampler", args, &done, start);
+    let trained = Trainer::new(train, args.run_dir("upsampler"))
+        .options(args.run_options())
+        .describe("model", &config)?
+        .run(task, &source, &mut hooks)?;
+    report("upsampler", args, &trained.report, start);
     Ok(())
 }
 

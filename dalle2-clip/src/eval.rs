@@ -70,7 +70,7 @@ pub fn top_k_accuracy(queries: Tensor<2>, candidates: Tensor<2>, classes: &[usiz
 /// Retrieval among N pairs, for each `k`.
 ///
 /// `classes` names the class of each pair: an answer of the query's own class is right, so that a caption that occurs
-/// twice is not counted as an error. Without it only the pair's own other half is right.
+/// twice is not counted as an error.
 ///
 /// # Shapes
 /// `[N, D]`, `[N, D]`
@@ -80,15 +80,13 @@ pub fn top_k_accuracy(queries: Tensor<2>, candidates: Tensor<2>, classes: &[usiz
 pub fn retrieval(
     image_embed: Tensor<2>,
     text_embed: Tensor<2>,
-    classes: Option<&[usize]>,
+    classes: &[usize],
     ks: &[usize],
 ) -> Result<Vec<Recall>> {
     let [images, texts] = [image_embed.dims()[0], text_embed.dims()[0]];
     if images != texts {
         return Err(Error::Input(format!("{images} image and {texts} caption embeddings: must be as many")));
     }
-    let own: Vec<usize> = (0..images).collect();
-    let classes = classes.unwrap_or(&own);
     if classes.len() != images {
         return Err(Error::Input(format!("{} classes for {images} pairs: must be as many", classes.len())));
     }
@@ -171,18 +169,18 @@ mod tests {
         // Image 0 and caption 0 agree, images 1 and 2 are swapped.
         let images = tensor(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
         let texts = tensor(&[[1.0, 0.1], [-1.0, 0.1], [0.0, 1.0]]);
-        let found = retrieval(images.clone(), texts.clone(), None, &[1, 2]).unwrap();
+        let found = retrieval(images.clone(), texts.clone(), &[0, 1, 2], &[1, 2]).unwrap();
         let third = 1.0 / 3.0;
         assert_eq!(found[0], Recall { k: 1, image_to_text: third, text_to_image: third });
         assert_eq!(found[1].k, 2);
-        let found = retrieval(images, texts, Some(&[0, 1, 1]), &[1]).unwrap();
+        let found = retrieval(images, texts, &[0, 1, 1], &[1]).unwrap();
         assert_eq!(found[0], Recall { k: 1, image_to_text: 1.0, text_to_image: 1.0 });
     }
 
     #[test]
     fn a_collapsed_model_scores_nothing() {
         let same = tensor(&[[1.0, 0.0]; 4]);
-        let found = retrieval(same.clone(), same, None, &[1, 3, 4]).unwrap();
+        let found = retrieval(same.clone(), same, &[0, 1, 2, 3], &[1, 3, 4]).unwrap();
         assert_eq!(found.iter().map(|r| r.image_to_text).collect::<Vec<_>>(), [0.0, 0.0, 1.0]);
     }
 
@@ -194,13 +192,19 @@ mod tests {
         assert!(classify(two.clone(), two.clone() / 0.0, 1).is_err());
         assert!(top_k_accuracy(two.clone(), two.clone(), &[0], &[1]).is_err());
         assert!(top_k_accuracy(two.clone(), two.clone(), &[0, 2], &[1]).is_err());
-        assert!(retrieval(two.clone(), tensor(&[[1.0, 0.0]]), None, &[1]).is_err());
-        assert!(retrieval(two.clone(), two, Some(&[1]), &[1]).is_err());
+        assert!(retrieval(two.clone(), tensor(&[[1.0, 0.0]]), &[0, 1], &[1]).is_err());
+        assert!(retrieval(two.clone(), two, &[1], &[1]).is_err());
     }
 
     /// Embeds a caption as (number of characters, number of spaces).
     #[derive(Debug)]
     struct Counter;
+
+    impl dalle2_core::Component for Counter {
+        fn class_name(&self) -> &str {
+            "Counter"
+        }
+    }
 
     impl TextEncoder for Counter {
         fn encode(&self, captions: &[&str]) -> Result<TextCondition> {

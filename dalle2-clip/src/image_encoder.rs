@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
-use dalle2_core::{ImageEncoder, Result};
+use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
+use dalle2_core::{Component, Error, ImageEncoder, Result};
 
 use crate::import::vision_tensor_name;
 use crate::{Clip, ClipConfig, VisionTransformer, VisionTransformerConfig, preprocess};
-
-const CLASS: &str = "ClipImageEncoder";
 
 /// Embeds images with CLIP's vision tower.
 #[derive(Debug)]
@@ -21,6 +19,9 @@ pub struct ClipImageEncoder {
 }
 
 impl ClipImageEncoder {
+    /// Class name on disk.
+    pub const CLASS: &'static str = "ClipImageEncoder";
+
     /// From a model of `config`. Gradients are switched off.
     ///
     /// # Errors
@@ -46,21 +47,10 @@ impl ClipImageEncoder {
     /// When a file is missing or damaged, or the weights are not those of the configuration.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let dir = dir.as_ref();
-        let config: VisionTransformerConfig = store::read_config(dir, CLASS)?;
-        config.validate()?;
+        let config: VisionTransformerConfig = store::read_config(dir, Self::CLASS)?;
+        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
         let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &vision_tensor_name)?;
         Self::new(config, &model)
-    }
-
-    /// Writes `config.json` and `model.safetensors` to a directory.
-    ///
-    /// # Errors
-    /// When a file cannot be written or a weight does not fit the precision.
-    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        let dir = dir.as_ref();
-        let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
-        store::write_config(dir, CLASS, &self.config)
     }
 
     /// The configuration of the vision tower.
@@ -71,6 +61,18 @@ impl ClipImageEncoder {
     /// The vision tower.
     pub fn model(&self) -> &VisionTransformer {
         &self.model
+    }
+}
+
+impl Component for ClipImageEncoder {
+    fn class_name(&self) -> &str {
+        Self::CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
+        store::write_config(dir, Self::CLASS, &self.config)
     }
 }
 
@@ -88,7 +90,6 @@ impl ImageEncoder for ClipImageEncoder {
 mod tests {
     use super::*;
     use burn::tensor::Distribution;
-    use dalle2_core::Error;
 
     fn encoder() -> ClipImageEncoder {
         let config = VisionTransformerConfig::new([8, 4], [16, 4, 1], 12);

@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::module::Param;
 use burn::prelude::*;
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
-use dalle2_core::{ConfigError, Result};
+use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
+use dalle2_core::{ConfigError, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::import::clip_tensor_name;
@@ -160,7 +160,7 @@ impl ClipConfig {
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<(Self, Clip)> {
         let dir = dir.as_ref();
         let config: Self = store::read_config(dir, CLASS)?;
-        config.validate()?;
+        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
         let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &clip_tensor_name)?;
         Ok((config, model))
     }

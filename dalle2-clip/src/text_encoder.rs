@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::store::{self, Precision, WEIGHTS_FILE};
+use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
-use dalle2_core::{Result, TextCondition, TextEncoder, TokenMask};
+use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask};
 
 use crate::import::text_tensor_name;
 use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig};
-
-const CLASS: &str = "ClipTextEncoder";
 
 /// Turns captions into conditions with CLIP's text tower.
 #[derive(Debug)]
@@ -23,6 +21,9 @@ pub struct ClipTextEncoder {
 }
 
 impl ClipTextEncoder {
+    /// Class name on disk.
+    pub const CLASS: &'static str = "ClipTextEncoder";
+
     /// From a model of `config`, with the tokenizer of OpenAI's CLIP. Gradients are switched off.
     ///
     /// # Errors
@@ -54,21 +55,10 @@ impl ClipTextEncoder {
     /// When a file is missing or damaged, or the weights are not those of the configuration.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let dir = dir.as_ref();
-        let config: TextTransformerConfig = store::read_config(dir, CLASS)?;
-        config.validate()?;
+        let config: TextTransformerConfig = store::read_config(dir, Self::CLASS)?;
+        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
         let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &text_tensor_name)?;
         Self::new(config, &model)
-    }
-
-    /// Writes `config.json` and `model.safetensors` to a directory.
-    ///
-    /// # Errors
-    /// When a file cannot be written or a weight does not fit the precision.
-    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
-        let dir = dir.as_ref();
-        let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
-        store::write_config(dir, CLASS, &self.config)
     }
 
     /// The configuration of the text tower.
@@ -79,6 +69,18 @@ impl ClipTextEncoder {
     /// The text tower.
     pub fn model(&self) -> &TextTransformer {
         &self.model
+    }
+}
+
+impl Component for ClipTextEncoder {
+    fn class_name(&self) -> &str {
+        Self::CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
+        store::write_config(dir, Self::CLASS, &self.config)
     }
 }
 
@@ -124,7 +126,6 @@ pub(crate) fn tokenize(
 mod tests {
     use super::*;
     use burn::tensor::Tolerance;
-    use dalle2_core::Error;
 
     fn encoder() -> ClipTextEncoder {
         let tokenizer = ClipTokenizer::openai().unwrap();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Mean and standard deviation of the pixels, per channel in [0, 1], that OpenAI's CLIP was trained with.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Configuration of a [`VisionTransformer`] and of the pixels that it reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

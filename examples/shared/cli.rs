@@ -122,7 +122,7 @@ pub fn report(part: &str, args: &TrainArgs, report: &TrainReport, start: Instant
         "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
         report.steps,
         report.skipped,
-        report.loss,
+        report.loss.unwrap_or(f64::NAN),
         start.elapsed().as_secs_f64()
     );
     println!("run: {}; pipeline: {}", args.run_dir(part).display(), args.export_dir().display());

@@ -1,2 +1,134 @@
-//! xtask
-fn main() {}
+//! The checks that CI runs and that a person runs: `cargo xtask check`.
+//!
+//! Every command is printed before it runs, with the seconds it took afterwards; the first one that fails ends the run.
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+mod package;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Checks of the dalle2 workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Task {
+    /// Everything that must hold before a merge: fmt, clippy, test, doc
+    Check,
+    /// The formatting of every crate; changes nothing
+    Fmt,
+    /// Clippy over all targets, warnings denied
+    Clippy,
+    /// All unit, integration and documentation tests
+    Test,
+    /// The API documentation, warnings and broken links denied
+    Doc,
+    /// The published crates: what they hold and how large they are
+    Package,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Check => check(),
+        Task::Fmt => fmt(),
+        Task::Clippy => clippy(),
+        Task::Test => test(),
+        Task::Doc => doc(),
+        Task::Package => package::run_all(),
+    }
+}
+
+fn check() -> Result<()> {
+    let start = Instant::now();
+    // The quick answers first. Clippy and rustdoc read the dependencies' metadata, which is built once for both.
+    for step in [fmt, clippy, test, doc] {
+        step()?;
+    }
+    println!("\nall checks passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn fmt() -> Result<()> {
+    run(cargo(&["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn test() -> Result<()> {
+    run(cargo(&["test", "--workspace"]))
+}
+
+fn doc() -> Result<()> {
+    // The same features as the tests have, so that the training modules are documented and no dependency is built anew.
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--features", "dalle2/train,dalle2/tui"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    run(command)
+}
+
+/// The cargo that started this program, in the workspace's root.
+fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command
+}
+
+/// Runs a command to its end and prints its time.
+fn run(mut command: Command) -> Result<()> {
+    let line = line(&command);
+    println!("\n$ {line}");
+    let start = Instant::now();
+    let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    if !status.success() {
+        bail!("`{line}` failed after {seconds:.1} s ({status})");
+    }
+    println!("= {seconds:.1} s: {line}");
+    Ok(())
+}
+
+/// The command as a person would type it.
+fn line(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| {
+        let value = value?.to_string_lossy();
+        Some(format!("{}={}", name.to_string_lossy(), quoted(&value)))
+    });
+    let arguments = command.get_args().map(|argument| quoted(&argument.to_string_lossy()));
+    variables.chain(["cargo".to_owned()]).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_print_as_they_are_typed() {
+        let mut command = cargo(&["doc", "--no-deps"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        assert_eq!(line(&command), "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_an_error_that_names_it() {
+        let error = run(cargo(&["no-such-command-as-this"])).unwrap_err().to_string();
+        assert!(error.contains("cargo no-such-command-as-this"), "{error}");
+    }
+}

@@ -1,7 +1,6 @@
 use super::*;
 use burn::optim::GradientsParams;
 use burn::tensor::Distribution;
-use dalle2_core::Error;
 use dalle2_core::text::{END, START};
 
 fn config() -> ClipConfig {

@@ -1,0 +1,245 @@
+//! CLIP's byte-pair tokenizer (Radford et al. 2021, §2.4) on the `tokenizers` crate.
+//!
+//! Pipeline: [`clean`](super::clean) → split into contractions, words, single digits and runs of signs → bytes → merges
+//! with an end-of-word mark. Special tokens written out in the text become their ids, as in the reference.
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use tokenizers::{
+    AddedToken, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    Tokenizer,
+    models::bpe::{BPE, Merges, Vocab},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
+};
+
+use super::{
+    clean,
+    merges::{self, END_OF_WORD, END_TEXT, START_TEXT},
+};
+use crate::{ConfigError, Error, Result};
+
+/// Id of `<|startoftext|>` in the published vocabulary.
+pub const START: u32 = 49_406;
+/// Id of `<|endoftext|>` in the published vocabulary.
+pub const END: u32 = 49_407;
+
+/// Contractions, words, single digits, runs of other signs; white space separates.
+const SPLIT: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// What fills a sequence behind its end token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PadWith {
+    /// Id 0, as in OpenAI's code.
+    #[default]
+    Zero,
+    /// The end token again, as in most published checkpoints of the diffusers family.
+    EndOfText,
+}
+
+/// The tokenizer of CLIP. Cheap to clone; usable from several threads.
+///
+/// ```
+/// use dalle2_core::text::{ClipTokenizer, END, PadWith, START};
+///
+/// # fn main() -> dalle2_core::Result<()> {
+/// let tokenizer = ClipTokenizer::openai()?;
+/// assert_eq!(tokenizer.encode("A red apple")?, [320, 736, 3055]);
+/// let (ids, len) = tokenizer.encode_padded("A red apple", 8, PadWith::Zero)?;
+/// assert_eq!((ids, len), (vec![START, 320, 736, 3055, END, 0, 0, 0], 5));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClipTokenizer {
+    inner: Arc<Tokenizer>,
+    start: u32,
+    end: u32,
+}
+
+impl ClipTokenizer {
+    /// The tokenizer of the published CLIP models: 49,408 entries, embedded in the crate, built once per process.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the embedded vocabulary is damaged.
+    pub fn openai() -> Result<Self> {
+        static BUILT: OnceLock<ClipTokenizer> = OnceLock::new();
+        if let Some(built) = BUILT.get() {
+            return Ok(built.clone());
+        }
+        let (vocab, merges) = merges::published()?;
+        let built = Self::from_parts(vocab, merges).map_err(Error::Tokenizer)?;
+        Ok(BUILT.get_or_init(|| built).clone())
+    }
+
+    /// Reads the tokenizer that lies in a model directory: `tokenizer.json` if it is there, else `vocab.json` and
+    /// `merges.txt`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Json`] for a file that cannot be read, [`Error::Format`] where it is not a byte-pair
+    /// tokenizer with CLIP's start and end tokens; each names the file.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let whole = dir.join("tokenizer.json");
+        if whole.is_file() {
+            let bytes = std::fs::read(&whole).map_err(|e| Error::io(&whole, e))?;
+            let inner = Tokenizer::from_bytes(bytes).map_err(|e| Error::format(&whole, format!("not a tokenizer: {e}")))?;
+            return Self::new(inner).map_err(|message| Error::format(&whole, message));
+        }
+        let vocab_path = dir.join("vocab.json");
+        let merges_path = dir.join("merges.txt");
+        if !vocab_path.is_file() && !merges_path.is_file() {
+            return Err(Error::format(dir, "no tokenizer here: expected `tokenizer.json`, or `vocab.json` and `merges.txt`"));
+        }
+        let vocab = read_text(&vocab_path)?;
+        let vocab: std::collections::BTreeMap<String, u32> =
+            serde_json::from_str(&vocab).map_err(|e| Error::json(&vocab_path, e))?;
+        let merges = merges::parse(&read_text(&merges_path)?)
+            .map_err(|line| Error::format(&merges_path, format!("line {line} is not two tokens with a space between")))?;
+        Self::from_parts(vocab.into_iter().collect(), merges).map_err(|message| Error::format(dir, message))
+    }
+
+    fn from_parts(vocab: Vocab, merges: Merges) -> Result<Self, String> {
+        let bpe = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .end_of_word_suffix(END_OF_WORD.to_string())
+            .build()
+            .map_err(|e| e.to_string())?;
+        let split = Split::new(SplitPattern::Regex(SPLIT.to_string()), SplitDelimiterBehavior::Removed, true)
+            .map_err(|e| e.to_string())?;
+        // No prefix space, and no splitting of its own.
+        let bytes = ByteLevel::new(false, true, false);
+        let mut inner = Tokenizer::new(bpe);
+        inner.with_pre_tokenizer(Some(Sequence::new(vec![
+            PreTokenizerWrapper::Split(split),
+            PreTokenizerWrapper::ByteLevel(bytes),
+        ])));
+        Self::new(inner)
+    }
+
+    /// Takes a pipeline, leaving it only what this type does not do itself.
+    fn new(mut inner: Tokenizer) -> Result<Self, String> {
+        if !matches!(inner.get_model(), ModelWrapper::BPE(_)) {
+            return Err("not a byte-pair model, which CLIP's tokenizer is".to_string());
+        }
+        let id = |token: &str| {
+            let found = inner.get_model().token_to_id(token);
+            found.ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
+        };
+        let (start, end) = (id(START_TEXT)?, id(END_TEXT)?);
+        inner.with_padding(None).with_post_processor(None::<PostProcessorWrapper>).with_normalizer(None::<NormalizerWrapper>);
+        inner.with_truncation(None).map_err(|e| e.to_string())?;
+        let special = [START_TEXT, END_TEXT].map(|token| AddedToken::from(token, true).normalized(false));
+        inner.add_special_tokens(special);
+        Ok(Self { inner: Arc::new(inner), start, end })
+    }
+
+    /// Id of the token that opens every sequence.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Id of the token that closes every sequence.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Number of ids; every id is below it.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Cleans `text` and returns its ids, without start and end tokens. An empty text has none.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if a vocabulary that was read from a file cannot express the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(clean(text), false);
+        let encoding = encoding.map_err(|e| Error::Tokenizer(format!("caption {}: {e}", head(text))))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// A sequence of exactly `context_length` ids: start, the caption, end, padding. The second value counts the ids
+    /// before the padding, start and end included.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a caption that does not fit, naming its beginning, its length and the limit;
+    /// [`Error::Config`] for a `context_length` below 2.
+    pub fn encode_padded(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
+        let ids = self.encode(caption)?;
+        let len = ids.len() + 2;
+        if len > context_length && context_length >= 2 {
+            let head = head(caption);
+            return Err(Error::Input(format!(
+                "the caption {head} takes {len} tokens with start and end, the limit is {context_length}: shorten it"
+            )));
+        }
+        self.frame(ids, context_length, pad)
+    }
+
+    /// As [`encode_padded`](Self::encode_padded), but a caption that does not fit loses its end: for training data.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a `context_length` below 2.
+    pub fn encode_truncated(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
+        let mut ids = self.encode(caption)?;
+        ids.truncate(context_length.saturating_sub(2));
+        self.frame(ids, context_length, pad)
+    }
+
+    /// The text of `ids`, as far as bytes allow: special tokens are left out, words are separated by one space.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for an id that the vocabulary does not have.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let byte_of: std::collections::BTreeMap<char, u8> = merges::byte_symbols().into_iter().collect();
+        let mut bytes = Vec::new();
+        for &id in ids.iter().filter(|&&id| id != self.start && id != self.end) {
+            let token = self.inner.id_to_token(id).ok_or_else(|| {
+                Error::Tokenizer(format!("id {id} is not in the vocabulary of {} entries", self.vocab_size()))
+            })?;
+            let symbols = token.strip_suffix(END_OF_WORD);
+            bytes.extend(symbols.unwrap_or(&token).chars().filter_map(|c| byte_of.get(&c)));
+            if symbols.is_some() {
+                bytes.push(b' ');
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_string())
+    }
+
+    fn frame(&self, ids: Vec<u32>, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
+        if context_length < 2 {
+            return Err(ConfigError::new("context_length", context_length, "at least 2: start and end").into());
+        }
+        let len = ids.len() + 2;
+        let padding = match pad {
+            PadWith::Zero => 0,
+            PadWith::EndOfText => self.end,
+        };
+        let mut sequence = Vec::with_capacity(context_length);
+        sequence.push(self.start);
+        sequence.extend(ids);
+        sequence.push(self.end);
+        sequence.resize(context_length, padding);
+        Ok((sequence, len))
+    }
+}
+
+/// The beginning of a caption in quotes, short enough for a message.
+fn head(text: &str) -> String {
+    const SHOWN: usize = 40;
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{:?}", format!("{}…", &text[..at])),
+        None => format!("{text:?}"),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+}

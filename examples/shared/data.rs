@@ -1,0 +1,192 @@
+//! What the training examples learn from: the emoji, or captioned images of your own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
+use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
+use dalle2::core::image::{RgbImage, center_crop_resize, to_tensor};
+use dalle2::core::train::ShuffledIndices;
+use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
+use dalle2::{Device, Error};
+use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
+
+use super::cli::{Preset, TrainArgs};
+use burn::data::dataset::Dataset;
+use burn::prelude::Tensor;
+
+/// Where renderings are kept between runs.
+pub const CACHE: &str = "data/emoji";
+
+/// A captioned image at the size that was asked for.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The caption.
+    pub caption: String,
+    /// The image, square.
+    pub image: RgbImage,
+    /// Items of one class show the same thing.
+    pub class: usize,
+}
+
+/// A data set for training; clones share it.
+#[derive(Clone)]
+pub enum Data {
+    /// Emoji with captions that vary.
+    Emoji(Arc<EmojiStore>, Vec<usize>),
+    /// Images of one's own.
+    Own(Arc<dyn Dataset<CaptionedImage>>),
+}
+
+impl Data {
+    /// Opens what the command line names.
+    pub fn open(args: &TrainArgs) -> Result<Self> {
+        if args.data != "emoji" {
+            let path = Path::new(&args.data);
+            let own: Arc<dyn Dataset<CaptionedImage>> = match path.is_dir() {
+                true => Arc::new(FolderDataset::open(path)?),
+                false => Arc::new(JsonLinesDataset::open(path)?),
+            };
+            return Ok(Self::Own(own));
+        }
+        let subset = match (args.subset.as_deref(), args.preset) {
+            (Some("tiny"), _) | (None, Preset::Tiny) => Subset::Tiny,
+            (Some("small"), _) | (None, Preset::Emoji) => Subset::Small,
+            (Some("full"), _) => Subset::Full,
+            (Some(other), _) => bail!("--subset {other}: known are tiny, small, full"),
+        };
+        let store = EmojiStore::open(&[], Path::new(CACHE))?;
+        let items = subset.select(store.catalogue(), Split::Seen)?;
+        Ok(Self::Emoji(Arc::new(store), items))
+    }
+
+    /// Number of concepts.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Emoji(_, items) => items.len(),
+            Self::Own(own) => own.len(),
+        }
+    }
+
+    /// How captions vary: wording only, so that every image shows its subject at full size on white.
+    fn captions() -> CaptionOptions {
+        CaptionOptions { backgrounds: 0.0, placement: 0.0, scale: 0.0, wording: 0.3 }
+    }
+
+    /// The items of a training step, a function of (seed, step).
+    pub fn batch(&self, seed: u64, step: u64, n: usize, size: usize) -> dalle2::Result<Vec<Item>> {
+        match self {
+            Self::Emoji(store, items) => {
+                let data = EmojiDataset::new(store.clone(), items.clone(), &[size as u32])?.with_captions(Self::captions())?;
+                let samples = data.batch(seed, step, n)?;
+                let item = |sample: dalle2_emoji::Sample| {
+                    let image = sample.images.into_iter().next()?;
+                    Some(Item { caption: sample.caption, image, class: sample.emoji_index })
+                };
+                Ok(samples.into_iter().filter_map(item).collect())
+            }
+            Self::Own(own) => {
+                let indices = ShuffledIndices::new(own.len(), seed)?.batch(step, n);
+                indices.into_iter().map(|index| own_item(&**own, index, size)).collect()
+            }
+        }
+    }
+
+    /// At most `most` items with their plain captions, spread over the data set, always the same ones.
+    pub fn plain(&self, size: usize, most: usize) -> dalle2::Result<Vec<Item>> {
+        let n = self.len().min(most);
+        (0..n)
+            .map(|i| {
+                let index = i * self.len() / n;
+                match self {
+                    Self::Emoji(store, items) => Ok(Item {
+                        caption: store.emoji(items[index])?.name.clone(),
+                        image: store.image(items[index], size as u32)?,
+                        class: items[index],
+                    }),
+                    Self::Own(own) => own_item(&**own, index, size),
+                }
+            })
+            .collect()
+    }
+
+    /// Every word that captions can have, for the vocabulary of a small CLIP.
+    pub fn words(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Emoji(store, items) => {
+                let mut words: Vec<String> =
+                    items.iter().map(|&i| Ok(store.emoji(i)?.name.clone())).collect::<dalle2::Result<_>>()?;
+                words.extend(CaptionOptions::words().map(str::to_owned));
+                // Held-out compositions are made of words that others have too; their captions add nothing.
+                Ok(words)
+            }
+            Self::Own(own) => (0..own.len())
+                .map(|i| Ok(own.get(i).map_err(|e| anyhow::anyhow!("item {i}: {e}"))?.caption))
+                .collect::<Result<_>>()
+                .context("reading the captions"),
+        }
+    }
+}
+
+fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dalle2::Result<Item> {
+    let CaptionedImage { caption, image } =
+        own.get(index).map_err(|e| Error::Input(format!("item {index} of the data set: {e}")))?;
+    Ok(Item { caption, image: center_crop_resize(&image, size as u32)?, class: index })
+}
+
+/// A trained CLIP that encodes batches and does not learn.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    /// The text encoder.
+    pub text: ClipTextEncoder,
+    /// The image encoder.
+    pub image: ClipImageEncoder,
+    null: TextCondition,
+    device: Device,
+}
+
+/// What CLIP says of a batch.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The images `[B, 3, H, W]` in [−1, 1].
+    pub images: Tensor<4>,
+    /// Their embeddings `[B, D]`.
+    pub embedding: Tensor<2>,
+    /// Their captions.
+    pub text: TextCondition,
+}
+
+impl Frozen {
+    /// Loads both towers from the pipeline directory of the run.
+    pub fn load(args: &TrainArgs, device: &Device) -> Result<Self> {
+        let text = args.trained("text_encoder", "train_clip", |dir| ClipTextEncoder::load(dir, device))?;
+        let image = args.trained("image_encoder", "train_clip", |dir| ClipImageEncoder::load(dir, device))?;
+        let null = text.encode(&[""])?;
+        Ok(Self { text, image, null, device: device.clone() })
+    }
+
+    /// The encoded empty caption.
+    pub fn null(&self) -> &TextCondition {
+        &self.null
+    }
+
+    /// Encodes images and captions.
+    pub fn encode(&self, items: &[Item]) -> dalle2::Result<Encoded> {
+        let images: Vec<RgbImage> = items.iter().map(|item| item.image.clone()).collect();
+        let captions: Vec<&str> = items.iter().map(|item| item.caption.as_str()).collect();
+        let images = to_tensor(&images, &self.device)?;
+        Ok(Encoded { embedding: self.image.encode(images.clone())?, images, text: self.text.encode(&captions)? })
+    }
+}
+
+impl Encoded {
+    /// The same values on another device, for example with autodiff.
+    pub fn to_device(&self, device: &Device) -> Self {
+        Self {
+            images: self.images.clone().to_device(device),
+            embedding: self.embedding.clone().to_device(device),
+            text: self.text.to_device(device),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What the hooks of the training examples share.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use dalle2::core::StepEvent;
+use dalle2::core::image::{RgbImage, contact_sheet, save_png};
+
+use super::data::Item;
+
+/// Images of a sample grid.
+pub const GRID: usize = 12;
+
+/// A hook that lets sampling go on.
+pub fn go_on(_: StepEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Writes a grid: a row per item, a column per kind of image.
+pub fn save_grid(path: &Path, items: &[Item], columns: &[(&str, Vec<RgbImage>)]) -> dalle2::Result<()> {
+    let rows: Vec<Vec<(String, RgbImage)>> = items
+        .iter()
+        .enumerate()
+        .map(|(i, item)| {
+            let label = |name: &str| format!("{name}: {}", item.caption);
+            columns.iter().map(|(name, images)| (label(name), images[i].clone())).collect()
+        })
+        .collect();
+    save_png(&contact_sheet(&rows)?, path)
+}
