@@ -1,14 +1,13 @@
 //! The denoising network of the diffusion prior (DALL·E 2, section 2.2).
 //!
 //! A causal transformer reads [encoded caption tokens, caption embedding z_t, timestep, noised image embedding,
-//! learned query]; its output at the query is the clean image embedding. Departures from the paper: none known, where
-//! it leaves things open this follows Karlo (learned positions, exact GELU, a final layer norm).
+//! learned query]; its output at the query is the clean image embedding. Where the paper leaves things open, this
+//! follows Karlo: learned positions, exact GELU, a final layer norm.
 
 use burn::module::{Initializer, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::activation::silu;
-use dalle2_core::nn::{Transformer, layer_norm, linear, timestep_embedding};
+use dalle2_core::nn::{Transformer, layer_norm, linear, silu, timestep_embedding};
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition, TokenMask};
 
 use super::{DiffusionPriorConfig, Prefix, config::EXTRA_TOKENS};
