@@ -85,7 +85,9 @@ fn decoding_inverts_encoding_up_to_spaces() {
 #[test]
 fn a_megabyte_without_a_break_is_encoded() {
     let tokenizer = openai();
-    for text in ["a".repeat(1 << 20), "!".repeat(1 << 20), "a ".repeat(1 << 19), "é1".repeat(1 << 18), "&".repeat(1 << 20)] {
+    for text in
+        ["a".repeat(1 << 20), "!".repeat(1 << 20), "a ".repeat(1 << 19), "é1".repeat(1 << 18), "&".repeat(1 << 20)]
+    {
         let ids = tokenizer.encode(&text).unwrap();
         assert!(!ids.is_empty());
         assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));

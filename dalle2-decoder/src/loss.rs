@@ -2,7 +2,7 @@
 //! L_simple + λ L_vlb (Nichol & Dhariwal 2021, section 3.1).
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, learned_range_vlb};
+use dalle2_core::diffusion::{NoiseSchedule, item_mse, learned_range_vlb};
 
 use crate::DiffusionConfig;
 
@@ -46,7 +46,7 @@ impl Noised {
     pub fn loss(self, out: Tensor<4>, config: &DiffusionConfig, schedule: &NoiseSchedule) -> DiffusionLoss {
         let prediction = out.clone().slice_dim(1, 0..3);
         let target = config.prediction.target(schedule, self.x_start.clone(), self.noise.clone(), &self.t);
-        let mse = (prediction.clone() - target).powi_scalar(2).mean();
+        let mse = item_mse(prediction.clone(), target).mean();
         if out.dims()[1] == 3 {
             return DiffusionLoss { total: mse.clone(), mse, vlb: None };
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
-use dalle2::core::image::{RgbImage, center_crop_resize, to_tensor};
+use dalle2::core::image::{RgbImage, fit_square, to_tensor};
 use dalle2::core::train::ShuffledIndices;
 use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2::{Device, Error};
@@ -132,7 +132,7 @@ impl Data {
 fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dalle2::Result<Item> {
     let CaptionedImage { caption, image } =
         own.get(index).map_err(|e| Error::Input(format!("item {index} of the data set: {e}")))?;
-    Ok(Item { caption, image: center_crop_resize(&image, size as u32)?, class: index })
+    Ok(Item { caption, image: fit_square(&image, size as u32), class: index })
 }
 
 /// A trained CLIP that encodes batches and does not learn.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use dalle2::core::StepEvent;
-use dalle2::core::image::{RgbImage, contact_sheet, save_png};
+use dalle2::core::image::{LabelledImage, RgbImage, contact_sheet, save_png};
 
 use super::data::Item;
 
@@ -18,13 +18,16 @@ pub fn go_on(_: StepEvent<'_>) -> ControlFlow<()> {
 
 /// Writes a grid: a row per item, a column per kind of image.
 pub fn save_grid(path: &Path, items: &[Item], columns: &[(&str, Vec<RgbImage>)]) -> dalle2::Result<()> {
-    let rows: Vec<Vec<(String, RgbImage)>> = items
+    let cell = columns.iter().flat_map(|(_, images)| images).map(RgbImage::width).max().unwrap_or(0).clamp(96, 256);
+    let rows: Vec<Vec<LabelledImage>> = items
         .iter()
         .enumerate()
         .map(|(i, item)| {
-            let label = |name: &str| format!("{name}: {}", item.caption);
-            columns.iter().map(|(name, images)| (label(name), images[i].clone())).collect()
+            let labelled = |(name, images): &(&str, Vec<RgbImage>)| {
+                LabelledImage::new(images[i].clone(), format!("{name}: {}", item.caption))
+            };
+            columns.iter().map(labelled).collect()
         })
         .collect();
-    save_png(&contact_sheet(&rows)?, path)
+    save_png(&contact_sheet(&rows, cell), path)
 }

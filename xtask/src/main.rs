@@ -6,7 +6,7 @@
 mod package;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 /// Checks of the dalle2 workspace.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -36,14 +36,21 @@ enum Task {
     Package,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
         Task::Check => check(),
         Task::Fmt => fmt(),
         Task::Clippy => clippy(),
         Task::Test => test(),
         Task::Doc => doc(),
         Task::Package => package::run_all(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{cargo, run};
 /// What crates.io accepts at most, in bytes of the compressed archive.
 const MAX_BYTES: u64 = 10_000_000;
 
-/// Folders of the repository that no archive may hold.
-const LEFT_OUT: [&str; 3] = ["models/", "tests/", "runs/"];
+/// Folders of the repository that no archive may hold, at any depth.
+const LEFT_OUT: [&str; 3] = ["models", "fixtures", "runs"];
 
 /// A crate of the workspace that is published.
 #[derive(Debug, PartialEq)]
@@ -47,7 +47,11 @@ fn check_size(name: &str, bytes: u64) -> Result<()> {
 }
 
 fn check_files(name: &str, files: &[String]) -> Result<()> {
-    match files.iter().find(|file| LEFT_OUT.iter().any(|folder| file.starts_with(folder))) {
+    let left_out = |file: &&String| {
+        let folders = file.rsplit_once('/').map_or("", |(folders, _)| folders);
+        !file.starts_with("src/") && folders.split('/').any(|folder| LEFT_OUT.contains(&folder))
+    };
+    match files.iter().find(left_out) {
         Some(file) => bail!("{name} would be published with {file}: leave it out with `include` or `exclude`"),
         None => Ok(()),
     }
@@ -103,7 +107,9 @@ mod tests {
         assert!(check_size("a", MAX_BYTES - 1).is_ok());
         assert!(check_size("a", MAX_BYTES).unwrap_err().to_string().contains("10000000"));
         assert!(check_files("a", &["src/lib.rs".into(), "src/models/mod.rs".into()]).is_ok());
-        let error = check_files("a", &["models/emoji/model_index.json".into()]).unwrap_err().to_string();
-        assert!(error.contains("models/emoji/model_index.json"), "{error}");
+        for file in ["models/emoji/model_index.json", "tests/fixtures/prior.safetensors"] {
+            let error = check_files("a", &[file.into()]).unwrap_err().to_string();
+            assert!(error.contains(file), "{error}");
+        }
     }
 }

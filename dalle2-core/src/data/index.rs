@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Images named by a JSON-lines file: `{"image": "cats/tom.png", "caption": "a grey cat"}` on every line. Further keys are
-/// ignored. Paths are relative to the index and may not leave its folder.
+/// Images named by a JSON-lines file: `{"image": "cats/tom.png", "caption": "a grey cat"}` on every line. Further keys
+/// are ignored. Paths are relative to the index and may not leave its folder.
 ///
 /// Items are in the order of the lines. Lines that are damaged or name no file are passed over when the set is opened;
 /// where an image cannot be read the next one stands in for it.
@@ -80,7 +80,10 @@ fn item(dir: &Path, line: &[u8]) -> Result<Item, String> {
     let line: Line = serde_json::from_slice(line).map_err(|e| format!("not an entry: {e}"))?;
     let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if !Path::new(&line.image).components().all(inside) {
-        return Err(format!("the path `{}` leads out of the index's folder: it must be relative, without `..`", line.image));
+        return Err(format!(
+            "the path `{}` leads out of the index's folder: it must be relative, without `..`",
+            line.image
+        ));
     }
     let path = dir.join(&line.image);
     if !path.is_file() {

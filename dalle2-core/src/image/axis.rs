@@ -17,7 +17,10 @@ const CUBIC_A: f64 = -0.5;
 /// If a side of the input or of the output is zero.
 pub fn resize_bicubic(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, h, w] = x.dims();
-    assert!(h > 0 && w > 0 && size[0] > 0 && size[1] > 0, "cannot resize [{h}, {w}] to {size:?}: sides must not be empty");
+    assert!(
+        h > 0 && w > 0 && size[0] > 0 && size[1] > 0,
+        "cannot resize [{h}, {w}] to {size:?}: sides must not be empty"
+    );
     let rows = (h != size[0]).then(|| bicubic_weights(h, size[0]));
     let columns = (w != size[1]).then(|| bicubic_weights(w, size[1]));
     apply(x, rows, columns)

@@ -58,7 +58,9 @@ pub fn from_tensor(tensor: Tensor<4>) -> Result<Vec<RgbImage>> {
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
         let (i, channel, y, x) = (at / (3 * plane), at / plane % 3, at % plane / w, at % w);
         let value = values[at];
-        return Err(Error::Input(format!("image {i} has {value} in channel {channel} at ({x}, {y}): values must be finite")));
+        return Err(Error::Input(format!(
+            "image {i} has {value} in channel {channel} at ({x}, {y}): values must be finite"
+        )));
     }
     let images = values.chunks_exact(3 * plane).map(|image| {
         RgbImage::from_fn(width, height, |x, y| {
@@ -84,7 +86,11 @@ pub fn center_crop(image: &RgbImage) -> RgbImage {
 /// The largest square in the middle, resized to `size` × `size` with an antialiased cubic filter (a = −0.5).
 pub fn fit_square(image: &RgbImage, size: u32) -> RgbImage {
     let square = center_crop(image);
-    if square.width() == size { square } else { imageops::resize(&square, size, size, imageops::FilterType::CatmullRom) }
+    if square.width() == size {
+        square
+    } else {
+        imageops::resize(&square, size, size, imageops::FilterType::CatmullRom)
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::{
 };
 
 use tokenizers::{
-    AddedToken, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
-    Tokenizer,
+    AddedToken, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    SplitDelimiterBehavior, Tokenizer,
     models::bpe::{BPE, Merges, Vocab},
     pre_tokenizers::{
         byte_level::ByteLevel,
@@ -89,19 +89,24 @@ impl ClipTokenizer {
         let whole = dir.join("tokenizer.json");
         if whole.is_file() {
             let bytes = std::fs::read(&whole).map_err(|e| Error::io(&whole, e))?;
-            let inner = Tokenizer::from_bytes(bytes).map_err(|e| Error::format(&whole, format!("not a tokenizer: {e}")))?;
+            let inner =
+                Tokenizer::from_bytes(bytes).map_err(|e| Error::format(&whole, format!("not a tokenizer: {e}")))?;
             return Self::new(inner).map_err(|message| Error::format(&whole, message));
         }
         let vocab_path = dir.join("vocab.json");
         let merges_path = dir.join("merges.txt");
         if !vocab_path.is_file() && !merges_path.is_file() {
-            return Err(Error::format(dir, "no tokenizer here: expected `tokenizer.json`, or `vocab.json` and `merges.txt`"));
+            return Err(Error::format(
+                dir,
+                "no tokenizer here: expected `tokenizer.json`, or `vocab.json` and `merges.txt`",
+            ));
         }
         let vocab = read_text(&vocab_path)?;
         let vocab: std::collections::BTreeMap<String, u32> =
             serde_json::from_str(&vocab).map_err(|e| Error::json(&vocab_path, e))?;
-        let merges = merges::parse(&read_text(&merges_path)?)
-            .map_err(|line| Error::format(&merges_path, format!("line {line} is not two tokens with a space between")))?;
+        let merges = merges::parse(&read_text(&merges_path)?).map_err(|line| {
+            Error::format(&merges_path, format!("line {line} is not two tokens with a space between"))
+        })?;
         Self::from_parts(vocab.into_iter().collect(), merges).map_err(|message| Error::format(dir, message))
     }
 
@@ -133,10 +138,11 @@ impl ClipTokenizer {
             found.ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
         };
         let (start, end) = (id(START_TEXT)?, id(END_TEXT)?);
-        inner.with_padding(None).with_post_processor(None::<PostProcessorWrapper>).with_normalizer(None::<NormalizerWrapper>);
+        inner.with_padding(None).with_post_processor(None::<PostProcessorWrapper>);
+        inner.with_normalizer(None::<NormalizerWrapper>).map_err(|e| e.to_string())?;
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         let special = [START_TEXT, END_TEXT].map(|token| AddedToken::from(token, true).normalized(false));
-        inner.add_special_tokens(special);
+        inner.add_special_tokens(special).map_err(|e| e.to_string())?;
         Ok(Self { inner: Arc::new(inner), start, end })
     }
 

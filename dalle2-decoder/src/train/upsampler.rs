@@ -1,10 +1,9 @@
 //! Training of the upsamplers.
 
 use burn::prelude::*;
-use burn::tensor::module::avg_pool2d;
 use burn::train::{TrainOutput, TrainStep};
 use dalle2_core::diffusion::NoiseSchedule;
-use dalle2_core::image::gaussian_blur;
+use dalle2_core::image::{gaussian_blur, resize_area};
 use dalle2_core::train::StepOutput;
 use dalle2_core::{ConfigError, Result};
 use rand::RngExt;
@@ -62,7 +61,7 @@ impl UpsamplerBatch {
             return Err(ConfigError::new("crop fraction", options.fraction, expected).into());
         }
         let mut rng = rng(seed);
-        let low = avg_pool2d(images.clone(), [factor, factor], [factor, factor], [0, 0], true, false);
+        let low = resize_area(images.clone(), factor);
         let mut high_crops = Vec::with_capacity(b);
         let mut low_crops = Vec::with_capacity(b);
         for i in 0..b {

@@ -6,7 +6,7 @@ use burn::nn::{
     Dropout, DropoutConfig, GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
 };
 use burn::prelude::*;
-use burn::tensor::module::avg_pool2d;
+use burn::tensor::{module::avg_pool2d, ops::AvgPoolOptions};
 use dalle2_core::nn::{conv2d, group_norm_film_silu, group_norm_silu, linear, silu};
 
 use super::{TimeConditioning, UNetConfig};
@@ -92,7 +92,7 @@ fn halves(x: Tensor<2>) -> [Tensor<2>; 2] {
 fn resample(x: Tensor<4>, how: Resample) -> Tensor<4> {
     match how {
         Resample::Keep => x,
-        Resample::Down => avg_pool2d(x, [2, 2], [2, 2], [0, 0], true, false),
+        Resample::Down => avg_pool2d(x, AvgPoolOptions::new([2, 2])),
         Resample::Up => {
             let [b, c, h, w] = x.dims();
             // [B, C, H, W] -> [B, C, H, 2, W, 2] -> [B, C, 2H, 2W]
