@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use burn::data::dataset::Dataset;
+use burn::prelude::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
 use dalle2::core::image::{RgbImage, fit_square, to_tensor};
@@ -13,8 +15,6 @@ use dalle2::{Device, Error};
 use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
 
 use super::cli::{Preset, TrainArgs};
-use burn::data::dataset::Dataset;
-use burn::prelude::Tensor;
 
 /// Where renderings are kept between runs.
 pub const CACHE: &str = "data/emoji";
@@ -117,8 +117,9 @@ impl Data {
             Self::Emoji(store, items) => {
                 let mut words: Vec<String> =
                     items.iter().map(|&i| Ok(store.emoji(i)?.name.clone())).collect::<dalle2::Result<_>>()?;
-                words.extend(CaptionOptions::words().map(str::to_owned));
-                // Held-out compositions are made of words that others have too; their captions add nothing.
+                // Held-out compositions are made of words that others have too; wordings and scenes add these:
+                words.push("a an emoji of the small on red orange yellow green blue purple gray black background".into());
+                words.push("in the top bottom left right corner middle center upper lower edge".into());
                 Ok(words)
             }
             Self::Own(own) => (0..own.len())

@@ -67,7 +67,7 @@ pub struct DiffusionPriorConfig {
 }
 
 impl DiffusionPriorConfig {
-    /// The bundled emoji prior: 2.2 M parameters and the projections.
+    /// The bundled emoji prior: 1.8 M parameters and the projections.
     pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         Self {
             embed_dim,
@@ -75,7 +75,7 @@ impl DiffusionPriorConfig {
             context_length,
             d_model: 192,
             n_heads: 6,
-            n_layers: 5,
+            n_layers: 4,
             dropout: 0.0,
             image_scale: EmbeddingScale::L2,
             text_scale: EmbeddingScale::L2,
