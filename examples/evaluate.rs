@@ -31,8 +31,8 @@ struct Cli {
     #[arg(long, value_name = "N", default_value_t = 200)]
     num: usize,
     /// Emoji the model was trained on: tiny, small or full
-    #[arg(long, default_value = "small")]
-    subset: String,
+    #[arg(long, default_value_t = Subset::Small)]
+    subset: Subset,
     /// Seed of the first image
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -89,12 +89,6 @@ struct Drawn {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let start = Instant::now();
-    let subset = match cli.subset.as_str() {
-        "tiny" => Subset::Tiny,
-        "small" => Subset::Small,
-        "full" => Subset::Full,
-        other => bail!("--subset {other}: known are tiny, small, full"),
-    };
     if cli.num < 2 {
         bail!("--num {}: at least 2 captions are needed", cli.num);
     }
@@ -104,8 +98,8 @@ fn main() -> Result<()> {
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let index = NearestIndex::new(&store)?;
 
-    let seen = draw(&cli, &pipeline, &store, &index, &subset.select(store.catalogue(), Split::Seen)?)?;
-    let held_out = draw(&cli, &pipeline, &store, &index, &subset.select(store.catalogue(), Split::HeldOut)?)?;
+    let seen = draw(&cli, &pipeline, &store, &index, &cli.subset.select(store.catalogue(), Split::Seen)?)?;
+    let held_out = draw(&cli, &pipeline, &store, &index, &cli.subset.select(store.catalogue(), Split::HeldOut)?)?;
 
     let images: Vec<RgbImage> = seen.iter().map(|d| d.image.clone()).collect();
     let captions: Vec<&str> = seen.iter().map(|d| d.caption.as_str()).collect();

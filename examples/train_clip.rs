@@ -99,7 +99,7 @@ fn main() -> Result<()> {
     }
     let (config, train) = match args.preset {
         Preset::Tiny => (ClipConfig::tiny(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
-        Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 3000, batch_size: 128, ..defaults() }),
+        Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 1000, batch_size: 128, ..defaults() }),
     };
     let config = config.with_vocabulary(words);
     let train = args.train_config(train);

@@ -105,7 +105,7 @@ fn main() -> Result<()> {
             (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() })
         }
         Preset::Emoji => {
-            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 3000, batch_size: 96, ..defaults() })
+            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 1000, batch_size: 64, ..defaults() })
         }
     };
     let train = args.train_config(train);

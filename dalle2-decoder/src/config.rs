@@ -128,13 +128,13 @@ impl DecoderConfig {
             unet: UNetConfig {
                 in_channels: 3,
                 out_channels: 6,
-                channels: vec![80, 160],
+                channels: vec![64, 128],
                 attention: vec![false, true],
                 n_res_blocks: 2,
                 patch: 4,
                 head_dim: 32,
                 n_groups: 16,
-                context_dim: Some(160),
+                context_dim: Some(128),
                 time_dim: Some(256),
                 time_conditioning: TimeConditioning::Film,
                 dropout: 0.0,
@@ -205,9 +205,9 @@ impl UpsamplerConfig {
             unet: UNetConfig {
                 in_channels: 6,
                 out_channels: 3,
-                channels: vec![48, 96],
+                channels: vec![64, 64],
                 attention: vec![false, false],
-                n_res_blocks: 2,
+                n_res_blocks: 1,
                 patch: 4,
                 head_dim: 32,
                 n_groups: 16,
@@ -225,7 +225,6 @@ impl UpsamplerConfig {
         let mut config = Self::emoji();
         config.input_size = 32;
         config.unet.channels = vec![32, 64];
-        config.unet.n_res_blocks = 1;
         config
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use dalle2::Device;
 use dalle2::core::train::{RunOptions, TrainConfig, TrainReport};
+use dalle2_emoji::Subset;
 
 /// How large the models are, and what they learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,7 +39,7 @@ pub struct TrainArgs {
     pub data: String,
     /// Which emoji: tiny, small or full; the preset's own if not given
     #[arg(long)]
-    pub subset: Option<String>,
+    pub subset: Option<Subset>,
     /// Directory of the whole model: each part trains in a folder of its own and adds itself to DIR/export
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

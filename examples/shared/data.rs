@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use burn::data::dataset::Dataset;
 use burn::prelude::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
@@ -50,12 +50,10 @@ impl Data {
             };
             return Ok(Self::Own(own));
         }
-        let subset = match (args.subset.as_deref(), args.preset) {
-            (Some("tiny"), _) | (None, Preset::Tiny) => Subset::Tiny,
-            (Some("small"), _) | (None, Preset::Emoji) => Subset::Small,
-            (Some("full"), _) => Subset::Full,
-            (Some(other), _) => bail!("--subset {other}: known are tiny, small, full"),
-        };
+        let subset = args.subset.unwrap_or(match args.preset {
+            Preset::Tiny => Subset::Tiny,
+            Preset::Emoji => Subset::Small,
+        });
         let store = EmojiStore::open(&[], Path::new(CACHE))?;
         let items = subset.select(store.catalogue(), Split::Seen)?;
         Ok(Self::Emoji(Arc::new(store), items))
