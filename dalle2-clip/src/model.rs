@@ -54,14 +54,14 @@ impl ClipConfig {
         }
     }
 
-    /// For the emoji: 64 px, embeddings of 128 components, 3.1 M parameters and 128 for each token. Meant to be used
+    /// For the emoji: 64 px, embeddings of 128 components, 2.5 M parameters and 128 for each token. Meant to be used
     /// with [`with_vocabulary`](Self::with_vocabulary).
     pub fn emoji() -> Self {
         Self {
             vision: VisionTransformerConfig {
                 activation: Activation::Gelu,
                 d_ff: Some(576),
-                ..VisionTransformerConfig::new([64, 8], [192, 6, 6], 128)
+                ..VisionTransformerConfig::new([64, 16], [192, 6, 4], 128)
             },
             text: TextTransformerConfig {
                 activation: Activation::Gelu,

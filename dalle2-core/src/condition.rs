@@ -86,6 +86,29 @@ impl TextCondition {
         }
     }
 
+    /// The same captions, with `other` in place of the rows where `replace` is true: how captions are dropped in
+    /// training, with the encoded empty caption as `other`.
+    ///
+    /// # Shapes
+    /// `other`: batch 1, the same token length and widths
+    ///
+    /// # Panics
+    /// When `replace` has another length than the batch.
+    pub fn replace_rows(&self, other: &Self, replace: &[bool]) -> Self {
+        let b = self.batch_size();
+        assert_eq!(replace.len(), b, "one entry for each caption");
+        let other = other.repeat_interleave(b);
+        let replace = Tensor::<1, Bool>::from_data(TensorData::new(replace.to_vec(), [b]), &self.pooled.device());
+        let row = replace.clone().reshape([b, 1]);
+        let row_mask = row.clone().expand(self.mask.dims());
+        let kept = self.mask.keep().bool_and(row_mask.clone().bool_not());
+        Self {
+            pooled: self.pooled.clone().mask_where(row.expand(self.pooled.dims()), other.pooled),
+            tokens: self.tokens.clone().mask_where(replace.reshape([b, 1, 1]).expand(self.tokens.dims()), other.tokens),
+            mask: TokenMask { keep: kept.bool_or(other.mask.keep().bool_and(row_mask)) },
+        }
+    }
+
     /// The same values on `device`, for example an autodiff device.
     pub fn to_device(&self, device: &Device) -> Self {
         Self {
@@ -93,5 +116,38 @@ impl TextCondition {
             tokens: self.tokens.clone().to_device(device),
             mask: TokenMask { keep: self.mask.keep.clone().to_device(device) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(values: &[f32], lengths: &[usize], device: &Device) -> TextCondition {
+        let b = values.len();
+        let column = Tensor::<2>::from_data(TensorData::new(values.to_vec(), [b, 1]), device);
+        TextCondition {
+            pooled: column.clone().expand([b, 3]),
+            tokens: column.reshape([b, 1, 1]).expand([b, 4, 2]),
+            mask: TokenMask::from_lengths(lengths, 4, device),
+        }
+    }
+
+    #[test]
+    fn replaced_rows_are_replaced_whole() {
+        let device = Device::flex();
+        let found = text(&[1.0, 2.0, 3.0], &[4, 3, 2], &device).replace_rows(&text(&[9.0], &[1], &device), &[false, true, false]);
+        let expected = text(&[1.0, 9.0, 3.0], &[4, 1, 2], &device);
+        assert_eq!(found.pooled.into_data(), expected.pooled.into_data());
+        assert_eq!(found.tokens.into_data(), expected.tokens.into_data());
+        assert_eq!(found.mask.keep().into_data(), expected.mask.keep().into_data());
+    }
+
+    #[test]
+    fn repeats_stand_side_by_side_and_masks_have_both_polarities() {
+        let device = Device::flex();
+        let found = text(&[1.0, 2.0], &[1, 4], &device).repeat_interleave(2);
+        assert_eq!(found.tokens.into_data(), text(&[1.0, 1.0, 2.0, 2.0], &[1, 1, 4, 4], &device).tokens.into_data());
+        assert_eq!(TokenMask::from_padding(found.mask.padding()).keep().into_data(), found.mask.keep().into_data());
     }
 }

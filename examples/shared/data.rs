@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use burn::data::dataset::Dataset;
+use burn::prelude::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
 use dalle2::core::image::{RgbImage, fit_square, to_tensor};
@@ -13,8 +15,6 @@ use dalle2::{Device, Error};
 use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
 
 use super::cli::{Preset, TrainArgs};
-use burn::data::dataset::Dataset;
-use burn::prelude::Tensor;
 
 /// Where renderings are kept between runs.
 pub const CACHE: &str = "data/emoji";
@@ -117,8 +117,9 @@ impl Data {
             Self::Emoji(store, items) => {
                 let mut words: Vec<String> =
                     items.iter().map(|&i| Ok(store.emoji(i)?.name.clone())).collect::<dalle2::Result<_>>()?;
-                words.extend(CaptionOptions::words().map(str::to_owned));
-                // Held-out compositions are made of words that others have too; their captions add nothing.
+                // Held-out compositions are made of words that others have too; wordings and scenes add these:
+                words.push("a an emoji of the small on red orange yellow green blue purple gray black background".into());
+                words.push("in the top bottom left right corner middle center upper lower edge".into());
                 Ok(words)
             }
             Self::Own(own) => (0..own.len())
@@ -139,9 +140,9 @@ fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dal
 #[derive(Debug, Clone)]
 pub struct Frozen {
     /// The text encoder.
-    pub text: ClipTextEncoder,
+    pub text: Arc<ClipTextEncoder>,
     /// The image encoder.
-    pub image: ClipImageEncoder,
+    pub image: Arc<ClipImageEncoder>,
     null: TextCondition,
     device: Device,
 }
@@ -163,7 +164,7 @@ impl Frozen {
         let text = args.trained("text_encoder", "train_clip", |dir| ClipTextEncoder::load(dir, device))?;
         let image = args.trained("image_encoder", "train_clip", |dir| ClipImageEncoder::load(dir, device))?;
         let null = text.encode(&[""])?;
-        Ok(Self { text, image, null, device: device.clone() })
+        Ok(Self { text: Arc::new(text), image: Arc::new(image), null, device: device.clone() })
     }
 
     /// The encoded empty caption.

@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::train::{TrainOutput, TrainStep};
 use dalle2_core::diffusion::NoiseSchedule;
 use dalle2_core::train::StepOutput;
-use dalle2_core::{Result, TextCondition, TokenMask};
+use dalle2_core::{Result, TextCondition};
 use rand::RngExt;
 
 use super::{noised, output, rng};
@@ -57,25 +57,7 @@ impl DecoderBatch {
         let images = noised(&mut rng, images, train_steps);
         let drop_image = (0..b).map(|_| rng.random_bool(dropout.image)).collect();
         let drop_text: Vec<bool> = (0..b).map(|_| rng.random_bool(dropout.text)).collect();
-        Self { images, embedding, text: replace(text, null, &drop_text), drop_image }
-    }
-}
-
-/// `text` with the rows in `drop` replaced by `null`.
-fn replace(text: &TextCondition, null: &TextCondition, drop: &[bool]) -> TextCondition {
-    let b = drop.len();
-    let (pooled, tokens, keep) = (text.pooled.clone(), text.tokens.clone(), text.mask.keep());
-    let null = null.repeat_interleave(b);
-    let drop = Tensor::<1, Bool>::from_data(TensorData::new(drop.to_vec(), [b]), &pooled.device());
-    let drop2 = drop.clone().reshape([b, 1]);
-    let drop3 = drop.reshape([b, 1, 1]);
-    let select = drop2.clone().expand(keep.dims());
-    // keep where not dropped, the empty caption's mask where dropped
-    let keep = keep.bool_and(select.clone().bool_not()).bool_or(null.mask.keep().bool_and(select));
-    TextCondition {
-        pooled: pooled.clone().mask_where(drop2.expand(pooled.dims()), null.pooled),
-        tokens: tokens.clone().mask_where(drop3.expand(tokens.dims()), null.tokens),
-        mask: TokenMask::from_keep(keep),
+        Self { images, embedding, text: text.replace_rows(null, &drop_text), drop_image }
     }
 }
 

@@ -1,0 +1,98 @@
+//! What a run knows about itself besides its tensors.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// Losses of this many last steps are kept for means.
+const RECENT: usize = 50;
+/// Steps whose mean loss is where the run started from.
+const FIRST: usize = 10;
+/// Last steps whose mean loss is compared with the start.
+const LEVEL: usize = 20;
+
+/// Counters and losses of a run, stored with every checkpoint.
+///
+/// The position in the data is the step, and random numbers are functions of the seed and the step, so neither needs
+/// a state of its own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrainState {
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    /// Steps left out because of a loss or gradient that was not finite.
+    pub skipped: u64,
+    /// Those of them since the last good step.
+    pub skipped_in_a_row: u64,
+    /// Seconds spent on the steps.
+    pub seconds: f64,
+    /// Mean loss of the first steps, once there are enough.
+    pub first_loss: Option<f64>,
+    /// Losses of the last good steps.
+    pub recent: VecDeque<f64>,
+}
+
+impl TrainState {
+    /// Counts a step, with its loss unless it was skipped.
+    pub fn advance(&mut self, loss: Option<f64>) {
+        self.step += 1;
+        let Some(loss) = loss else {
+            self.skipped += 1;
+            self.skipped_in_a_row += 1;
+            return;
+        };
+        self.skipped_in_a_row = 0;
+        self.recent.push_back(loss);
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        if self.first_loss.is_none() && self.recent.len() == FIRST {
+            self.first_loss = self.mean_loss();
+        }
+    }
+
+    /// Mean loss of the last good steps, none before the first.
+    pub fn mean_loss(&self) -> Option<f64> {
+        mean(self.recent.iter())
+    }
+
+    /// The loss where the run started and where it is now, when the second is more than `factor` times the first.
+    pub fn risen(&self, factor: f64) -> Option<(f64, f64)> {
+        let first = self.first_loss.filter(|loss| *loss > 0.0)?;
+        let level = mean(self.recent.iter().rev().take(LEVEL)).filter(|_| self.recent.len() >= LEVEL)?;
+        (level > factor * first).then_some((first, level))
+    }
+}
+
+fn mean<'a>(values: impl Iterator<Item = &'a f64>) -> Option<f64> {
+    let (count, sum) = values.fold((0u32, 0.0), |(count, sum), value| (count + 1, sum + value));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_steps_count_but_leave_the_losses_alone() {
+        let mut state = TrainState::default();
+        for loss in [Some(2.0), None, None, Some(4.0), None] {
+            state.advance(loss);
+        }
+        assert_eq!((state.step, state.skipped, state.skipped_in_a_row), (5, 3, 1));
+        assert_eq!(state.mean_loss(), Some(3.0));
+    }
+
+    #[test]
+    fn a_loss_far_above_the_start_is_seen() {
+        let mut state = TrainState::default();
+        (0..100).for_each(|i| state.advance(Some(1.0 + 0.5 * f64::from(i % 2))));
+        assert_eq!(state.risen(2.0), None);
+        (0..15).for_each(|i| state.advance(Some(10f64.powi(i))));
+        let (first, level) = state.risen(10.0).unwrap();
+        assert!((first - 1.25).abs() < 1e-9 && level > 1e12, "{first} {level}");
+        let mut negative = TrainState::default();
+        (0..100).for_each(|i| negative.advance(Some(-1.0 + f64::from(i))));
+        assert_eq!(negative.risen(2.0).map(|_| ()), Some(()), "the mean of the first ten is 3.5");
+    }
+}
