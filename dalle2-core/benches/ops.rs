@@ -13,7 +13,7 @@ use burn::prelude::*;
 use burn::tensor::{Distribution, activation};
 use dalle2_core::nn;
 
-const REPETITIONS: usize = 9;
+const MEASUREMENTS: usize = 5;
 
 /// Nanoseconds that the threads of this process have run.
 fn processor_time() -> Option<u64> {
@@ -25,20 +25,26 @@ fn processor_time() -> Option<u64> {
     Some(total)
 }
 
+/// Seconds that `f` takes, of the processor where the system tells it.
+fn seconds(f: &mut impl FnMut()) -> f64 {
+    let (start, before) = (Instant::now(), processor_time());
+    f();
+    match (before, processor_time()) {
+        (Some(before), Some(after)) => (after - before) as f64 * 1e-9,
+        _ => start.elapsed().as_secs_f64(),
+    }
+}
+
+/// Median time of `f`, which is repeated to some 50 ms because the system updates its clock only so often.
 fn median_ms(mut f: impl FnMut()) -> f64 {
     f();
-    let mut times: Vec<f64> = (0..REPETITIONS)
-        .map(|_| {
-            let (start, before) = (Instant::now(), processor_time());
-            f();
-            match (before, processor_time()) {
-                (Some(before), Some(after)) => (after - before) as f64 * 1e-6,
-                _ => start.elapsed().as_secs_f64() * 1e3,
-            }
-        })
-        .collect();
+    let start = Instant::now();
+    f();
+    let repeats = (0.05 / start.elapsed().as_secs_f64()).clamp(1.0, 1e4) as usize;
+    let mut times: Vec<f64> =
+        (0..MEASUREMENTS).map(|_| seconds(&mut || (0..repeats).for_each(|_| f())) / repeats as f64).collect();
     times.sort_by(f64::total_cmp);
-    times[REPETITIONS / 2]
+    times[MEASUREMENTS / 2] * 1e3
 }
 
 /// One line of the table: `ours` and `burns` forward, then forward and backward with gradients for all inputs.

@@ -4,6 +4,8 @@ use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, FloatDType};
 
+use super::kernels;
+
 /// Scaled dot-product attention, `softmax(q · kᵀ / √Dh) · v` (Vaswani et al. 2017, section 3.2.1).
 ///
 /// The softmax runs in f32 whatever the dtype of the inputs. A query for which every key is masked out attends to all
@@ -17,19 +19,27 @@ use burn::tensor::{DType, FloatDType};
 /// # Panics
 /// If the shapes do not fit.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let [b, heads, s_q, d_head] = q.dims();
+    let [b, heads, _, d_head] = q.dims();
     let s_k = k.dims()[2];
     assert_eq!(k.dims(), [b, heads, s_k, d_head], "attention: k must fit q {:?}", q.dims());
     assert_eq!(v.dims(), [b, heads, s_k, d_head], "attention: v must fit k {:?}", k.dims());
-    let dtype = v.dtype();
+    let weights = kernels::attention_weights(&q, &k, mask.as_ref()).unwrap_or_else(|| composed_weights(q, k, mask));
+    weights.matmul(v)
+}
 
-    let scores = (q * (d_head as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, heads, Sq, Sk]
+/// `softmax(q · kᵀ / √Dh)` of Burn's operations, `[B, heads, Sq, Sk]`.
+fn composed_weights(q: Tensor<4>, k: Tensor<4>, mask: Option<Tensor<4, Bool>>) -> Tensor<4> {
+    let dtype = q.dtype();
+    let scale = (q.dims()[3] as f64).powf(-0.5);
+    let scores = (q * scale).matmul(k.swap_dims(2, 3));
     let scores = if dtype == DType::F32 { scores } else { scores.cast(FloatDType::F32) };
     let scores = match mask {
-        Some(mask) => scores.mask_fill(mask.expand([b, heads, s_q, s_k]), f32::MIN),
+        Some(mask) => {
+            let shape = scores.dims();
+            scores.mask_fill(mask.expand(shape), f32::MIN)
+        }
         None => scores,
     };
     let weights = softmax(scores, 3);
-    let weights = if dtype == DType::F32 { weights } else { weights.cast(FloatDType::from(dtype)) };
-    weights.matmul(v)
+    if dtype == DType::F32 { weights } else { weights.cast(FloatDType::from(dtype)) }
 }

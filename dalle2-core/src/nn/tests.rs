@@ -259,21 +259,53 @@ fn group_norm_gradients_agree_with_differences() {
     }
 }
 
+fn layer_norm_f64(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
+    let d = gamma.len() as f64;
+    let normalize = |row: &[f64]| {
+        let mean = row.iter().sum::<f64>() / d;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d;
+        let rows = row.iter().zip(gamma).zip(beta);
+        rows.map(|((x, gamma), beta)| (x - mean) / (variance + 1e-3).sqrt() * gamma + beta).collect::<Vec<_>>()
+    };
+    x.chunks(gamma.len()).flat_map(normalize).collect()
+}
+
 #[test]
-fn layer_norm_agrees_with_f64() {
-    let device = Device::flex();
-    for (rows, d) in [(1, 1), (3, 7), (5, 16), (4, 33)] {
-        let x = normal(1, rows * d);
-        let layer = LayerNormConfig::new(d).init(&device);
-        let y = host(layer_norm(&layer, tensor(&x, [rows, d], &device)));
-        let mut expected = widen(&x);
-        for row in expected.chunks_mut(d) {
-            let mean = row.iter().sum::<f64>() / d as f64;
-            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
-            row.iter_mut().for_each(|x| *x = (*x - mean) / (variance + 1e-5).sqrt());
+fn layer_norm_and_its_gradients_agree_with_f64() {
+    let device = Device::flex().autodiff();
+    for (rows, d) in [(1, 1), (3, 7), (5, 16), (4, 33), (300, 40)] {
+        // Not the usual 1e-5: the layer's own value must arrive.
+        let mut layer = LayerNormConfig::new(d).with_epsilon(1e-3).init(&device);
+        layer.gamma = Param::from_tensor(tensor(&normal(2, d), [d], &device));
+        layer.beta = Some(Param::from_tensor(tensor(&normal(3, d), [d], &device)));
+        let inputs = [normal(1, rows * d), normal(2, d), normal(3, d)].map(|v| widen(&v));
+        let reference = |p: [&[f64]; 3]| layer_norm_f64(p[0], p[1], p[2]);
+        let x = tensor(&normal(1, rows * d), [rows, d], &device).require_grad();
+        let y = layer_norm(&layer, x.clone());
+        let what = format!("layer_norm [{rows}, {d}]");
+        assert_close(&what, &host(y.clone()), &reference(inputs.each_ref().map(|v| v.as_slice())), 1e-5, 1e-5);
+
+        let weights = normal(4, rows * d);
+        let grads = (y * tensor(&weights, [rows, d], &device)).sum().backward();
+        let (gamma, beta) = (layer.gamma.val(), layer.beta.as_ref().unwrap().val());
+        let found = [x.grad(&grads).map(host), gamma.grad(&grads).map(host), beta.grad(&grads).map(host)];
+        for (i, found) in found.into_iter().enumerate().skip(usize::from(rows > 100)) {
+            let expected = differences(&inputs[i], |varied| {
+                let mut p = inputs.each_ref().map(|v| v.as_slice());
+                p[i] = varied;
+                dot(&reference(p), &widen(&weights))
+            });
+            assert_close(&format!("{what}, gradient {i}"), &found.unwrap(), &expected, 1e-4, 1e-4);
         }
-        assert_close("layer_norm", &y, &expected, 1e-5, 1e-5);
     }
+}
+
+#[test]
+fn layer_norm_without_bias_equals_burns() {
+    let device = Device::flex();
+    let layer = LayerNormConfig::new(9).with_bias(false).init(&device);
+    let x = tensor(&normal(1, 2 * 3 * 9), [2, 3, 9], &device);
+    assert_close("no bias", &host(layer_norm(&layer, x.clone())), &widen(&host(layer.forward(x))), 1e-5, 1e-6);
 }
 
 #[test]
@@ -352,6 +384,80 @@ fn convolutions_and_their_gradients_agree_with_f64() {
     }
 }
 
+/// Shapes of several blocks, where f64 differences would take too long: Burn's own operations are the reference.
+#[test]
+fn larger_convolutions_agree_with_burns_own() {
+    use burn::nn::PaddingConfig2d::{Explicit, Same, Valid};
+    let device = Device::flex().autodiff();
+    for (shape, out, kernel, stride, padding) in [
+        ([5, 3, 25, 25], 4, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
+        ([1, 3, 70, 50], 2, [3, 3], [1, 1], Same),
+        ([2, 4, 100, 90], 3, [3, 3], [2, 2], Explicit(1, 1, 1, 1)),
+        ([2, 3, 64, 64], 5, [4, 4], [4, 4], Valid),
+        ([3, 2, 9, 7], 3, [5, 2], [1, 1], Same),
+        ([3, 2, 9, 7], 3, [3, 3], [2, 2], Same),
+        ([40, 6, 8, 8], 3, [1, 1], [1, 1], Valid),
+        ([2, 2, 6, 6], 3, [2, 3], [1, 2], Explicit(2, 0, 1, 3)),
+        ([2, 2, 3, 2], 2, [3, 5], [1, 1], Explicit(1, 2, 1, 2)),
+    ] {
+        let [b, c, h, w] = shape;
+        let layer = Conv2dConfig::new([c, out], kernel).with_stride(stride).with_padding(padding.clone()).init(&device);
+        let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
+        let values = normal(1, b * c * h * w);
+        let run = |f: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+            let x = tensor(&values, shape, &device).require_grad();
+            let y = f(x.clone());
+            let weights = normal(2, y.shape().num_elements());
+            let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
+            let of = |grad: Option<Tensor<4>>| host(grad.unwrap());
+            [host(y), of(x.grad(&grads)), of(weight.grad(&grads)), host(bias.grad(&grads).unwrap())]
+        };
+        let ours = run(&|x| conv2d(&layer, x));
+        let burns = run(&|x| layer.forward(x));
+        for (i, (ours, burns)) in ours.iter().zip(&burns).enumerate() {
+            let size = burns.iter().fold(1.0f32, |max, v| max.max(v.abs()));
+            let what = format!("{shape:?} kernel {kernel:?} stride {stride:?} {padding:?}, result {i}");
+            assert_close(&what, ours, &widen(burns), 0.0, f64::from(size) * 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_convolution_gives_gradients_to_what_asks_for_them() {
+    let device = Device::flex().autodiff();
+    let layer = Conv2dConfig::new([2, 3], [3, 3]).with_bias(false).init(&device);
+    let x = tensor(&normal(1, 2 * 2 * 25), [2, 2, 5, 5], &device);
+    let grads = conv2d(&layer, x.clone()).square().sum().backward();
+    assert!(layer.weight.val().grad(&grads).is_some(), "the weights of a layer without bias are trained");
+    let frozen = layer.clone().no_grad();
+    let leaf = x.require_grad();
+    let grads = conv2d(&frozen, leaf.clone()).square().sum().backward();
+    assert!(leaf.grad(&grads).is_some(), "the input of a frozen layer has a gradient");
+    assert!(frozen.weight.val().grad(&grads).is_none(), "frozen weights have none");
+}
+
+#[test]
+fn not_a_number_stays_in_its_group() {
+    let device = Device::flex();
+    let layer = GroupNormConfig::new(2, 4).init(&device);
+    let mut x = normal(1, 2 * 4 * 9);
+    x[0] = f32::NAN;
+    let y = host(group_norm_silu(&layer, tensor(&x, [2, 4, 3, 3], &device)));
+    assert!(y[..18].iter().all(|y| y.is_nan()), "the group of the NaN has no moments");
+    assert!(y[18..].iter().all(|y| y.is_finite()), "the other groups are untouched");
+}
+
+#[test]
+fn other_dtypes_and_switched_off_kernels_are_composed() {
+    let device = Device::flex();
+    let layer = GroupNormConfig::new(2, 4).init(&device);
+    let x = tensor(&normal(1, 2 * 4 * 9), [2, 4, 3, 3], &device);
+    let f32s = host(group_norm_silu(&layer, x.clone()));
+    let f16s = group_norm_silu(&layer, x.cast(burn::tensor::FloatDType::F16));
+    assert_eq!(f16s.dtype(), burn::tensor::DType::F16);
+    assert_close("f16", &host(f16s.cast(burn::tensor::FloatDType::F32)), &widen(&f32s), 5e-3, 5e-3);
+}
+
 /// `mask[b][q][k]`, true is masked out; the inputs are `[B, heads, S, Dh]`.
 fn attention_f64(q: &[f64], k: &[f64], v: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
     let [b, heads, s_q, s_k, d] = dims;
@@ -408,6 +514,19 @@ fn attention_and_its_gradients_agree_with_f64() {
             assert_close(&format!("{dims:?}, gradient {i}"), &host(found.unwrap()), &expected, 1e-4, 1e-4);
         }
     }
+}
+
+#[test]
+fn attention_survives_scores_beyond_the_exponential() {
+    let device = Device::flex();
+    let k = tensor(&[1.0, 0.0, -1.0, 0.5], [1, 1, 4, 1], &device);
+    let v = tensor(&[1.0, 2.0, 3.0, 4.0], [1, 1, 4, 1], &device);
+    for (q, expected) in [(1e30, 1.0), (-1e30, 3.0), (0.0, 2.5)] {
+        let y = host(attention(tensor(&[q], [1, 1, 1, 1], &device), k.clone(), v.clone(), None));
+        assert_close(&format!("q = {q}"), &y, &[expected], 1e-6, 0.0);
+    }
+    let nan = host(attention(tensor(&[f32::NAN], [1, 1, 1, 1], &device), k, v, None));
+    assert!(nan[0].is_nan(), "NaN is not hidden, found {nan:?}");
 }
 
 #[test]

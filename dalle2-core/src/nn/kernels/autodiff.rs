@@ -5,13 +5,15 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind, unary},
 };
-use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::FloatTensor};
+use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 
 use super::Elementwise;
+use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, GroupNormShape, Moments};
-use super::ops::{NnOps, Parameters, normalize, tensor, values, whole};
+use super::ops::{NnOps, Parameters, convolve, normalize, normalize_rows, softmax, tensor, values, whole};
+use super::rows::{self, LayerNormRows};
 
 impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
     fn elementwise(x: FloatTensor<Self>, function: Elementwise) -> FloatTensor<Self> {
@@ -49,6 +51,110 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         let parameters = Parameters::new(gamma.into_primitive(), beta.into_primitive(), Some(film));
         run(kind, x.into_primitive(), parameters, shape)
     }
+
+    fn convolution(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+    ) -> FloatTensor<Self> {
+        let kind = ConvStep.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
+        let (x, weight) = (whole(x.into_primitive()), whole(weight.into_primitive()));
+        let y = convolve(&x, &weight, bias.into_primitive(), &shape);
+        match kind {
+            OpsKind::Tracked(prep) => prep.finish((x, weight, shape), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let kind = LayerNormStep.prepare::<C>([x.node(), gamma.node(), beta.node()]).compute_bound().stateful();
+        let (gamma, beta) = (whole(gamma.into_primitive()), whole(beta.into_primitive()));
+        match kind {
+            OpsKind::Tracked(prep) => {
+                let x = whole(x.into_primitive());
+                let (y, moments) = normalize_rows(x.clone(), &gamma, &beta, epsilon);
+                prep.finish(NormalizedRows { x, gamma, beta, moments, epsilon }, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(normalize_rows(x.into_primitive(), &gamma, &beta, epsilon).0),
+        }
+    }
+
+    fn scaled_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
+        finish_softmax(kind, softmax(scores.into_primitive(), None, scale), scale)
+    }
+
+    fn masked_softmax(scores: FloatTensor<Self>, mask: BoolTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
+        finish_softmax(kind, softmax(scores.into_primitive(), Some(mask), scale), scale)
+    }
+}
+
+/// Backward step of [`NnOps::layer_norm_rows`].
+#[derive(Debug)]
+struct LayerNormStep;
+
+/// What [`LayerNormStep`] keeps of the forward pass.
+#[derive(Debug, Clone)]
+struct NormalizedRows {
+    x: FlexTensor,
+    gamma: FlexTensor,
+    beta: FlexTensor,
+    moments: Vec<Moments>,
+    epsilon: f32,
+}
+
+impl Backward<Flex, 3> for LayerNormStep {
+    type State = NormalizedRows;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let NormalizedRows { x, gamma, beta, moments, epsilon } = ops.state;
+        let norm = LayerNormRows { gamma: values(&gamma), beta: values(&beta), epsilon };
+        let mut of_x = whole(grads.consume::<Flex>(&ops.node));
+        let (of_gamma, of_beta) = norm.backward(&moments, values(&x), of_x.storage_mut());
+        let per_column = |values: Vec<f32>| tensor(values, gamma.layout().shape().clone());
+        for (parent, grad) in ops.parents.into_iter().zip([of_x, per_column(of_gamma), per_column(of_beta)]) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// Backward step of the softmax, whose state is its result and the scale of the scores.
+#[derive(Debug)]
+struct SoftmaxStep;
+
+fn finish_softmax<C: CheckpointStrategy>(
+    kind: OpsKind<SoftmaxStep, Flex, (FlexTensor, f32), C, 1>,
+    weights: FlexTensor,
+    scale: f32,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    match kind {
+        OpsKind::Tracked(prep) => prep.finish((weights.clone(), scale), weights),
+        OpsKind::UnTracked(prep) => prep.finish(weights),
+    }
+}
+
+impl Backward<Flex, 1> for SoftmaxStep {
+    type State = (FlexTensor, f32);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (weights, scale) = ops.state;
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
+            let mut grad = whole(grad);
+            let shape = weights.layout().shape();
+            let width = shape[shape.num_dims() - 1];
+            rows::softmax_backward(width, scale, values(&weights), grad.storage_mut());
+            grad
+        });
+    }
 }
 
 /// Backward step of [`NnOps::elementwise`].
@@ -66,6 +172,32 @@ impl Backward<Flex, 1> for ElementwiseStep {
             elementwise::scale_by_slope(function, grad.storage_mut(), values(&whole(x)));
             grad
         });
+    }
+}
+
+/// Backward step of [`NnOps::convolution`].
+#[derive(Debug)]
+struct ConvStep;
+
+impl Backward<Flex, 3> for ConvStep {
+    type State = (FlexTensor, FlexTensor, ConvShape);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (x, weight, shape) = ops.state;
+        let [of_x, of_weight, of_bias] = ops.parents;
+        let grad = whole(grads.consume::<Flex>(&ops.node));
+        let wants = [of_x.is_some(), of_weight.is_some()];
+        let found = conv::backward(&shape, values(&x), &weight, values(&grad), wants);
+        if let (Some(parent), Some(found)) = (of_x, found.x) {
+            grads.register::<Flex>(parent.id, tensor(found, x.layout().shape().clone()));
+        }
+        if let (Some(parent), Some(found)) = (of_weight, found.weight) {
+            grads.register::<Flex>(parent.id, tensor(found, weight.layout().shape().clone()));
+        }
+        if let Some(parent) = of_bias {
+            let found = conv::bias_gradient(&shape, values(&grad));
+            grads.register::<Flex>(parent.id, tensor(found, Shape::from([shape.channels[1]])));
+        }
     }
 }
 

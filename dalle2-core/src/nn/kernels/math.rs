@@ -24,7 +24,7 @@ fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
 
 /// eˣ with a relative error below 1e-8 before rounding; infinite from 88.38 on and 0 below −87.33.
 ///
-/// NaN gives 0: callers multiply by, or divide into, the argument where NaN has to survive.
+/// NaN gives NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(x: f32) -> f32 {
     /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
@@ -32,14 +32,15 @@ pub fn exp<S: Simd>(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const LEAST: f32 = -87.33;
-    let clamped = if x < 89.0 { x } else { 89.0 };
-    let clamped = if clamped > LEAST { clamped } else { LEAST };
+    // Written so that NaN passes every comparison.
+    let clamped = if x > 89.0 { 89.0 } else { x };
+    let clamped = if clamped < LEAST { LEAST } else { clamped };
     let shifted = fma::<S>(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = fma::<S>(n, -LN_2_LOW, fma::<S>(n, -LN_2_HIGH, clamped));
     let p = polynomial::<S, 7>(r, [1.392_617_6e-3, 8.363_173e-3, 4.166_655_4e-2, 1.666_657_7e-1, 0.5, 1.0, 1.0]);
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x > LEAST { p * power } else { 0.0 }
+    if x < LEAST { 0.0 } else { p * power }
 }
 
 /// The logistic function `1 / (1 + e⁻ˣ)`.

@@ -1,18 +1,21 @@
 //! Own kernels for f32 on the CPU backend, with hand-written gradients.
 //!
-//! Burn's CPU backend computes activations in scalar code and composes group normalisation of ten passes over memory;
-//! in a U-Net these take longer than the convolutions. Here they are single sweeps that vectorise on whatever the
-//! machine offers ([`macerator`] chooses at run time) and use all threads. They enter through Burn's backend
+//! Burn's CPU backend computes activations in scalar code, composes group normalisation of ten passes over memory, and
+//! turns the gradient of a convolution's weights into products too narrow to be fast. Here the former are single sweeps
+//! that vectorise on whatever the machine offers ([`macerator`] chooses at run time) and use all threads, and a
+//! convolution and its gradients are a few large matrix products. They enter through Burn's backend
 //! extensions: [`ops::NnOps`] is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and
 //! the generated dispatch picks between them.
 //!
 //! Every function here returns its input as `Err` where it does not apply (another backend, another dtype, kernels
 //! switched off), and the caller composes the same result of Burn's operations.
 //!
-//! `math`, `elementwise` and `norm` work on slices and know nothing of Burn.
+//! `math`, `elementwise`, `norm` and `unfold` work on slices and know nothing of Burn.
 
 #[cfg(feature = "flex")]
 mod autodiff;
+#[cfg(feature = "flex")]
+mod conv;
 #[cfg(feature = "flex")]
 mod elementwise;
 #[cfg(feature = "flex")]
@@ -23,15 +26,19 @@ mod norm;
 mod ops;
 #[cfg(feature = "flex")]
 mod parallel;
+#[cfg(feature = "flex")]
+mod rows;
 mod switch;
+#[cfg(feature = "flex")]
+mod unfold;
 
 pub use switch::{kernels_enabled, set_kernels};
 
 #[cfg(feature = "flex")]
-pub use flex::{activation, group_norm};
+pub use flex::{activation, attention_weights, convolution, group_norm, layer_norm};
 
 #[cfg(not(feature = "flex"))]
-pub use absent::{activation, group_norm};
+pub use absent::{activation, attention_weights, convolution, group_norm, layer_norm};
 
 /// An element-wise function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +56,12 @@ mod flex {
     //! The way from tensors to the operations and back.
 
     use burn::backend::{Dispatch, DispatchDevice};
-    use burn::nn::GroupNorm;
+    use burn::module::{Content, DisplaySettings, ModuleDisplay};
+    use burn::nn::{GroupNorm, LayerNorm, PaddingConfig2d, conv::Conv2d};
     use burn::prelude::*;
     use burn::tensor::DType;
 
-    use super::{Elementwise, kernels_enabled, norm::GroupNormShape, ops::NnOps};
+    use super::{Elementwise, conv::ConvShape, kernels_enabled, norm::GroupNormShape, ops::NnOps};
 
     /// Whether the kernels can take this tensor.
     fn applies<const D: usize>(x: &Tensor<D>) -> bool {
@@ -101,13 +109,91 @@ mod flex {
             None => Dispatch::group_norm(x, gamma, beta, shape),
         }))
     }
+
+    /// Layer norm over the last axis.
+    pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+        let gamma = layer.gamma.val();
+        let Some(epsilon) = epsilon(layer) else { return Err(x) };
+        if !(applies(&x) && applies(&gamma) && gamma.dims() == [x.dims()[D - 1]]) {
+            return Err(x);
+        }
+        let beta = match &layer.beta {
+            Some(beta) => beta.val(),
+            None => Tensor::zeros(gamma.dims(), (&x.device(), DType::F32)),
+        };
+        let [x, gamma, beta] = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
+        Ok(Tensor::from_dispatch(Dispatch::layer_norm_rows(x, gamma, beta, epsilon)))
+    }
+
+    /// ε of a layer, which Burn keeps private but shows.
+    fn epsilon(layer: &LayerNorm) -> Option<f32> {
+        let content = layer.custom_content(Content::new(DisplaySettings::new()))?;
+        content.attributes.iter().find(|attribute| attribute.name == "epsilon")?.value.parse().ok()
+    }
+
+    /// The weights of [`attention`](crate::nn::attention) `[B, heads, Sq, Sk]`, for a mask that is the same for each
+    /// head.
+    pub fn attention_weights(q: &Tensor<4>, k: &Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
+        if !(applies(q) && applies(k)) || mask.is_some_and(|mask| mask.dims()[1] != 1) {
+            return None;
+        }
+        let scale = (q.dims()[3] as f32).powf(-0.5);
+        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)); // [B, heads, Sq, Sk]
+        let [_, _, s_q, s_k] = scores.dims();
+        let weights = match mask {
+            Some(mask) => {
+                let mask = mask.clone().expand([mask.dims()[0], 1, s_q, s_k]).into_dispatch();
+                Dispatch::masked_softmax(scores.into_dispatch(), mask, scale)
+            }
+            None => Dispatch::scaled_softmax(scores.into_dispatch(), scale),
+        };
+        Some(Tensor::from_dispatch(weights))
+    }
+
+    /// A convolution layer without groups or dilation.
+    pub fn convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+        let weight = layer.weight.val();
+        let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
+        if !(applies(&x) && applies(&weight)) {
+            return Err(x);
+        }
+        let bias = match &layer.bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([shape.channels[1]], (&x.device(), DType::F32)),
+        };
+        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+        Ok(Tensor::from_dispatch(Dispatch::convolution(x, weight, bias, shape)))
+    }
+
+    /// The shape of the convolution, if the kernels can do it.
+    fn conv_shape(layer: &Conv2d, x: [usize; 4], weight: [usize; 4]) -> Option<ConvShape> {
+        let [batch, channels_in, height, width] = x;
+        let (kernel, stride, image) = (layer.kernel_size, layer.stride, [height, width]);
+        if layer.groups != 1 || layer.dilation != [1, 1] || weight[1] != channels_in {
+            return None;
+        }
+        let (start, end) = match layer.padding {
+            PaddingConfig2d::Valid => ([0, 0], [0, 0]),
+            PaddingConfig2d::Explicit(top, left, bottom, right) => ([top, left], [bottom, right]),
+            PaddingConfig2d::Same => {
+                let total = [0, 1].map(|i| {
+                    let grid = image[i].div_ceil(stride[i]);
+                    ((grid - 1) * stride[i] + kernel[i]).saturating_sub(image[i])
+                });
+                (total.map(|total| total / 2), total.map(|total| total - total / 2))
+            }
+        };
+        let side = |i: usize| Some((image[i] + start[i] + end[i]).checked_sub(kernel[i])? / stride[i] + 1);
+        let (grid, channels) = ([side(0)?, side(1)?], [channels_in, weight[0]]);
+        Some(ConvShape { batch, channels, image, grid, kernel, stride, padding: start })
+    }
 }
 
 #[cfg(not(feature = "flex"))]
 mod absent {
     //! Without the CPU backend nothing applies.
 
-    use burn::nn::GroupNorm;
+    use burn::nn::{GroupNorm, LayerNorm, conv::Conv2d};
     use burn::prelude::*;
 
     use super::Elementwise;
@@ -123,5 +209,17 @@ mod absent {
         _: bool,
     ) -> Result<Tensor<4>, Tensor<4>> {
         Err(x)
+    }
+
+    pub fn convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+        Err(x)
+    }
+
+    pub fn layer_norm<const D: usize>(_: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+        Err(x)
+    }
+
+    pub fn attention_weights(_: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
+        None
     }
 }

@@ -1,12 +1,14 @@
 //! The operations as a backend extension, and their implementation for the CPU backend `Flex`.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Backend, Flex, backend_extension, tensor::FloatTensor};
+use burn::backend::{Backend, Flex, backend_extension, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::{Shape, TensorData};
 
 use super::Elementwise;
+use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
+use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
 #[backend_extension(Flex, Autodiff)]
@@ -31,6 +33,29 @@ pub trait NnOps: Backend {
         shift: FloatTensor<Self>,
         shape: GroupNormShape,
     ) -> FloatTensor<Self>;
+
+    /// Convolution of `[B, C_in, H, W]` with a kernel `[C_out, C_in, kh, kw]` and bias `[C_out]`.
+    fn convolution(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+    ) -> FloatTensor<Self>;
+
+    /// Layer norm over the last axis with γ and β of its width.
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
+
+    /// Softmax of `scale · scores` `[B, heads, Sq, Sk]` over the last axis.
+    fn scaled_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self>;
+
+    /// Softmax of `scale · scores` `[B, heads, Sq, Sk]` over the last axis, without what `mask` `[B or 1, 1, Sq, Sk]`
+    /// leaves out.
+    fn masked_softmax(scores: FloatTensor<Self>, mask: BoolTensor<Self>, scale: f32) -> FloatTensor<Self>;
 }
 
 impl NnOps for Flex {
@@ -59,6 +84,57 @@ impl NnOps for Flex {
     ) -> FlexTensor {
         normalize(x, &Parameters::new(gamma, beta, Some((scale, shift))), &shape).0
     }
+
+    fn convolution(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, shape: ConvShape) -> FlexTensor {
+        convolve(&whole(x), &whole(weight), bias, &shape)
+    }
+
+    fn layer_norm_rows(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f32) -> FlexTensor {
+        normalize_rows(x, &whole(gamma), &whole(beta), epsilon).0
+    }
+
+    fn scaled_softmax(scores: FlexTensor, scale: f32) -> FlexTensor {
+        softmax(scores, None, scale)
+    }
+
+    fn masked_softmax(scores: FlexTensor, mask: FlexTensor, scale: f32) -> FlexTensor {
+        softmax(scores, Some(mask), scale)
+    }
+}
+
+/// Layer norm with parameters from [`whole`], in place if nobody else holds `x`.
+pub fn normalize_rows(
+    x: FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    epsilon: f32,
+) -> (FlexTensor, Vec<Moments>) {
+    let norm = LayerNormRows { gamma: values(gamma), beta: values(beta), epsilon };
+    let mut x = whole(x);
+    if x.is_unique() {
+        let moments = norm.forward(None, x.storage_mut());
+        return (x, moments);
+    }
+    let mut y = vec![0.0; values(&x).len()];
+    let moments = norm.forward(Some(values(&x)), &mut y);
+    (tensor(y, x.layout().shape().clone()), moments)
+}
+
+/// Softmax over the last axis of `[B, heads, Sq, Sk]`, in place if nobody else holds the scores.
+pub fn softmax(scores: FlexTensor, mask: Option<FlexTensor>, scale: f32) -> FlexTensor {
+    let mut scores = whole(scores);
+    let [_, heads, queries, width] = scores.layout().shape().dims();
+    let mask = mask.map(|mask| mask.to_contiguous());
+    let mask = mask.as_ref().map(|mask| RowMask { values: mask.storage(), queries, heads });
+    rows::softmax(width, scale, mask.as_ref(), scores.storage_mut());
+    scores
+}
+
+/// Convolution of tensors from [`whole`], with a bias in any layout.
+pub fn convolve(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor, shape: &ConvShape) -> FlexTensor {
+    let y = conv::forward(shape, values(x), weight, values(&whole(bias)));
+    let [height, width] = shape.grid;
+    tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
 }
 
 /// The parameters of a group norm, each with its values in order.

@@ -1,0 +1,217 @@
+//! Convolution and its gradients, as products with matrices of columns.
+//!
+//! With stride 1 the gradients of input and weights need the same columns, those of the output's gradient: the first
+//! is their product with the weights, the second theirs with the input. With another stride, or if the input needs no
+//! gradient, the columns are those of the input, as in the forward pass.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::{Flex, ops::FloatTensorOps};
+use burn::tensor::Shape;
+use rayon::prelude::*;
+
+use super::ops::{tensor, values};
+use super::unfold::{Block, Unfold, place};
+
+/// A convolution without groups or dilation.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvShape {
+    /// Images in the batch.
+    pub batch: usize,
+    /// Channels of input and output.
+    pub channels: [usize; 2],
+    /// \[H, W\] of the input.
+    pub image: [usize; 2],
+    /// \[H, W\] of the output.
+    pub grid: [usize; 2],
+    /// Size of the kernel.
+    pub kernel: [usize; 2],
+    /// Stride of the kernel.
+    pub stride: [usize; 2],
+    /// Padding above and to the left.
+    pub padding: [usize; 2],
+}
+
+/// Gradients of a convolution, those that were asked for.
+#[derive(Debug)]
+pub struct ConvGradients {
+    /// `[B, C_in, H, W]`
+    pub x: Option<Vec<f32>>,
+    /// `[C_out, C_in, kh, kw]`
+    pub weight: Option<Vec<f32>>,
+}
+
+impl ConvShape {
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Offsets of the taps for the columns of the input, or mirrored for those of the output's gradient.
+    fn offsets(&self, sign: isize) -> Vec<[isize; 2]> {
+        let offset = |at: usize, axis: usize| sign * (at as isize - self.padding[axis] as isize);
+        let [rows, columns] = self.kernel;
+        (0..rows).flat_map(|row| (0..columns).map(move |column| [offset(row, 0), offset(column, 1)])).collect()
+    }
+
+    /// Columns of the input on the grid of the output.
+    fn of_input(&self) -> Unfold {
+        let (channels, taps) = (self.channels[0], self.offsets(1));
+        Unfold { channels, image: self.image, grid: self.grid, stride: self.stride, taps }
+    }
+
+    /// Columns of the output's gradient on the grid of the input, for stride 1.
+    fn of_gradient(&self) -> Unfold {
+        let (channels, taps) = (self.channels[1], self.offsets(-1));
+        Unfold { channels, image: self.grid, grid: self.image, stride: [1, 1], taps }
+    }
+}
+
+/// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, kh, kw]`, plus `bias` `[C_out]`.
+pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
+    let [from, to] = shape.channels;
+    let weight = weight.reshape(Shape::from([to, from * shape.taps()]));
+    let mut y = vec![0.0; shape.batch * to * shape.grid[0] * shape.grid[1]];
+    let mut columns = Columns::new(shape.of_input());
+    for block in Block::cover(shape.batch, shape.grid) {
+        let product = Flex::float_matmul(weight.clone(), columns.of(x, &block));
+        place(values(&product), Some(bias), &block, shape.grid, &mut y);
+    }
+    y
+}
+
+/// The gradients of [`forward`], given that of its result.
+pub fn backward(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &FlexTensor,
+    grad: &[f32],
+    [wants_x, wants_weight]: [bool; 2],
+) -> ConvGradients {
+    if wants_x && shape.stride == [1, 1] {
+        backward_by_gradient_columns(shape, x, weight, grad, wants_weight)
+    } else {
+        backward_by_input_columns(shape, x, weight, grad, [wants_x, wants_weight])
+    }
+}
+
+/// Stride 1: with `G` the columns of the gradient, `dx = Wᵀ G` and `dW = G xᵀ`, W and dW with mirrored taps.
+fn backward_by_gradient_columns(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &FlexTensor,
+    grad: &[f32],
+    wants_weight: bool,
+) -> ConvGradients {
+    let [from, to] = shape.channels;
+    let rows = to * shape.taps();
+    // [C_out, C_in, kh, kw] -> [C_in, C_out · kh · kw]
+    let weight = weight.reshape(Shape::from([to, from, shape.taps()])).permute(&[1, 0, 2]).to_contiguous();
+    let weight = weight.reshape(Shape::from([from, rows]));
+    let mut of_x = vec![0.0; x.len()];
+    let mut of_weight = Sum::default();
+    let mut columns = Columns::new(shape.of_gradient());
+    let mut pixels = Columns::new(Unfold {
+        channels: from,
+        image: shape.image,
+        grid: shape.image,
+        stride: [1, 1],
+        taps: vec![[0, 0]],
+    });
+    for block in Block::cover(shape.batch, shape.image) {
+        let columns = columns.of(grad, &block);
+        let product = Flex::float_matmul(weight.clone(), columns.clone());
+        place(values(&product), None, &block, shape.image, &mut of_x);
+        if wants_weight {
+            let pixels = Flex::float_swap_dims(pixels.of(x, &block), 0, 1); // [C_in, pixels] -> [pixels, C_in]
+            of_weight.add(Flex::float_matmul(columns, pixels)); // [C_out · kh · kw, C_in]
+        }
+    }
+    let weight = of_weight.0.map(|sum| {
+        let sum = sum.reshape(Shape::from([to, shape.taps(), from])).permute(&[0, 2, 1]).to_contiguous();
+        values(&sum).to_vec()
+    });
+    ConvGradients { x: Some(of_x), weight }
+}
+
+/// With `X` the columns of the input, `dW = dy Xᵀ`, and `Wᵀ dy` are the columns of dx.
+fn backward_by_input_columns(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &FlexTensor,
+    grad: &[f32],
+    [wants_x, wants_weight]: [bool; 2],
+) -> ConvGradients {
+    let [from, to] = shape.channels;
+    let weight = weight.reshape(Shape::from([to, from * shape.taps()]));
+    let weight = Flex::float_swap_dims(weight, 0, 1);
+    let mut of_x = wants_x.then(|| vec![0.0; x.len()]);
+    let mut of_weight = Sum::default();
+    let mut columns = Columns::new(shape.of_input());
+    let mut pixels =
+        Columns::new(Unfold { channels: to, image: shape.grid, grid: shape.grid, stride: [1, 1], taps: vec![[0, 0]] });
+    for block in Block::cover(shape.batch, shape.grid) {
+        let grad = pixels.of(grad, &block); // [C_out, pixels]
+        if let Some(of_x) = &mut of_x {
+            let product = Flex::float_matmul(weight.clone(), grad.clone());
+            columns.unfold.fold(values(&product), &block, of_x);
+        }
+        if wants_weight {
+            let columns = Flex::float_swap_dims(columns.of(x, &block), 0, 1);
+            of_weight.add(Flex::float_matmul(grad, columns));
+        }
+    }
+    ConvGradients { x: of_x, weight: of_weight.0.map(|sum| values(&sum).to_vec()) }
+}
+
+/// Matrices of columns, of which one block after the other uses the same memory.
+struct Columns {
+    unfold: Unfold,
+    memory: Option<FlexTensor>,
+}
+
+impl Columns {
+    fn new(unfold: Unfold) -> Self {
+        Self { unfold, memory: None }
+    }
+
+    /// The columns of a block, `[channels · taps, pixels]`; the tensor of the block before must be gone.
+    fn of(&mut self, images: &[f32], block: &Block) -> FlexTensor {
+        let rows = self.unfold.channels * self.unfold.taps.len();
+        let shape = Shape::from([rows, block.pixels(self.unfold.grid[1])]);
+        let mut columns = match self.memory.take() {
+            Some(memory) if *memory.layout().shape() == shape => memory,
+            _ => tensor(vec![0.0; shape.num_elements()], shape),
+        };
+        self.unfold.unfold(images, block, columns.storage_mut());
+        self.memory = Some(columns.clone());
+        columns
+    }
+}
+
+/// A sum of tensors of the same shape.
+#[derive(Debug, Default)]
+struct Sum(Option<FlexTensor>);
+
+impl Sum {
+    fn add(&mut self, term: FlexTensor) {
+        match &mut self.0 {
+            Some(sum) => {
+                let sum: &mut [f32] = sum.storage_mut();
+                sum.par_chunks_mut(1 << 14).zip(values(&term).par_chunks(1 << 14)).for_each(|(sum, term)| {
+                    sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+                });
+            }
+            sum => *sum = Some(term),
+        }
+    }
+}
+
+/// Σ over batch and pixels of `grad` `[B, C_out, H, W]`: the gradient of the bias.
+pub fn bias_gradient(shape: &ConvShape, grad: &[f32]) -> Vec<f32> {
+    let plane = shape.grid[0] * shape.grid[1];
+    let mut sums = vec![0.0f64; shape.channels[1]];
+    let planes: Vec<f64> = grad.par_chunks(plane).map(|plane| super::norm::sum(plane, |g| g)).collect();
+    for (i, plane) in planes.iter().enumerate() {
+        sums[i % shape.channels[1]] += plane;
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
+}

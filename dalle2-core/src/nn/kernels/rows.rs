@@ -1,0 +1,222 @@
+//! Operations over the rows of a matrix: layer normalisation and softmax.
+
+use macerator::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::math::{exp, fma};
+use super::norm::{Moments, sum, sum_pairs, update, update_with};
+use super::parallel::{for_each, vectorized};
+
+/// Elements of the rows that one task takes.
+const TASK: usize = 8 * 1024;
+
+/// Number of rows of `width` elements in a task.
+fn rows_per_task(width: usize) -> usize {
+    (TASK / width).max(1)
+}
+
+/// Layer normalisation, `(x − μ) / √(σ² + ε) · γ + β` for each row.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNormRows<'a> {
+    /// γ, as wide as a row.
+    pub gamma: &'a [f32],
+    /// β
+    pub beta: &'a [f32],
+    /// ε
+    pub epsilon: f32,
+}
+
+impl LayerNormRows<'_> {
+    /// Writes the result into `y` and returns the moments of each row. The input is `x`, or what `y` holds.
+    pub fn forward(&self, x: Option<&[f32]>, y: &mut [f32]) -> Vec<Moments> {
+        let (width, n) = (self.gamma.len(), y.len());
+        let rows = rows_per_task(width);
+        let mut moments = vec![(0.0, 0.0); n / width];
+        let tasks = y.par_chunks_mut(rows * width).zip(moments.par_chunks_mut(rows));
+        for_each(tasks, n, |task, (y, moments)| {
+            if let Some(x) = x {
+                y.copy_from_slice(&x[task * rows * width..][..y.len()]);
+            }
+            vectorized(NormalizeRows { norm: self, y, moments });
+        });
+        moments
+    }
+
+    /// Turns the gradient of the result, in `grad`, into that of x, and returns those of γ and β.
+    pub fn backward(&self, moments: &[Moments], x: &[f32], grad: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
+        let (width, n) = (self.gamma.len(), grad.len());
+        let rows = rows_per_task(width);
+        let mut partial = vec![0.0; n.div_ceil(rows * width) * 2 * width];
+        let tasks = grad.par_chunks_mut(rows * width).zip(partial.par_chunks_mut(2 * width));
+        for_each(tasks, n, |task, (grad, partial)| {
+            let x = &x[task * rows * width..][..grad.len()];
+            let moments = &moments[task * rows..][..grad.len() / width];
+            let (gamma, beta) = partial.split_at_mut(width);
+            vectorized(RowGradients { norm: self, moments, x, grad, gamma, beta });
+        });
+        // In the order of the rows, so that the sum does not depend on which thread came first.
+        let mut total = vec![0.0; 2 * width];
+        for partial in partial.chunks_exact(2 * width) {
+            total.iter_mut().zip(partial).for_each(|(total, partial)| *total += partial);
+        }
+        let beta = total.split_off(width);
+        (total, beta)
+    }
+}
+
+struct NormalizeRows<'a> {
+    norm: &'a LayerNormRows<'a>,
+    y: &'a mut [f32],
+    moments: &'a mut [Moments],
+}
+
+impl WithSimd for NormalizeRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let LayerNormRows { gamma, beta, epsilon } = *self.norm;
+        let width = gamma.len();
+        for (y, moments) in self.y.chunks_exact_mut(width).zip(self.moments) {
+            let mean = (sum(y, |y| y) / width as f64) as f32;
+            let variance = sum(y, |y| (y - mean) * (y - mean)) / width as f64;
+            let rstd = (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32;
+            for ((y, gamma), beta) in y.iter_mut().zip(gamma).zip(beta) {
+                *y = fma::<S>((*y - mean) * rstd, *gamma, *beta);
+            }
+            *moments = (mean, rstd);
+        }
+    }
+}
+
+struct RowGradients<'a> {
+    norm: &'a LayerNormRows<'a>,
+    moments: &'a [Moments],
+    x: &'a [f32],
+    grad: &'a mut [f32],
+    gamma: &'a mut [f32],
+    beta: &'a mut [f32],
+}
+
+impl WithSimd for RowGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let width = self.norm.gamma.len();
+        let rows = self.grad.chunks_exact_mut(width).zip(self.x.chunks_exact(width));
+        for ((grad, x), (mean, rstd)) in rows.zip(self.moments) {
+            for (((gamma, beta), grad), x) in self.gamma.iter_mut().zip(self.beta.iter_mut()).zip(&*grad).zip(x) {
+                *gamma = fma::<S>(*grad, (*x - mean) * rstd, *gamma);
+                *beta += grad;
+            }
+            update_with(grad, self.norm.gamma, |grad, gamma| grad * gamma);
+            let of_grad = sum(grad, |g| g) / width as f64;
+            let of_product = sum_pairs(grad, x, |g, x| g * (x - mean)) * f64::from(*rstd) / width as f64;
+            let constant = -of_grad as f32 * rstd;
+            let linear = -of_product as f32 * rstd * rstd;
+            update_with(grad, x, |grad, x| fma::<S>(grad, *rstd, fma::<S>(x - mean, linear, constant)));
+        }
+    }
+}
+
+/// Which entries of a matrix of scores are left out of the softmax.
+#[derive(Debug, Clone, Copy)]
+pub struct RowMask<'a> {
+    /// Non-zero where left out; the rows of one item of the batch, or of every item.
+    pub values: &'a [u8],
+    /// Rows of queries, the same for each head.
+    pub queries: usize,
+    /// Heads that share the mask of an item.
+    pub heads: usize,
+}
+
+impl RowMask<'_> {
+    /// The mask of row `(item · heads + head) · queries + query`.
+    fn row(&self, row: usize, width: usize) -> &[u8] {
+        let (item, query) = (row / self.queries / self.heads, row % self.queries);
+        let masks = self.values.len() / (self.queries * width);
+        &self.values[(item % masks * self.queries + query) * width..][..width]
+    }
+}
+
+/// Replaces each row of scores by the softmax of `scale · scores`; what the mask leaves out counts as `f32::MIN`.
+pub fn softmax(width: usize, scale: f32, mask: Option<&RowMask<'_>>, scores: &mut [f32]) {
+    let (n, rows) = (scores.len(), rows_per_task(width));
+    for_each(scores.par_chunks_mut(rows * width), n, |task, scores| {
+        vectorized(Softmax { width, scale, mask, first_row: task * rows, scores });
+    });
+}
+
+/// Turns the gradient of the weights that [`softmax`] gave, in `grad`, into that of the scores.
+pub fn softmax_backward(width: usize, scale: f32, weights: &[f32], grad: &mut [f32]) {
+    let (n, rows) = (grad.len(), rows_per_task(width));
+    for_each(grad.par_chunks_mut(rows * width), n, |task, grad| {
+        let weights = &weights[task * rows * width..][..grad.len()];
+        vectorized(SoftmaxGradient { width, scale, weights, grad });
+    });
+}
+
+struct Softmax<'a> {
+    width: usize,
+    scale: f32,
+    mask: Option<&'a RowMask<'a>>,
+    first_row: usize,
+    scores: &'a mut [f32],
+}
+
+impl WithSimd for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        for (i, row) in self.scores.chunks_exact_mut(self.width).enumerate() {
+            if let Some(mask) = self.mask {
+                for (score, masked) in row.iter_mut().zip(mask.row(self.first_row + i, self.width)) {
+                    *score = if *masked == 0 { *score * self.scale } else { f32::MIN };
+                }
+            } else {
+                update(row, |score| score * self.scale);
+            }
+            let max = maximum(row);
+            update(row, |score| exp::<S>(score - max));
+            let factor = (1.0 / sum(row, |e| e)) as f32;
+            update(row, |e| e * factor);
+        }
+    }
+}
+
+/// The largest value.
+#[inline(always)]
+fn maximum(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = if *x > *lane { *x } else { *lane };
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+struct SoftmaxGradient<'a> {
+    width: usize,
+    scale: f32,
+    weights: &'a [f32],
+    grad: &'a mut [f32],
+}
+
+impl WithSimd for SoftmaxGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        for (grad, weights) in self.grad.chunks_exact_mut(self.width).zip(self.weights.chunks_exact(self.width)) {
+            let mean = sum_pairs(grad, weights, |g, w| g * w) as f32;
+            update_with(grad, weights, |g, w| (g - mean) * w * self.scale);
+        }
+    }
+}
