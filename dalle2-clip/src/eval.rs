@@ -1,4 +1,4 @@
-//! How good a CLIP is: zero-shot classification and retrieval (Radford et al. 2021, sections 3.1 and appendix E).
+//! How good a CLIP is: zero-shot classification and retrieval (Radford et al. 2021, section 3.1 and appendix E).
 //!
 //! Everything here works on embeddings, so it serves any encoder pair.
 

@@ -13,6 +13,25 @@
 //! | `train` | the training task (feature `train`) |
 //!
 //! Files carry the tensor names of Hugging Face's CLIP, so weights travel both ways.
+//!
+//! ```
+//! use burn::prelude::*;
+//! use dalle2_clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder, eval};
+//! use dalle2_core::ImageEncoder;
+//!
+//! # fn main() -> dalle2_core::Result<()> {
+//! let device = Device::flex();
+//! let config = ClipConfig::tiny(); // or ClipTextEncoder::load("text_encoder", &device)?
+//! let clip = config.init(&device);
+//! let (text, image) = (ClipTextEncoder::from_clip(&config, &clip)?, ClipImageEncoder::from_clip(&config, &clip)?);
+//!
+//! let labels = eval::embed_labels(&text, &["red apple", "blue car"], &["{}", "a picture of a {}"])?;
+//! let images = image.encode(Tensor::zeros([3, 3, 48, 64], &device))?; // three grey pictures
+//! let answers = eval::classify(images, labels, 1)?;
+//! assert_eq!(answers.len(), 3);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod eval;
 mod image_encoder;

@@ -1,5 +1,7 @@
 //! The towers against the reference implementation, see `fixtures/README.md`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 
 use burn::prelude::*;

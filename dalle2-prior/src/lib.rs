@@ -1,1 +1,38 @@
-//! dalle2-prior
+//! The priors of `dalle2`: P(z_i | y), from a caption to a CLIP image embedding (DALL·E 2, section 2.2).
+//!
+//! | type | is |
+//! |---|---|
+//! | [`DiffusionPrior`] | a [`dalle2_core::Prior`] that denoises the embedding with a causal transformer |
+//! | [`PriorNetwork`] | the transformer under it |
+//! | [`train`] | its training step (feature `train`) |
+//!
+//! A prior of your own implements [`dalle2_core::Prior`] and works in the same pipeline.
+//!
+//! ```
+//! use burn::prelude::*;
+//! use dalle2_core::{Prior, SampleOptions, TextCondition, TokenMask, diffusion::SeededNoise};
+//! use dalle2_prior::{DiffusionPrior, DiffusionPriorConfig};
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> dalle2_core::Result<()> {
+//! let device = Device::flex();
+//! let config = DiffusionPriorConfig::tiny(32, 16, 8); // embeddings of 32, token encodings of 16, 8 tokens
+//! let prior = DiffusionPrior::new(config.clone(), config.init(&device)?)?; // or DiffusionPrior::load(dir, &device)?
+//! let caption = |length| TextCondition {
+//!     pooled: Tensor::ones([1, 32], &device),
+//!     tokens: Tensor::ones([1, 8, 16], &device),
+//!     mask: TokenMask::from_lengths(&[length], 8, &device),
+//! };
+//! let options = SampleOptions { steps: Some(4), ..Default::default() };
+//! let mut noise = SeededNoise::new(&[7], 0);
+//! let z = prior.sample(&caption(5), &caption(2), &options, &mut noise, &mut |_| ControlFlow::Continue(()))?;
+//! assert_eq!(z.dims(), [1, 32]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod diffusion;
+
+#[cfg(feature = "train")]
+pub use diffusion::train;
+pub use diffusion::{DiffusionPrior, DiffusionPriorConfig, Prefix, PriorNetwork, XStartBound};

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 /// Checks of the dalle2 workspace.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

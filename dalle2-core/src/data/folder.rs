@@ -15,8 +15,8 @@ use crate::{Error, Result};
 
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// Images (`.png`, `.jpg`, `.jpeg`, `.webp`) of a folder and the folders in it, each with its caption as the first line of
-/// the text file of the same name: `cats/tom.png` and `cats/tom.txt`.
+/// Images (`.png`, `.jpg`, `.jpeg`, `.webp`) of a folder and the folders in it, each with its caption as the first line
+/// of the text file of the same name: `cats/tom.png` and `cats/tom.txt`.
 ///
 /// Items are in the order of their paths, so a copy of the folder gives the same data set. Captions are read when the
 /// set is opened, images when they are asked for; where one cannot be read the next one stands in for it.

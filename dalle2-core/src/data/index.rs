@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Images named by a JSON-lines file: `{"image": "cats/tom.png", "caption": "a grey cat"}` on every line. Further keys are
-/// ignored. Paths are relative to the index and may not leave its folder.
+/// Images named by a JSON-lines file: `{"image": "cats/tom.png", "caption": "a grey cat"}` on every line. Further keys
+/// are ignored. Paths are relative to the index and may not leave its folder.
 ///
 /// Items are in the order of the lines. Lines that are damaged or name no file are passed over when the set is opened;
 /// where an image cannot be read the next one stands in for it.

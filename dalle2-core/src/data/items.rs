@@ -1,7 +1,7 @@
 //! What the data sets share: the list of items, and what is done about the ones that cannot be read.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -37,21 +37,20 @@ pub(super) struct Item {
     pub(super) caption: String,
 }
 
-/// Collects problems while a data set is opened: each is logged once and kept.
+/// The problems met so far, in the order in which they were met: each item is logged once and kept.
 #[derive(Debug, Default)]
-pub(super) struct Problems(BTreeMap<String, String>);
+pub(super) struct Problems {
+    list: Vec<Problem>,
+    known: BTreeSet<String>,
+}
 
 impl Problems {
     pub(super) fn report(&mut self, item: impl ToString, reason: impl ToString) {
         let (item, reason) = (item.to_string(), reason.to_string());
-        if !self.0.contains_key(&item) {
+        if self.known.insert(item.clone()) {
             tracing::warn!(%item, %reason, "passed over");
-            self.0.insert(item, reason);
+            self.list.push(Problem { item, reason });
         }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
     }
 }
 
@@ -68,9 +67,11 @@ impl Items {
     /// [`Error::Format`] at `source` if no item is left.
     pub(super) fn new(source: &Path, items: Vec<Item>, problems: Problems, expected: &str) -> Result<Self> {
         if items.is_empty() {
-            let passed_over = match problems.0.iter().next() {
+            let passed_over = match problems.list.first() {
                 None => String::new(),
-                Some((item, reason)) => format!("; {} passed over, the first {item}: {reason}", problems.len()),
+                Some(Problem { item, reason }) => {
+                    format!("; {} passed over, the first {item}: {reason}", problems.list.len())
+                }
             };
             return Err(Error::format(source, format!("no captioned image here: expected {expected}{passed_over}")));
         }
@@ -86,8 +87,7 @@ impl Items {
     }
 
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let problems = self.lock();
-        problems.0.iter().map(|(item, reason)| Problem { item: item.clone(), reason: reason.clone() }).collect()
+        self.lock().list.clone()
     }
 
     /// The item at `index`, or the next one in order that can be read.

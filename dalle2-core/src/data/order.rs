@@ -7,8 +7,8 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::ConfigError;
 
-/// The items `0..len` in the order in which an epoch visits them: a uniformly random permutation (Fisher and Yates) that
-/// depends on nothing but the arguments.
+/// The items `0..len` in the order in which an epoch visits them: a uniformly random permutation (Fisher and Yates)
+/// that depends on nothing but the arguments.
 pub fn epoch_order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);

@@ -16,12 +16,12 @@ const MAX_PIXELS: u64 = 64 << 20;
 /// Largest image file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Reads a PNG, JPEG or WebP file, recognised by its content: transparency lies on white, grey, palette, CMYK and 16-bit images become
-/// 8-bit RGB, and the orientation that a camera noted is applied.
+/// Reads a PNG, JPEG or WebP file, recognised by its content: transparency lies on white, grey, palette, CMYK and
+/// 16-bit images become 8-bit RGB, and the orientation that a camera noted is applied.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::Format`] if it is none of the three formats, or larger than 256 MiB,
-/// 16,384 pixels a side or 64 Mi pixels; [`Error::Image`] if it is damaged or cut off. Each names the file.
+/// [`Error::Io`] if the file cannot be read; [`Error::Format`] if it is none of the three formats, or larger than 256
+/// MiB, 16,384 pixels a side or 64 Mi pixels; [`Error::Image`] if it is damaged or cut off. Each names the file.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let size = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
@@ -63,8 +63,8 @@ pub fn save_png(image: &RgbImage, path: impl AsRef<Path>) -> Result<()> {
     store::write_file(path, bytes.get_ref())
 }
 
-/// The decoder fills what is missing from a JPEG with grey and says nothing: an end marker must follow the last scan. Inside
-/// a scan the two bytes of a marker cannot occur.
+/// The decoder fills what is missing from a JPEG with grey and says nothing: an end marker must follow the last scan.
+/// Inside a scan the two bytes of a marker cannot occur.
 fn is_cut_off_jpeg(bytes: &[u8]) -> bool {
     let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
     match (last(0xd9), last(0xda)) {

@@ -1,7 +1,8 @@
 //! Pixels at the border and inside.
 //!
-//! At the border an image is an [`RgbImage`]; inside it is a row of a `Tensor<4>` `[B, 3, H, W]` with values in [−1, 1].
-//! Resizing and blurring are products with one small matrix per axis, so they run on every backend and under autodiff.
+//! At the border an image is an [`RgbImage`]; inside it is a row of a `Tensor<4>` `[B, 3, H, W]` with values in [−1,
+//! 1]. Resizing and blurring are products with one small matrix per axis, so they run on every backend and under
+//! autodiff.
 
 mod axis;
 mod convert;

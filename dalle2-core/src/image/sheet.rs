@@ -32,7 +32,8 @@ impl LabelledImage {
 /// Lays images out in rows, each in a square of `cell` pixels with its label below.
 ///
 /// Images keep their proportions; small ones are enlarged by a whole factor without smoothing, so pixels stay visible.
-/// Labels are wrapped to the cell and cut after three lines; characters beyond Latin are written as `?`. Rows may differ in length.
+/// Labels are wrapped to the cell and cut after three lines; characters beyond Latin are written as `?`. Rows may
+/// differ in length.
 pub fn contact_sheet(rows: &[Vec<LabelledImage>], cell: u32) -> RgbImage {
     let cell = cell.max(CHAR_WIDTH);
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0) as u32;

@@ -3,12 +3,14 @@
 use burn::prelude::*;
 use burn::tensor::activation;
 
+use super::kernels::{self, Elementwise};
+
 /// SiLU, `x · σ(x)` (Elfwing et al. 2017, "Sigmoid-weighted linear units", section 2).
 ///
 /// # Shapes
 /// Any shape, kept.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::silu(x)
+    kernels::activation(Elementwise::Silu, x).unwrap_or_else(activation::silu)
 }
 
 /// GELU in its exact form, `x · Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016, section 2).
@@ -16,7 +18,7 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// Any shape, kept.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::gelu(x)
+    kernels::activation(Elementwise::Gelu, x).unwrap_or_else(activation::gelu)
 }
 
 /// The approximation `x · σ(1.702 x)` of GELU that OpenAI's CLIP weights were trained with (Hendrycks and Gimpel
@@ -25,8 +27,10 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// Any shape, kept.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    x.clone() * activation::sigmoid(x * QUICK_GELU_SLOPE)
+    kernels::activation(Elementwise::QuickGelu, x).unwrap_or_else(composed_quick_gelu)
 }
 
-/// Slope of the sigmoid in [`quick_gelu`].
-const QUICK_GELU_SLOPE: f64 = 1.702;
+/// [`quick_gelu`] of Burn's operations.
+fn composed_quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.clone() * activation::sigmoid(x * 1.702)
+}

@@ -4,7 +4,7 @@ use burn::nn::{GroupNorm, LayerNorm};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
-use super::silu;
+use super::{kernels, silu};
 
 /// Layer normalisation over the last axis (Ba et al. 2016, section 3).
 ///
@@ -25,7 +25,8 @@ pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Tensor<D> 
 /// # Panics
 /// If C is not the layer's number of channels.
 pub fn group_norm(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    in_f32(x, |x| normalize_groups(layer, x))
+    check_channels(layer, &x);
+    kernels::group_norm(layer, x, None, false).unwrap_or_else(|x| in_f32(x, |x| normalize_groups(layer, x)))
 }
 
 /// [`group_norm`], then [`silu`].
@@ -36,7 +37,8 @@ pub fn group_norm(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
 /// # Panics
 /// If C is not the layer's number of channels.
 pub fn group_norm_silu(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    in_f32(x, |x| silu(normalize_groups(layer, x)))
+    check_channels(layer, &x);
+    kernels::group_norm(layer, x, None, true).unwrap_or_else(|x| in_f32(x, |x| silu(normalize_groups(layer, x))))
 }
 
 /// [`group_norm`], a feature-wise affine map, then [`silu`]: `silu(gn(x) · (1 + scale) + shift)`.
@@ -54,10 +56,13 @@ pub fn group_norm_film_silu(layer: &GroupNorm, x: Tensor<4>, scale: Tensor<2>, s
     let [b, c, _, _] = x.dims();
     assert_eq!(scale.dims(), [b, c], "group_norm_film_silu: scale must be [B, C] of x {:?}", x.dims());
     assert_eq!(shift.dims(), [b, c], "group_norm_film_silu: shift must be [B, C] of x {:?}", x.dims());
-    in_f32(x, |x| {
-        let scale = widen(scale).reshape([b, c, 1, 1]) + 1.0;
-        let shift = widen(shift).reshape([b, c, 1, 1]);
-        silu(normalize_groups(layer, x) * scale + shift)
+    check_channels(layer, &x);
+    kernels::group_norm(layer, x, Some((&scale, &shift)), true).unwrap_or_else(|x| {
+        in_f32(x, |x| {
+            let scale = widen(scale).reshape([b, c, 1, 1]) + 1.0;
+            let shift = widen(shift).reshape([b, c, 1, 1]);
+            silu(normalize_groups(layer, x) * scale + shift)
+        })
     })
 }
 
@@ -77,10 +82,14 @@ pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
 /// Shortest row that [`l2_normalize`] still brings to unit length.
 const MIN_LENGTH: f64 = 1e-12;
 
+fn check_channels(layer: &GroupNorm, x: &Tensor<4>) {
+    let (shape, channels) = (x.dims(), layer.num_channels);
+    assert_eq!(shape[1], channels, "group_norm: axis 1 of {shape:?} must be {channels}");
+}
+
 /// `(x − mean) / √(variance + ε) · γ + β` per group, in the dtype of `x`.
 fn normalize_groups(layer: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
-    assert_eq!(c, layer.num_channels, "group_norm: axis 1 of {:?} must be {}", x.dims(), layer.num_channels);
     let x = x.reshape([b, layer.num_groups, c / layer.num_groups * h * w]); // [B, C, H, W] -> [B, groups, rest]
     let x = x.clone() - x.mean_dim(2);
     let variance = x.clone().square().mean_dim(2);

@@ -42,7 +42,7 @@ pub(super) fn published() -> Result<(Vocab, Merges)> {
 pub(super) fn parse(text: &str) -> Result<Merges, usize> {
     text.lines()
         .enumerate()
-        .filter(|(i, line)| !line.is_empty() && !(*i == 0 && line.starts_with("#version")))
+        .filter(|(i, line)| !line.is_empty() && (*i > 0 || !line.starts_with("#version")))
         .map(|(i, line)| match line.split_once(' ') {
             Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => Ok((a.to_string(), b.to_string())),
             _ => Err(i + 1),

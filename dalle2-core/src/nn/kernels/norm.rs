@@ -1,0 +1,268 @@
+//! Group normalisation with the operations around it, in one sweep per group.
+//!
+//! With x̂ = (x − μ) / √(σ² + ε) per group, the whole is `y = f((x̂ · γ + β) · (1 + scale) + shift)` with f either SiLU
+//! or nothing, and scale and shift per item and channel. A group is small enough for a cache in every network here, so
+//! the passes below read memory once.
+
+use macerator::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::elementwise::{Function, Silu};
+use super::math::fma;
+use super::parallel::{for_each, vectorized};
+
+/// How `[B, C, pixels]` is normalised.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNormShape {
+    /// C, a multiple of `groups`.
+    pub channels: usize,
+    /// Number of groups.
+    pub groups: usize,
+    /// H · W.
+    pub pixels: usize,
+    /// ε
+    pub epsilon: f32,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
+/// What follows the normalisation: γ and β `[C]`, and of FiLM scale and shift `[B, C]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// γ
+    pub gamma: &'a [f32],
+    /// β
+    pub beta: &'a [f32],
+    /// (scale, shift)
+    pub film: Option<(&'a [f32], &'a [f32])>,
+}
+
+/// Mean and 1/√(σ² + ε) of a group.
+pub type Moments = (f32, f32);
+
+impl Affine<'_> {
+    /// `γ · (1 + scale)` and `β · (1 + scale) + shift` of row `b · C + c`.
+    fn row(&self, row: usize, channel: usize) -> (f32, f32) {
+        let (gamma, beta) = (self.gamma[channel], self.beta[channel]);
+        match self.film {
+            Some((scale, shift)) => (gamma * (1.0 + scale[row]), beta * (1.0 + scale[row]) + shift[row]),
+            None => (gamma, beta),
+        }
+    }
+}
+
+/// Writes the result into `y`, and returns the moments of each group of each item.
+///
+/// The input is `x`, or what `y` holds if there is none.
+pub fn forward(shape: &GroupNormShape, affine: &Affine<'_>, x: Option<&[f32]>, y: &mut [f32]) -> Vec<Moments> {
+    let rows = shape.channels / shape.groups;
+    let (block, elements) = (rows * shape.pixels, y.len());
+    let mut moments = vec![(0.0, 0.0); elements / block];
+    let items = y.par_chunks_mut(block).zip(&mut moments);
+    for_each(items, elements, |group, (y, moments)| {
+        if let Some(x) = x {
+            y.copy_from_slice(&x[group * block..][..block]);
+        }
+        *moments = vectorized(Normalize { shape, affine, first_row: group * rows, y });
+    });
+    moments
+}
+
+/// Turns the gradient of the result, in `grad`, into that of x, and returns for each row the sums of dz and of dz · x̂,
+/// where dz is the gradient before f.
+pub fn backward(
+    shape: &GroupNormShape,
+    affine: &Affine<'_>,
+    moments: &[Moments],
+    x: &[f32],
+    grad: &mut [f32],
+) -> Vec<(f32, f32)> {
+    let rows = shape.channels / shape.groups;
+    let (block, elements) = (rows * shape.pixels, grad.len());
+    let mut sums = vec![(0.0, 0.0); elements / shape.pixels];
+    let items = grad.par_chunks_mut(block).zip(sums.par_chunks_mut(rows));
+    for_each(items, elements, |group, (grad, sums)| {
+        let x = &x[group * block..][..block];
+        vectorized(Gradient { shape, affine, first_row: group * rows, moments: moments[group], x, grad, sums });
+    });
+    sums
+}
+
+/// Gradients of [`Affine`].
+#[derive(Debug)]
+pub struct AffineGradients {
+    /// `[C]`
+    pub gamma: Vec<f32>,
+    /// `[C]`
+    pub beta: Vec<f32>,
+    /// `[B, C]` each
+    pub film: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// The gradients of the parameters, from the sums that [`backward`] returns.
+pub fn affine_gradients(channels: usize, affine: &Affine<'_>, sums: &[(f32, f32)]) -> AffineGradients {
+    let (mut gamma, mut beta) = (vec![0.0; channels], vec![0.0; channels]);
+    for (row, (dz, dz_x_hat)) in sums.iter().enumerate() {
+        let factor = affine.film.map_or(1.0, |(scale, _)| 1.0 + scale[row]);
+        gamma[row % channels] += factor * dz_x_hat;
+        beta[row % channels] += factor * dz;
+    }
+    let film = affine.film.map(|_| {
+        let scale = sums.iter().enumerate().map(|(row, (dz, dz_x_hat))| {
+            let channel = row % channels;
+            affine.gamma[channel] * dz_x_hat + affine.beta[channel] * dz
+        });
+        (scale.collect(), sums.iter().map(|(dz, _)| *dz).collect())
+    });
+    AffineGradients { gamma, beta, film }
+}
+
+struct Normalize<'a> {
+    shape: &'a GroupNormShape,
+    affine: &'a Affine<'a>,
+    first_row: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Normalize<'_> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> Moments {
+        let n = self.y.len() as f64;
+        let mean = (sum(self.y, |y| y) / n) as f32;
+        let variance = sum(self.y, |y| (y - mean) * (y - mean)) / n;
+        let rstd = (1.0 / (variance + f64::from(self.shape.epsilon)).sqrt()) as f32;
+        for (i, y) in self.y.chunks_exact_mut(self.shape.pixels).enumerate() {
+            let row = self.first_row + i;
+            let (a, b) = self.affine.row(row, row % self.shape.channels);
+            let a = a * rstd;
+            if self.shape.silu {
+                update(y, |y| Silu::value::<S>(fma::<S>(y - mean, a, b)));
+            } else {
+                update(y, |y| fma::<S>(y - mean, a, b));
+            }
+        }
+        (mean, rstd)
+    }
+}
+
+struct Gradient<'a> {
+    shape: &'a GroupNormShape,
+    affine: &'a Affine<'a>,
+    first_row: usize,
+    moments: Moments,
+    x: &'a [f32],
+    grad: &'a mut [f32],
+    sums: &'a mut [(f32, f32)],
+}
+
+impl WithSimd for Gradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let (mean, rstd) = self.moments;
+        let pixels = self.shape.pixels;
+        let (mut of_grad, mut of_product) = (0.0, 0.0);
+        for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
+            let row = self.first_row + i;
+            let (a, b) = self.affine.row(row, row % self.shape.channels);
+            if self.shape.silu {
+                let slope = a * rstd;
+                update_with(grad, x, |grad, x| grad * Silu::slope::<S>(fma::<S>(x - mean, slope, b)));
+            }
+            let dz = sum(grad, |g| g);
+            let dz_x_hat = sum_pairs(grad, x, |g, x| g * (x - mean)) * f64::from(rstd);
+            self.sums[i] = (dz as f32, dz_x_hat as f32);
+            of_grad += f64::from(a) * dz;
+            of_product += f64::from(a) * dz_x_hat;
+        }
+        // dx = (a · dz − mean(a · dz) − x̂ · mean(a · dz · x̂)) / √(σ² + ε), the means over the group.
+        let n = self.x.len() as f64;
+        let constant = (-of_grad / n) as f32 * rstd;
+        let linear = (-of_product / n) as f32 * rstd * rstd;
+        for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
+            let row = self.first_row + i;
+            let a = self.affine.row(row, row % self.shape.channels).0 * rstd;
+            update_with(grad, x, |grad, x| fma::<S>(grad, a, fma::<S>(x - mean, linear, constant)));
+        }
+    }
+}
+
+/// Replaces each y by f(y).
+#[inline(always)]
+pub fn update(y: &mut [f32], f: impl Fn(f32) -> f32) {
+    for y in y {
+        *y = f(*y);
+    }
+}
+
+/// Replaces each y by f(y, x).
+#[inline(always)]
+pub fn update_with(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = f(*y, *x);
+    }
+}
+
+/// Lanes that the sums below keep apart, so that the additions of one do not wait for those of another.
+const LANES: usize = 32;
+
+/// Additions to one lane in f32, after which the lanes are added up in f64.
+const RUN: usize = 128;
+
+/// The sum of the lanes, in pairs, so that it takes log₂ additions in a row.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ f(x), in f32 over short runs and in f64 over these.
+#[inline(always)]
+pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0;
+    for run in x.chunks(LANES * RUN) {
+        let mut lanes = [0.0f32; LANES];
+        let chunks = run.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] += f(chunk[i]);
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += f(*x);
+        }
+        total += f64::from(fold(lanes));
+    }
+    total
+}
+
+/// Σ f(x, y), like [`sum`].
+#[inline(always)]
+pub fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
+    let mut total = 0.0;
+    for (x, y) in x.chunks(LANES * RUN).zip(y.chunks(LANES * RUN)) {
+        let mut lanes = [0.0f32; LANES];
+        let chunks = x.chunks_exact(LANES).zip(y.chunks_exact(LANES));
+        for (x, y) in chunks {
+            for i in 0..LANES {
+                lanes[i] += f(x[i], y[i]);
+            }
+        }
+        let rest = x.len() / LANES * LANES;
+        for ((lane, x), y) in lanes.iter_mut().zip(&x[rest..]).zip(&y[rest..]) {
+            *lane += f(*x, *y);
+        }
+        total += f64::from(fold(lanes));
+    }
+    total
+}

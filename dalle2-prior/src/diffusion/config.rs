@@ -1,0 +1,303 @@
+//! Configuration of the diffusion prior, and its presets.
+
+use burn::prelude::*;
+use dalle2_core::diffusion::{
+    BetaSchedule, Clip, NoiseSchedule, PredictionType, Sampler, SamplerOptions, VarianceType,
+};
+use dalle2_core::nn::{TransformerConfig, l2_normalize};
+use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
+use serde::{Deserialize, Serialize};
+
+/// Tokens after the caption's: z_t, timestep, noised embedding, query.
+pub(super) const EXTRA_TOKENS: usize = 4;
+
+/// What is known of clean embeddings in the scaled space, and enforced on every estimate while sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum XStartBound {
+    /// Nothing.
+    None,
+    /// Every component lies within ± this value (Karlo: 5).
+    Range {
+        /// The value, finite and above 0.
+        value: f64,
+    },
+    /// The length is at most √D. This is what clamping to [−1, 1] is for pixels: embeddings scaled by
+    /// [`EmbeddingScale::L2`] lie on the sphere of radius √D, so their mean given the noise lies in the ball. It keeps
+    /// strong guidance from leaving the space.
+    Ball,
+}
+
+/// Configuration of a [`DiffusionPrior`](crate::DiffusionPrior).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionPriorConfig {
+    /// Width D of CLIP's joint space.
+    pub embed_dim: usize,
+    /// Width W of the caption's token encodings.
+    pub token_width: usize,
+    /// Number S of caption tokens.
+    pub context_length: usize,
+    /// Width of the transformer, even.
+    pub d_model: usize,
+    /// Attention heads, a divisor of `d_model`.
+    pub n_heads: usize,
+    /// Transformer blocks.
+    pub n_layers: usize,
+    /// Dropout in the transformer's branches, while training.
+    pub dropout: f64,
+    /// Scale of the image embeddings that are diffused.
+    pub image_scale: EmbeddingScale,
+    /// Scale of the caption's embedding z_t that the network reads.
+    pub text_scale: EmbeddingScale,
+    /// What is enforced on estimates of the clean embedding.
+    pub x_start_bound: XStartBound,
+    /// Timesteps T in training.
+    pub train_steps: usize,
+    /// Noise schedule.
+    pub schedule: BetaSchedule,
+    /// Sampling steps when a request names none.
+    pub sampling_steps: usize,
+    /// Sampler when a request names none.
+    pub sampler: Sampler,
+    /// Guidance scale when a request names none; 1 is no guidance.
+    pub guidance: f64,
+    /// Embeddings drawn per caption when a request names no number; the one closest to z_t is kept.
+    pub candidates: usize,
+}
+
+impl DiffusionPriorConfig {
+    /// The bundled emoji prior: 2.2 M parameters and the projections.
+    pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+        Self {
+            embed_dim,
+            token_width,
+            context_length,
+            d_model: 192,
+            n_heads: 6,
+            n_layers: 5,
+            dropout: 0.0,
+            image_scale: EmbeddingScale::L2,
+            text_scale: EmbeddingScale::L2,
+            x_start_bound: XStartBound::Ball,
+            train_steps: 1000,
+            schedule: BetaSchedule::Cosine,
+            sampling_steps: 25,
+            sampler: Sampler::Ddim { eta: 0.0 },
+            guidance: 2.0,
+            candidates: 2,
+        }
+    }
+
+    /// A prior that learns a few dozen captions within minutes on a CPU.
+    pub fn tiny(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+        Self {
+            d_model: 128,
+            n_heads: 4,
+            n_layers: 3,
+            ..Self::emoji(embed_dim, token_width, context_length)
+        }
+    }
+
+    /// The size of Karlo v1 alpha's prior, 1.02 billion parameters, for CLIP ViT-L/14. The statistics of its
+    /// [`EmbeddingScale::MeanStd`] come with its weights; here the embeddings stay as they are.
+    pub fn karlo() -> Self {
+        Self {
+            embed_dim: 768,
+            token_width: 768,
+            context_length: 77,
+            d_model: 2048,
+            n_heads: 32,
+            n_layers: 20,
+            dropout: 0.0,
+            image_scale: EmbeddingScale::None,
+            text_scale: EmbeddingScale::None,
+            x_start_bound: XStartBound::Range { value: 5.0 },
+            train_steps: 1000,
+            schedule: BetaSchedule::Cosine,
+            sampling_steps: 25,
+            sampler: Sampler::Ddpm,
+            guidance: 4.0,
+            candidates: 1,
+        }
+    }
+
+    /// The size of the paper's diffusion prior (table 3), "1B" there, for a CLIP of width 1024. The paper samples with
+    /// the analytic variance; this samples with the posterior's.
+    pub fn paper() -> Self {
+        Self {
+            embed_dim: 1024,
+            token_width: 1024,
+            context_length: 256,
+            n_layers: 24,
+            image_scale: EmbeddingScale::Constant { factor: 17.2 },
+            text_scale: EmbeddingScale::Constant { factor: 17.2 },
+            x_start_bound: XStartBound::None,
+            sampling_steps: 64,
+            candidates: 2,
+            ..Self::karlo()
+        }
+    }
+
+    /// The transformer.
+    pub fn transformer(&self) -> TransformerConfig {
+        TransformerConfig::new(self.d_model, self.n_heads, self.n_layers).with_dropout(self.dropout)
+    }
+
+    /// Number of parameters, computed without allocating them.
+    pub fn num_params(&self) -> usize {
+        let (d, e) = (self.d_model, self.embed_dim);
+        let projections = (self.token_width + 1) * d + 2 * (e + 1) * d + (d + 1) * e;
+        let time = 2 * (d + 1) * d;
+        let tokens = (self.context_length + EXTRA_TOKENS + 1) * d;
+        projections + time + tokens + 2 * d + self.transformer().num_params()
+    }
+
+    /// The schedule's tables.
+    ///
+    /// # Errors
+    /// When `train_steps` is out of range.
+    pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
+        NoiseSchedule::new(self.schedule, self.train_steps)
+    }
+
+    /// The sampling defaults.
+    pub fn defaults(&self) -> SampleOptions {
+        SampleOptions {
+            steps: Some(self.sampling_steps),
+            guidance: Some(self.guidance),
+            sampler: Some(self.sampler),
+            candidates: Some(self.candidates),
+        }
+    }
+
+    /// How the sampler reads the network: it predicts the clean embedding, and the variance is the posterior's.
+    pub(super) fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
+        let clip = match self.x_start_bound {
+            XStartBound::Range { value } => Clip::Range(value),
+            XStartBound::None | XStartBound::Ball => Clip::None,
+        };
+        SamplerOptions {
+            prediction: PredictionType::XStart,
+            variance: VarianceType::FixedSmall,
+            sampler: sampler.unwrap_or(self.sampler),
+            clip,
+        }
+    }
+
+    /// Checks that the values can work together.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (field, value) in [
+            ("embed_dim", self.embed_dim),
+            ("token_width", self.token_width),
+            ("context_length", self.context_length),
+            ("candidates", self.candidates),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::new(field, value, "must be at least 1"));
+            }
+        }
+        self.transformer().validate()?;
+        if !self.d_model.is_multiple_of(2) {
+            return Err(ConfigError::new("d_model", self.d_model, "must be even: half cosines, half sines of the timestep"));
+        }
+        self.image_scale.validate(self.embed_dim).map_err(|e| e.within("image_scale"))?;
+        self.text_scale.validate(self.embed_dim).map_err(|e| e.within("text_scale"))?;
+        if self.x_start_bound == XStartBound::Ball && self.image_scale != EmbeddingScale::L2 {
+            let expected = "a ball bounds embeddings of image_scale \"l2\" only: use \"none\" or a range";
+            return Err(ConfigError::new("x_start_bound", "ball", expected));
+        }
+        self.sampler_options(None).validate()?;
+        self.noise_schedule()?;
+        if !(1..=self.train_steps).contains(&self.sampling_steps) {
+            let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
+            return Err(ConfigError::new("sampling_steps", self.sampling_steps, expected));
+        }
+        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
+            return Err(ConfigError::new("guidance", self.guidance, "must be finite and at least 0"));
+        }
+        Ok(())
+    }
+}
+
+impl XStartBound {
+    /// Moves estimates of the clean embedding `[B, D]` that left the ball back onto its surface; the other bounds are
+    /// the sampler's.
+    pub(super) fn project(self, x_start: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Ball => {
+                let radius = (x_start.dims()[1] as f64).sqrt();
+                let length = x_start.clone().powi_scalar(2).sum_dim(1).sqrt();
+                let outside = length.greater_scalar(radius).expand(x_start.dims());
+                let surface = l2_normalize(x_start.clone()) * radius;
+                x_start.mask_where(outside, surface)
+            }
+            Self::None | Self::Range { .. } => x_start,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Tolerance;
+
+    #[test]
+    fn presets_are_valid_and_have_the_stated_sizes() {
+        let emoji = DiffusionPriorConfig::emoji(192, 256, 32);
+        for config in
+            [&emoji, &DiffusionPriorConfig::tiny(128, 128, 24), &DiffusionPriorConfig::karlo(), &DiffusionPriorConfig::paper()]
+        {
+            config.validate().unwrap();
+        }
+        assert!(emoji.num_params() <= 2_500_000, "{}", emoji.num_params());
+        // Karlo's file has 1,022,031,... values; ours has no clip_mean and clip_std, which are in the configuration.
+        assert_eq!(DiffusionPriorConfig::karlo().num_params() / 1_000_000, 1022);
+        assert_eq!(DiffusionPriorConfig::paper().num_params() / 1_000_000, 1226);
+    }
+
+    #[test]
+    fn the_parameters_are_counted_exactly() {
+        let config = DiffusionPriorConfig::tiny(12, 10, 5);
+        assert_eq!(config.init(&Device::flex()).unwrap().num_params(), config.num_params());
+    }
+
+    #[test]
+    fn json_round_trips_and_unknown_fields_are_refused() {
+        let config = DiffusionPriorConfig::karlo();
+        let mut json = serde_json::to_value(&config).unwrap();
+        assert_eq!(serde_json::from_value::<DiffusionPriorConfig>(json.clone()).unwrap(), config);
+        json["depth"] = 3.into();
+        let message = serde_json::from_value::<DiffusionPriorConfig>(json).unwrap_err().to_string();
+        assert!(message.contains("depth"), "{message}");
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let field = |change: fn(&mut DiffusionPriorConfig)| {
+            let mut config = DiffusionPriorConfig::tiny(16, 8, 4);
+            change(&mut config);
+            config.validate().unwrap_err().field
+        };
+        assert_eq!(field(|c| c.embed_dim = 0), "embed_dim");
+        assert_eq!(field(|c| c.n_heads = 3), "n_heads");
+        assert_eq!(field(|c| (c.d_model, c.n_heads) = (33, 3)), "d_model");
+        assert_eq!(field(|c| c.image_scale = EmbeddingScale::None), "x_start_bound");
+        assert_eq!(field(|c| c.x_start_bound = XStartBound::Range { value: -1.0 }), "clip.range");
+        assert_eq!(field(|c| c.sampling_steps = 1001), "sampling_steps");
+        assert_eq!(field(|c| c.guidance = f64::INFINITY), "guidance");
+        assert_eq!(field(|c| c.candidates = 0), "candidates");
+        assert_eq!(field(|c| c.text_scale = EmbeddingScale::Constant { factor: 0.0 }), "text_scale.embedding_scale.factor");
+    }
+
+    #[test]
+    fn the_ball_moves_only_what_is_outside() {
+        let x = Tensor::<2>::from_floats([[3.0, 4.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]], &Device::flex());
+        let expected = TensorData::from([[1.2f32, 1.6, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]]);
+        let found = XStartBound::Ball.project(x).into_data();
+        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-6, 1e-6));
+    }
+}

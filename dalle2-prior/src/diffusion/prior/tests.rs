@@ -1,0 +1,196 @@
+use std::ops::ControlFlow;
+
+use super::*;
+use burn::nn::LinearConfig;
+use burn::tensor::{Distribution, Tolerance};
+use dalle2_core::TokenMask;
+use dalle2_core::diffusion::{RecordedNoise, Sampler, SeededNoise};
+
+const D: usize = 12;
+const W: usize = 10;
+const S: usize = 5;
+
+fn prior(device: &Device) -> DiffusionPrior {
+    let config = DiffusionPriorConfig::tiny(D, W, S);
+    let mut network = config.init(device).unwrap();
+    network.output = LinearConfig::new(config.d_model, D).init(device);
+    DiffusionPrior::new(config, network).unwrap()
+}
+
+fn text(lengths: &[usize], device: &Device) -> TextCondition {
+    let b = lengths.len();
+    TextCondition {
+        pooled: Tensor::random([b, D], Distribution::Normal(0.0, 1.0), device),
+        tokens: Tensor::random([b, S, W], Distribution::Normal(0.0, 1.0), device),
+        mask: TokenMask::from_lengths(lengths, S, device),
+    }
+}
+
+fn row(text: &TextCondition, i: usize) -> TextCondition {
+    TextCondition {
+        pooled: text.pooled.clone().narrow(0, i, 1),
+        tokens: text.tokens.clone().narrow(0, i, 1),
+        mask: TokenMask::from_keep(text.mask.keep().narrow(0, i, 1)),
+    }
+}
+
+fn run(prior: &DiffusionPrior, text: &TextCondition, null: &TextCondition, options: &SampleOptions, seeds: &[u64]) -> Tensor<2> {
+    prior.sample(text, null, options, &mut SeededNoise::new(seeds, 0), &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn options() -> SampleOptions {
+    SampleOptions { steps: Some(6), ..Default::default() }
+}
+
+fn assert_equal(a: Tensor<2>, b: Tensor<2>) {
+    a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::rel_abs(1e-4, 1e-5));
+}
+
+#[test]
+fn a_seed_gives_its_sample_alone_and_in_a_batch() {
+    let device = Device::flex();
+    let prior = prior(&device);
+    let (text, null) = (text(&[5, 3, 2], &device), text(&[2], &device));
+    for sampler in [Sampler::Ddim { eta: 0.0 }, Sampler::Ddpm] {
+        let options = SampleOptions { sampler: Some(sampler), ..options() };
+        let batch = run(&prior, &text, &null, &options, &[4, 5, 6]);
+        assert_eq!(batch.to_data(), run(&prior, &text, &null, &options, &[4, 5, 6]).to_data());
+        for i in 0..3 {
+            assert_equal(run(&prior, &row(&text, i), &null, &options, &[4 + i as u64]), batch.clone().narrow(0, i, 1));
+        }
+        let other = run(&prior, &row(&text, 0), &null, &options, &[9]);
+        assert!((other - batch.narrow(0, 0, 1)).abs().max().into_scalar::<f32>() > 1e-3);
+    }
+}
+
+#[test]
+fn samples_have_unit_length() {
+    let device = Device::flex();
+    let z = run(&prior(&device), &text(&[5, 3], &device), &text(&[2], &device), &options(), &[0, 1]);
+    let length = z.powi_scalar(2).sum_dim(1).sqrt().into_data();
+    length.assert_approx_eq::<f32>(&TensorData::from([[1.0f32], [1.0]]), Tolerance::rel_abs(1e-5, 1e-5));
+}
+
+#[test]
+fn guidance_zero_forgets_the_caption_and_one_the_empty_caption() {
+    let device = Device::flex();
+    let prior = prior(&device);
+    let (a, b, null) = (text(&[5], &device), text(&[4], &device), text(&[2], &device));
+    let with = |guidance, text: &TextCondition, null: &TextCondition| {
+        let options = SampleOptions { guidance: Some(guidance), candidates: Some(1), ..options() };
+        run(&prior, text, null, &options, &[3])
+    };
+    assert_equal(with(0.0, &a, &null), with(0.0, &b, &null));
+    assert_equal(with(0.0, &a, &null), with(1.0, &null, &a));
+    assert_equal(with(1.0, &a, &null), with(1.0, &a, &b));
+    assert!((with(2.0, &a, &null) - with(2.0, &a, &b)).abs().max().into_scalar::<f32>() > 1e-4);
+}
+
+#[test]
+fn the_closest_candidate_of_each_caption_is_kept() {
+    let device = Device::flex();
+    let candidates =
+        Tensor::<2>::from_floats([[1.0, 0.0], [0.5, 0.5], [9.0, 1.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], &device);
+    // Lengths do not count: for (0, 3) the third candidate has the largest dot product, the second the largest cosine.
+    let text = Tensor::from_floats([[0.0, 3.0], [-2.0, 0.5]], &device);
+    let expected = TensorData::from([[0.5f32, 0.5], [-1.0, 0.0]]);
+    assert_eq!(closest(candidates, text).into_data(), expected);
+}
+
+#[test]
+fn candidates_come_from_the_noise_of_their_own_item() {
+    let device = Device::flex();
+    let prior = prior(&device);
+    let (text, null) = (text(&[5, 4], &device), text(&[2], &device));
+    let options = SampleOptions { candidates: Some(3), ..options() };
+    let batch = run(&prior, &text, &null, &options, &[7, 8]);
+    assert_equal(run(&prior, &row(&text, 1), &null, &options, &[8]), batch.narrow(0, 1, 1));
+}
+
+#[test]
+fn every_step_is_reported_and_can_cancel() {
+    let device = Device::flex();
+    let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
+    let mut seen = Vec::new();
+    let result = prior.sample(&text, &null, &options(), &mut SeededNoise::new(&[0], 0), &mut |event| {
+        seen.push((event.step, event.total, event.x_start.is_none()));
+        if event.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)));
+    assert_eq!(seen, [(1, 6, true), (2, 6, true)]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_name() {
+    let device = Device::flex();
+    let prior = prior(&device);
+    let (good, null) = (text(&[5], &device), text(&[2], &device));
+    let message = |text: &TextCondition, null: &TextCondition, options: SampleOptions| {
+        let mut noise = SeededNoise::new(&[0], 0);
+        prior.sample(text, null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+    };
+    let expect = |message: String, parts: &[&str]| assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+
+    let mut narrow = good.clone();
+    narrow.pooled = Tensor::ones([1, D - 1], &device);
+    expect(message(&narrow, &null, options()), &["embeddings of width 12", "width 11", "caption"]);
+    let mut short = null.clone();
+    short.tokens = Tensor::ones([1, S - 1, W], &device);
+    expect(message(&good, &short, options()), &["5 tokens", "4 tokens", "empty caption"]);
+    let mut nan = good.clone();
+    nan.pooled = nan.pooled * f64::NAN;
+    expect(message(&nan, &null, options()), &["caption", "not finite"]);
+    expect(message(&good, &text(&[1, 2], &device), options()), &["one empty caption", "2"]);
+
+    expect(message(&good, &null, SampleOptions { steps: Some(0), ..options() }), &["`steps` = 0"]);
+    expect(message(&good, &null, SampleOptions { steps: Some(1001), ..options() }), &["between 1 and 1000"]);
+    expect(message(&good, &null, SampleOptions { guidance: Some(f64::NAN), ..options() }), &["`guidance` = NaN"]);
+    expect(message(&good, &null, SampleOptions { candidates: Some(0), ..options() }), &["`candidates` = 0"]);
+    let sampler = Some(Sampler::Ddim { eta: 2.0 });
+    expect(message(&good, &null, SampleOptions { sampler, ..options() }), &["`sampler.eta` = 2"]);
+}
+
+#[test]
+fn the_noise_source_is_asked_once_per_step() {
+    let device = Device::flex();
+    let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
+    let options = SampleOptions { sampler: Some(Sampler::Ddpm), candidates: Some(2), ..options() };
+    let mut noise = RecordedNoise::new();
+    for _ in 0..6 {
+        noise.push(&[2, D], vec![0.1; 2 * D]).unwrap(); // the start and one for each step but the last
+    }
+    prior.sample(&text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(noise.remaining(), 0);
+}
+
+#[test]
+fn saved_and_loaded_it_samples_the_same() {
+    let device = Device::flex();
+    let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
+    let dir = tempfile::tempdir().unwrap();
+    prior.save(dir.path(), Precision::F32).unwrap();
+    let loaded = DiffusionPrior::load(dir.path(), &device).unwrap();
+    assert_eq!(loaded.config(), prior.config());
+    let [a, b] = [&prior, &loaded].map(|prior| run(prior, &text, &null, &options(), &[1]).into_data());
+    assert_eq!(a, b);
+
+    let mut config: serde_json::Value = store::read_json(dir.path().join(store::CONFIG_FILE)).unwrap();
+    config["n_heads"] = 5.into();
+    store::write_json(dir.path().join(store::CONFIG_FILE), &config).unwrap();
+    let message = DiffusionPrior::load(dir.path(), &device).unwrap_err().to_string();
+    assert!(message.contains("config.json") && message.contains("n_heads"), "{message}");
+}
+
+#[test]
+fn defaults_are_those_of_the_configuration() {
+    let prior = prior(&Device::flex());
+    let expected = SampleOptions {
+        steps: Some(25),
+        guidance: Some(2.0),
+        sampler: Some(Sampler::Ddim { eta: 0.0 }),
+        candidates: Some(2),
+    };
+    assert_eq!(prior.defaults(), expected);
+    Prior::validate(&prior, &expected).unwrap();
+    assert_eq!((prior.embed_dim(), prior.token_width(), prior.context_length()), (D, W, S));
+}
