@@ -48,57 +48,68 @@ impl<H> Session<'_, H> {
         M::Output: LossOutput,
         H: Hooks<M>,
     {
-        let config = &self.trainer.config;
         loop {
             if let Some(stop) = self.stop() {
                 return Ok((learner, stop));
             }
             let clock = Instant::now();
-            let mut gathered = match self.gather(&learner.model, &mut batches, device) {
+            let gathered = match self.gather(&learner.model, &mut batches, device) {
                 Ok(gathered) => gathered,
                 Err(error) => {
-                    self.save(&learner)?;
+                    if self.state.step > 0 {
+                        self.save_if_new(&learner)?;
+                    }
                     return Err(error);
                 }
             };
-            let learning_rate = config.learning_rate_at(self.state.step);
-            let share = 1.0 / config.accumulation as f64;
-            let norm = clip_global_norm(&mut gathered.grads, &learner.model, share, config.max_grad_norm)?;
-            let (loss, metrics) = gathered.values.read(share)?;
-            let good = loss.is_finite() && norm.is_finite();
-            if good {
-                learner = learner.apply(learning_rate, gathered.grads);
-            }
-            self.state.advance(good.then_some(loss));
-            self.state.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
-            let mut record = StepRecord {
-                step: self.state.step,
-                loss: Some(loss).filter(|v| v.is_finite()),
-                learning_rate,
-                grad_norm: Some(norm).filter(|v| v.is_finite()),
-                skipped: self.state.skipped,
-                metrics: finite(metrics),
-                images_per_second: (config.batch_size * config.accumulation) as f64 / clock.elapsed().as_secs_f64(),
-                seconds: self.state.seconds,
-                ..Default::default()
-            };
-            if !good {
-                self.note_skipped(&record);
-            }
-            if self.is_due(config.validate_every) {
+            let mut record;
+            (learner, record) = self.apply(learner, gathered, clock)?;
+            if self.is_due(self.trainer.config.validate_every) {
                 let figures = self.hooks.validate(&learner.for_hooks(), self.state.step)?;
                 record.validation = finite(figures);
             }
             self.log.write(&record)?;
             self.display.step(&record);
             self.check_course()?;
-            if self.is_due(Some(config.checkpoint_every)) {
-                self.save(&learner)?;
+            if self.is_due(Some(self.trainer.config.checkpoint_every)) {
+                self.save_if_new(&learner)?;
             }
-            if self.is_due(config.sample_every) {
+            if self.is_due(self.trainer.config.sample_every) {
                 self.hooks.sample(&learner.for_hooks(), self.state.step, &self.dir.sample(self.state.step))?;
             }
         }
+    }
+
+    /// Clips the gradients and takes the step, or skips it when a number is not finite.
+    fn apply<M>(&mut self, learner: Learner<M>, gathered: Gathered, clock: Instant) -> Result<(Learner<M>, StepRecord)>
+    where
+        M: TrainStep + Module,
+    {
+        let config = &self.trainer.config;
+        let Gathered { mut grads, values } = gathered;
+        let learning_rate = config.learning_rate_at(self.state.step);
+        let share = 1.0 / config.accumulation as f64;
+        let norm = clip_global_norm(&mut grads, &learner.model, share, config.max_grad_norm)?;
+        let (loss, metrics) = values.read(share)?;
+        let good = loss.is_finite() && norm.is_finite();
+        let learner = if good { learner.apply(learning_rate, grads) } else { learner };
+        self.state.advance(good.then_some(loss));
+        self.state.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
+        let record = StepRecord {
+            step: self.state.step,
+            loss: Some(loss).filter(|v| v.is_finite()),
+            learning_rate,
+            grad_norm: Some(norm).filter(|v| v.is_finite()),
+            skipped: self.state.skipped,
+            metrics: finite(metrics),
+            images_per_second: (config.batch_size * config.accumulation) as f64 / clock.elapsed().as_secs_f64(),
+            seconds: self.state.seconds,
+            ..Default::default()
+        };
+        if !good {
+            self.note_skipped(&record);
+        }
+        Ok((learner, record))
     }
 
     fn stop(&self) -> Option<Stop> {
@@ -176,16 +187,22 @@ impl<H> Session<'_, H> {
         )))
     }
 
-    fn save<M: Module>(&mut self, learner: &Learner<M>) -> Result<()>
+    /// Writes a checkpoint and an export of this step, unless it has them. Gives the checkpoint.
+    fn save_if_new<M: Module>(&mut self, learner: &Learner<M>) -> Result<PathBuf>
     where
         H: Hooks<M>,
     {
+        let name = checkpoint::name(self.state.step);
+        if let Some(path) = self.checkpoint.as_ref().filter(|path| path.ends_with(&name)) {
+            return Ok(path.clone());
+        }
         self.log.sync()?;
         let keep = self.trainer.config.keep_checkpoints;
         let path = checkpoint::save(&self.dir, learner, &self.state, &self.config, keep)?;
+        self.checkpoint = Some(path.clone());
+        self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))?;
         self.display.note(Note::Checkpoint, &format!("wrote {}", path.display()));
-        self.checkpoint = Some(path);
-        self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))
+        Ok(path)
     }
 
     /// Makes sure there is a checkpoint of the last step, and reports.
@@ -193,14 +210,7 @@ impl<H> Session<'_, H> {
     where
         H: Hooks<M>,
     {
-        let name = format!("step-{}", self.state.step);
-        let checkpoint = match self.checkpoint.take().filter(|path| path.ends_with(&name)) {
-            Some(path) => path,
-            None => {
-                self.save(&learner)?;
-                self.checkpoint.take().unwrap_or_default()
-            }
-        };
+        let checkpoint = self.save_if_new(&learner)?;
         self.display.note(Note::Stop, &format!("{stop:?} at step {}, {}", self.state.step, checkpoint.display()));
         let TrainState { step, skipped, seconds, .. } = self.state;
         let report = TrainReport { steps: step, skipped, loss: self.state.mean_loss(), seconds, checkpoint, stop };
