@@ -100,10 +100,7 @@ impl PriorTask {
         let predicted = self.network.forward(x_t, &batch.t, &batch.text);
         let directions = [&predicted, &x_start].map(|x| l2_normalize(scale.unscale(x.clone().without_autodiff())));
         let [found, expected] = directions;
-        PriorLoss {
-            mse: item_mse(predicted, x_start).mean(),
-            cosine: (found * expected).sum_dim(1).mean(),
-        }
+        PriorLoss { mse: item_mse(predicted, x_start).mean(), cosine: (found * expected).sum_dim(1).mean() }
     }
 }
 
