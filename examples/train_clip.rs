@@ -93,7 +93,10 @@ fn main() -> Result<()> {
     let data = Data::open(args)?;
 
     let tokenizer = ClipTokenizer::openai()?;
-    let words = data.words()?.iter().flat_map(|caption| tokenizer.encode(caption)).collect::<Vec<u32>>();
+    let mut words = Vec::new();
+    for caption in data.words()? {
+        words.extend(tokenizer.encode(&caption)?);
+    }
     let (config, train) = match args.preset {
         Preset::Tiny => (ClipConfig::tiny(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
         Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 3000, batch_size: 128, ..defaults() }),

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
+use burn::module::Module;
 use clap::Parser;
 use dalle2::core::Upsampler;
 use dalle2::core::diffusion::SeededNoise;

@@ -140,9 +140,9 @@ fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dal
 #[derive(Debug, Clone)]
 pub struct Frozen {
     /// The text encoder.
-    pub text: ClipTextEncoder,
+    pub text: Arc<ClipTextEncoder>,
     /// The image encoder.
-    pub image: ClipImageEncoder,
+    pub image: Arc<ClipImageEncoder>,
     null: TextCondition,
     device: Device,
 }
@@ -164,7 +164,7 @@ impl Frozen {
         let text = args.trained("text_encoder", "train_clip", |dir| ClipTextEncoder::load(dir, device))?;
         let image = args.trained("image_encoder", "train_clip", |dir| ClipImageEncoder::load(dir, device))?;
         let null = text.encode(&[""])?;
-        Ok(Self { text, image, null, device: device.clone() })
+        Ok(Self { text: Arc::new(text), image: Arc::new(image), null, device: device.clone() })
     }
 
     /// The encoded empty caption.

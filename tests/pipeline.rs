@@ -1,0 +1,229 @@
+//! The pipeline over its public face, with small random parts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
+use dalle2::core::diffusion::{NoiseSource, SeededNoise};
+use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
+use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
+use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
+
+fn clip() -> ClipConfig {
+    ClipConfig::tiny().with_vocabulary([320, 736, 3055, 49406, 49407])
+}
+
+fn prior(embed_dim: usize, device: &Device) -> DiffusionPrior {
+    let mut config = DiffusionPriorConfig::tiny(embed_dim, clip().text.d_model, clip().text.context_length);
+    config.d_model = 32;
+    config.n_heads = 2;
+    config.n_layers = 1;
+    DiffusionPrior::new(config.clone(), config.init(device).unwrap()).unwrap()
+}
+
+fn decoder(image_size: usize, device: &Device) -> UnclipDecoder {
+    let mut config = DecoderConfig::tiny(clip().embed_dim(), clip().text.d_model);
+    config.image_size = image_size;
+    config.unet.channels = vec![16, 32];
+    config.unet.n_groups = 8;
+    config.unet.head_dim = 16;
+    config.unet.context_dim = Some(16);
+    let network = config.init(device).unwrap();
+    UnclipDecoder::new(config, network).unwrap()
+}
+
+fn upsampler(input_size: usize, device: &Device) -> DiffusionUpsampler {
+    let mut config = UpsamplerConfig::tiny();
+    config.input_size = input_size;
+    config.unet.channels = vec![16, 16];
+    config.unet.n_groups = 8;
+    let network = config.init(device).unwrap();
+    DiffusionUpsampler::new(config, network).unwrap()
+}
+
+fn pipeline(device: &Device) -> Pipeline {
+    let (config, model) = (clip(), clip().init(device));
+    Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
+        .prior(prior(config.embed_dim(), device))
+        .decoder(decoder(16, device))
+        .upsampler(upsampler(16, device))
+        .device(device)
+        .build()
+        .unwrap()
+}
+
+fn request() -> GenerateRequest {
+    GenerateRequest::new("a red apple").seed(7).prior_steps(3).decoder_steps(3).upsampler_steps(2)
+}
+
+fn message(result: Result<dalle2::Generation, Error>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_image_whatever_ran_before() {
+    let pipeline = pipeline(&Device::flex());
+    let first = pipeline.generate(request()).unwrap();
+    assert_eq!(first.images[0].dimensions(), (64, 64));
+    assert_eq!(pipeline.image_size(), 64);
+    let again = pipeline.generate(request()).unwrap();
+    assert_eq!(first.images, again.images);
+    pipeline.generate(GenerateRequest::new("apple").seed(1).prior_steps(2).decoder_steps(2).upsampler_steps(1)).unwrap();
+    assert_eq!(first.images, pipeline.generate(request()).unwrap().images);
+    assert_ne!(first.images, pipeline.generate(request().seed(8)).unwrap().images);
+}
+
+#[test]
+fn image_i_of_a_request_has_seed_plus_i_in_any_batch_size() {
+    let pipeline = pipeline(&Device::flex());
+    let three = pipeline.generate(request().num_images(3).batch_size(2)).unwrap();
+    assert_eq!((three.images.len(), three.seed, three.embeddings.dims()), (3, 7, [3, 64]));
+    let third = pipeline.generate(request().seed(9)).unwrap();
+    let close = |a: u8, b: u8| a.abs_diff(b) <= 1;
+    assert!(three.images[2].as_raw().iter().zip(third.images[0].as_raw()).all(|(a, b)| close(*a, *b)));
+}
+
+#[test]
+fn a_saved_pipeline_generates_the_same() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let saved = pipeline(&device);
+    saved.save_pretrained(dir.path()).unwrap();
+    let loaded = Pipeline::from_pretrained(dir.path(), &device).unwrap();
+    assert_eq!(saved.generate(request()).unwrap().images, loaded.generate(request()).unwrap().images);
+    assert!(loaded.image_encoder().is_some());
+}
+
+#[test]
+fn events_come_in_order_and_can_cancel() {
+    let pipeline = pipeline(&Device::flex());
+    let mut seen = Vec::new();
+    let result = pipeline.generate_with(request(), |event| {
+        seen.push((event.stage, event.step, event.total));
+        assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior);
+        if event.stage == Stage::Upsampler(0) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)));
+    let stage = |stage, n: usize| (1..=n).map(move |step| (stage, step, n));
+    let expected: Vec<_> =
+        stage(Stage::Prior, 3).chain(stage(Stage::Decoder, 3)).chain([(Stage::Upsampler(0), 1, 2)]).collect();
+    assert_eq!(seen, expected);
+    let after = pipeline.generate(request()).unwrap();
+    assert_eq!(after.images, pipeline.generate(request()).unwrap().images);
+}
+
+#[test]
+fn noise_can_be_replaced() {
+    let pipeline = pipeline(&Device::flex());
+    let from = |offset: u64| {
+        let noise = move |_: Stage, seeds: &[u64]| -> Box<dyn NoiseSource> {
+            Box::new(SeededNoise::new(&[seeds[0] + offset], 40))
+        };
+        pipeline.generate_from(request(), noise, |_| ControlFlow::Continue(())).unwrap().images
+    };
+    assert_eq!(from(0), from(0));
+    assert_ne!(from(0), from(1));
+}
+
+#[test]
+fn bad_requests_are_named() {
+    let pipeline = pipeline(&Device::flex());
+    let empty = message(pipeline.generate("  "));
+    assert!(empty.contains("caption"), "{empty}");
+    let long = message(pipeline.generate("apple ".repeat(200)));
+    assert!(long.contains("32") && long.contains("apple"), "{long}");
+    for (request, part) in [
+        (request().num_images(0), "num_images"),
+        (request().batch_size(0), "batch_size"),
+        (request().prior_steps(0), "prior.steps"),
+        (request().decoder_steps(0), "decoder.steps"),
+        (request().decoder_steps(1001), "decoder.steps"),
+        (request().upsampler_steps(0), "upsampler.steps"),
+        (request().guidance(f64::INFINITY), "decoder.guidance"),
+        (request().prior_guidance(-1.0), "prior.guidance"),
+        (request().prior_candidates(0), "prior.candidates"),
+    ] {
+        let message = message(pipeline.generate(request));
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_together() {
+    let device = Device::flex();
+    let (config, model) = (clip(), clip().init(&device));
+    let error = Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .prior(prior(48, &device))
+        .upsampler(upsampler(8, &device))
+        .upsampler(upsampler(8, &device))
+        .build()
+        .unwrap_err()
+        .to_string();
+    for part in ["64", "48", "the decoder is missing", "upsampler 1 has 32"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn a_damaged_directory_says_what_is_wrong() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let load = |dir: &Path| Pipeline::from_pretrained(dir, &device).unwrap_err().to_string();
+    assert!(load(&root.join("nowhere")).contains("model_index.json"));
+    pipeline(&device).save_pretrained(root).unwrap();
+
+    let damage = |file: &str, change: &dyn Fn(&[u8]) -> Vec<u8>, parts: &[&str]| {
+        let path = root.join(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, change(&whole)).unwrap();
+        let error = load(root);
+        for part in parts {
+            assert!(error.contains(part), "{file}: {error}");
+        }
+        std::fs::write(&path, whole).unwrap();
+    };
+    let replace = |from: &'static str, to: &'static str| {
+        move |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().replace(from, to).into_bytes()
+    };
+    let weights = "decoder/model.safetensors";
+    damage(weights, &|bytes| bytes[..bytes.len() / 2].to_vec(), &[weights]);
+    damage(weights, &|_| Vec::new(), &[weights]);
+    damage(weights, &|_| b"not a weights file at all".to_vec(), &[weights]);
+    damage("prior/config.json", &|bytes| bytes[..20].to_vec(), &["prior/config.json"]);
+    damage("prior/config.json", &replace("\"d_model\": 32", "\"d_model\": 64"), &["prior", "[64"]);
+    damage("decoder/config.json", &replace("\"patch\"", "\"patches\""), &["decoder/config.json", "patches"]);
+    damage("decoder/config.json", &replace("\"n_groups\": 8", "\"n_groups\": 7"), &["n_groups"]);
+    damage("model_index.json", &replace("\"Dalle2Decoder\"", "\"UNet2D\""), &["decoder", "UNet2D"]);
+    damage("model_index.json", &replace("\"prior\"", "\"priors\""), &["priors"]);
+    damage("model_index.json", &replace("Dalle2Pipeline", "Other"), &["_class_name", "Dalle2Pipeline"]);
+    damage("model_index.json", &|_| b"[]".to_vec(), &["model_index.json"]);
+    std::fs::remove_file(root.join("upsampler_1/model.safetensors")).unwrap();
+    assert!(load(root).contains("upsampler_1/model.safetensors"));
+}
+
+#[test]
+fn saving_where_one_cannot_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = pipeline(&Device::flex()).save_pretrained(file.join("model")).unwrap_err().to_string();
+    assert!(error.contains("file"), "{error}");
+}
+
+#[test]
+fn two_threads_can_share_a_pipeline() {
+    let pipeline = pipeline(&Device::flex());
+    let alone = [3, 4].map(|seed| pipeline.generate(request().seed(seed)).unwrap().images);
+    let together = std::thread::scope(|scope| {
+        [3, 4].map(|seed| scope.spawn({
+            let pipeline = &pipeline;
+            move || pipeline.generate(request().seed(seed)).unwrap().images
+        })).map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(alone, together);
+}
