@@ -256,7 +256,7 @@ mod tests {
             config.validate().unwrap();
         }
         assert!(emoji.num_params() <= 2_500_000, "{}", emoji.num_params());
-        // Karlo's file holds 2 · 768 numbers more: the statistics of the embeddings, which are part of the configuration here.
+        // Karlo's file holds 2 · 768 numbers more, the statistics of the embeddings; here they are configuration.
         assert_eq!(DiffusionPriorConfig::karlo().num_params(), 1_022_030_080 - 2 * 768);
         assert_eq!(DiffusionPriorConfig::paper().num_params(), 1_225_925_632);
     }
