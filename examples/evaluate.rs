@@ -94,7 +94,8 @@ fn main() -> Result<()> {
     }
     let device = dalle2::device(&cli.device)?;
     let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
-    let image_encoder = pipeline.image_encoder().context("the CLIP similarity needs a pipeline with an image encoder")?;
+    let image_encoder =
+        pipeline.image_encoder().context("the CLIP similarity needs a pipeline with an image encoder")?;
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let index = NearestIndex::new(&store)?;
 
@@ -134,7 +135,13 @@ fn main() -> Result<()> {
 }
 
 /// Draws one image for each of at most `--num` emoji, spread over `items`.
-fn draw(cli: &Cli, pipeline: &Pipeline, store: &EmojiStore, index: &NearestIndex, items: &[usize]) -> Result<Vec<Drawn>> {
+fn draw(
+    cli: &Cli,
+    pipeline: &Pipeline,
+    store: &EmojiStore,
+    index: &NearestIndex,
+    items: &[usize],
+) -> Result<Vec<Drawn>> {
     let n = items.len().min(cli.num);
     let bar = ProgressBar::new(n as u64);
     let drawn = (0..n)
@@ -182,7 +189,11 @@ fn sheet(store: &EmojiStore, kinds: &[&Vec<Drawn>]) -> Result<RgbImage> {
             .step_by(step)
             .map(|d| {
                 let mark = if d.rank == 0 { "ok" } else { "no" };
-                let label = if d.rank == 0 { d.caption.clone() } else { format!("{} -> {}", d.caption, store.emoji(d.nearest)?.name) };
+                let label = if d.rank == 0 {
+                    d.caption.clone()
+                } else {
+                    format!("{} -> {}", d.caption, store.emoji(d.nearest)?.name)
+                };
                 Ok([
                     LabelledImage::new(d.image.clone(), format!("[{mark}] {label}")),
                     LabelledImage::new(store.image(d.emoji, 64)?, "the data set's"),

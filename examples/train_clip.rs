@@ -73,7 +73,12 @@ impl Hooks<Clip> for ClipHooks<'_> {
         let recall = eval::retrieval(images, text, &classes, &[1, 5])?;
         Ok(recall
             .iter()
-            .flat_map(|r| [(format!("image_to_text@{}", r.k), r.image_to_text), (format!("text_to_image@{}", r.k), r.text_to_image)])
+            .flat_map(|r| {
+                [
+                    (format!("image_to_text@{}", r.k), r.image_to_text),
+                    (format!("text_to_image@{}", r.k), r.text_to_image),
+                ]
+            })
             .collect())
     }
 

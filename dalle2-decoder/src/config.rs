@@ -163,17 +163,19 @@ impl DecoderConfig {
         self.unet.validate().map_err(|e| e.within("unet"))?;
         self.diffusion.validate(&self.unet)?;
         self.embedding_scale.validate(self.embed_dim)?;
-        for (field, value) in [
-            ("embed_dim", self.embed_dim),
-            ("token_width", self.token_width),
-            ("context_tokens", self.context_tokens),
-        ] {
+        for (field, value) in
+            [("embed_dim", self.embed_dim), ("token_width", self.token_width), ("context_tokens", self.context_tokens)]
+        {
             if value == 0 {
                 return Err(ConfigError::new(field, value, "must be at least 1"));
             }
         }
         if self.unet.context_dim.is_none() {
-            return Err(ConfigError::new("unet.context_dim", "null", "a decoder reads context tokens: give their width"));
+            return Err(ConfigError::new(
+                "unet.context_dim",
+                "null",
+                "a decoder reads context tokens: give their width",
+            ));
         }
         if self.unet.in_channels != 3 {
             return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, "must be 3: red, green, blue"));

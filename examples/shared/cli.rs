@@ -105,7 +105,9 @@ impl TrainArgs {
         load(&dir).with_context(|| {
             let flags = self.out.as_ref().map(|out| format!(" --out {}", out.display())).unwrap_or_default();
             let preset = self.preset.name();
-            format!("the {what} must be trained first: cargo run --release --example {command} -- --preset {preset}{flags}")
+            format!(
+                "the {what} must be trained first: cargo run --release --example {command} -- --preset {preset}{flags}"
+            )
         })
     }
 }

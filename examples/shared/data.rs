@@ -76,7 +76,8 @@ impl Data {
     pub fn batch(&self, seed: u64, step: u64, n: usize, size: usize) -> dalle2::Result<Vec<Item>> {
         match self {
             Self::Emoji(store, items) => {
-                let data = EmojiDataset::new(store.clone(), items.clone(), &[size as u32])?.with_captions(Self::captions())?;
+                let data =
+                    EmojiDataset::new(store.clone(), items.clone(), &[size as u32])?.with_captions(Self::captions())?;
                 let samples = data.batch(seed, step, n)?;
                 let item = |sample: dalle2_emoji::Sample| {
                     let image = sample.images.into_iter().next()?;
@@ -116,7 +117,9 @@ impl Data {
                 let mut words: Vec<String> =
                     items.iter().map(|&i| Ok(store.emoji(i)?.name.clone())).collect::<dalle2::Result<_>>()?;
                 // Held-out compositions are made of words that others have too; wordings and scenes add these:
-                words.push("a an emoji of the small on red orange yellow green blue purple gray black background".into());
+                words.push(
+                    "a an emoji of the small on red orange yellow green blue purple gray black background".into(),
+                );
                 words.push("in the top bottom left right corner middle center upper lower edge".into());
                 Ok(words)
             }
