@@ -103,7 +103,7 @@ fn main() -> Result<()> {
     let (config, train) = match args.preset {
         Preset::Tiny => (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() }),
         Preset::Emoji => {
-            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 1000, batch_size: 64, ..defaults() })
+            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 800, batch_size: 64, ..defaults() })
         }
     };
     let train = args.train_config(train);
