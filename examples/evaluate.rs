@@ -31,8 +31,8 @@ struct Cli {
     #[arg(long, value_name = "N", default_value_t = 200)]
     num: usize,
     /// Emoji the model was trained on: tiny, small or full
-    #[arg(long, default_value = "small")]
-    subset: String,
+    #[arg(long, default_value_t = Subset::Small)]
+    subset: Subset,
     /// Seed of the first image
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -89,23 +89,18 @@ struct Drawn {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let start = Instant::now();
-    let subset = match cli.subset.as_str() {
-        "tiny" => Subset::Tiny,
-        "small" => Subset::Small,
-        "full" => Subset::Full,
-        other => bail!("--subset {other}: known are tiny, small, full"),
-    };
     if cli.num < 2 {
         bail!("--num {}: at least 2 captions are needed", cli.num);
     }
     let device = dalle2::device(&cli.device)?;
     let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
-    let image_encoder = pipeline.image_encoder().context("the CLIP similarity needs a pipeline with an image encoder")?;
+    let image_encoder =
+        pipeline.image_encoder().context("the CLIP similarity needs a pipeline with an image encoder")?;
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let index = NearestIndex::new(&store)?;
 
-    let seen = draw(&cli, &pipeline, &store, &index, &subset.select(store.catalogue(), Split::Seen)?)?;
-    let held_out = draw(&cli, &pipeline, &store, &index, &subset.select(store.catalogue(), Split::HeldOut)?)?;
+    let seen = draw(&cli, &pipeline, &store, &index, &cli.subset.select(store.catalogue(), Split::Seen)?)?;
+    let held_out = draw(&cli, &pipeline, &store, &index, &cli.subset.select(store.catalogue(), Split::HeldOut)?)?;
 
     let images: Vec<RgbImage> = seen.iter().map(|d| d.image.clone()).collect();
     let captions: Vec<&str> = seen.iter().map(|d| d.caption.as_str()).collect();
@@ -140,7 +135,13 @@ fn main() -> Result<()> {
 }
 
 /// Draws one image for each of at most `--num` emoji, spread over `items`.
-fn draw(cli: &Cli, pipeline: &Pipeline, store: &EmojiStore, index: &NearestIndex, items: &[usize]) -> Result<Vec<Drawn>> {
+fn draw(
+    cli: &Cli,
+    pipeline: &Pipeline,
+    store: &EmojiStore,
+    index: &NearestIndex,
+    items: &[usize],
+) -> Result<Vec<Drawn>> {
     let n = items.len().min(cli.num);
     let bar = ProgressBar::new(n as u64);
     let drawn = (0..n)
@@ -188,7 +189,11 @@ fn sheet(store: &EmojiStore, kinds: &[&Vec<Drawn>]) -> Result<RgbImage> {
             .step_by(step)
             .map(|d| {
                 let mark = if d.rank == 0 { "ok" } else { "no" };
-                let label = if d.rank == 0 { d.caption.clone() } else { format!("{} -> {}", d.caption, store.emoji(d.nearest)?.name) };
+                let label = if d.rank == 0 {
+                    d.caption.clone()
+                } else {
+                    format!("{} -> {}", d.caption, store.emoji(d.nearest)?.name)
+                };
                 Ok([
                     LabelledImage::new(d.image.clone(), format!("[{mark}] {label}")),
                     LabelledImage::new(store.image(d.emoji, 64)?, "the data set's"),

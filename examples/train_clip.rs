@@ -73,7 +73,12 @@ impl Hooks<Clip> for ClipHooks<'_> {
         let recall = eval::retrieval(images, text, &classes, &[1, 5])?;
         Ok(recall
             .iter()
-            .flat_map(|r| [(format!("image_to_text@{}", r.k), r.image_to_text), (format!("text_to_image@{}", r.k), r.text_to_image)])
+            .flat_map(|r| {
+                [
+                    (format!("image_to_text@{}", r.k), r.image_to_text),
+                    (format!("text_to_image@{}", r.k), r.text_to_image),
+                ]
+            })
             .collect())
     }
 
@@ -99,7 +104,7 @@ fn main() -> Result<()> {
     }
     let (config, train) = match args.preset {
         Preset::Tiny => (ClipConfig::tiny(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
-        Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 3000, batch_size: 128, ..defaults() }),
+        Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 1000, batch_size: 128, ..defaults() }),
     };
     let config = config.with_vocabulary(words);
     let train = args.train_config(train);

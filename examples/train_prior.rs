@@ -101,11 +101,9 @@ fn main() -> Result<()> {
     let clip = Frozen::load(args, &device)?;
     let (d, w, s) = (clip.text.embed_dim(), clip.text.token_width(), clip.text.context_length());
     let (config, train) = match args.preset {
-        Preset::Tiny => {
-            (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() })
-        }
+        Preset::Tiny => (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() }),
         Preset::Emoji => {
-            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 3000, batch_size: 96, ..defaults() })
+            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 1000, batch_size: 64, ..defaults() })
         }
     };
     let train = args.train_config(train);

@@ -74,8 +74,7 @@ impl Hooks<UpsamplerTask> for UpsamplerHooks<'_> {
         let seeds: Vec<u64> = (0..items.len() as u64).collect();
         let mut noise = SeededNoise::new(&seeds, 3);
         let images = self.upsampler(model)?.sample(low, &SampleOptions::default(), &mut noise, &mut go_on)?;
-        let columns =
-            [("data", originals), ("bicubic", from_tensor(bicubic)?), ("upsampler", from_tensor(images)?)];
+        let columns = [("data", originals), ("bicubic", from_tensor(bicubic)?), ("upsampler", from_tensor(images)?)];
         save_grid(path, &items, &columns)
     }
 
@@ -98,8 +97,7 @@ fn main() -> Result<()> {
     let task = UpsamplerTask::new(&config, &device.clone().autodiff())?;
     materialize(&task, &device, train.seed);
     println!("upsampler with {} parameters on {} images", task.network.num_params(), data.len());
-    let source =
-        Source { data: data.clone(), config: config.clone(), batch_size: train.batch_size, seed: train.seed };
+    let source = Source { data: data.clone(), config: config.clone(), batch_size: train.batch_size, seed: train.seed };
     let mut hooks = UpsamplerHooks { args, config: config.clone(), data: &data, device: device.clone() };
     let trained = Trainer::new(train, args.run_dir("upsampler"))
         .options(args.run_options())

@@ -71,7 +71,9 @@ fn the_same_seed_gives_the_same_image_whatever_ran_before() {
     assert_eq!(pipeline.image_size(), 64);
     let again = pipeline.generate(request()).unwrap();
     assert_eq!(first.images, again.images);
-    pipeline.generate(GenerateRequest::new("apple").seed(1).prior_steps(2).decoder_steps(2).upsampler_steps(1)).unwrap();
+    pipeline
+        .generate(GenerateRequest::new("apple").seed(1).prior_steps(2).decoder_steps(2).upsampler_steps(1))
+        .unwrap();
     assert_eq!(first.images, pipeline.generate(request()).unwrap().images);
     assert_ne!(first.images, pipeline.generate(request().seed(8)).unwrap().images);
 }
@@ -220,10 +222,14 @@ fn two_threads_can_share_a_pipeline() {
     let pipeline = pipeline(&Device::flex());
     let alone = [3, 4].map(|seed| pipeline.generate(request().seed(seed)).unwrap().images);
     let together = std::thread::scope(|scope| {
-        [3, 4].map(|seed| scope.spawn({
-            let pipeline = &pipeline;
-            move || pipeline.generate(request().seed(seed)).unwrap().images
-        })).map(|thread| thread.join().unwrap())
+        [3, 4]
+            .map(|seed| {
+                scope.spawn({
+                    let pipeline = &pipeline;
+                    move || pipeline.generate(request().seed(seed)).unwrap().images
+                })
+            })
+            .map(|thread| thread.join().unwrap())
     });
     assert_eq!(alone, together);
 }

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn replaced_rows_are_replaced_whole() {
         let device = Device::flex();
-        let found = text(&[1.0, 2.0, 3.0], &[4, 3, 2], &device).replace_rows(&text(&[9.0], &[1], &device), &[false, true, false]);
+        let found = text(&[1.0, 2.0, 3.0], &[4, 3, 2], &device)
+            .replace_rows(&text(&[9.0], &[1], &device), &[false, true, false]);
         let expected = text(&[1.0, 9.0, 3.0], &[4, 1, 2], &device);
         assert_eq!(found.pooled.into_data(), expected.pooled.into_data());
         assert_eq!(found.tokens.into_data(), expected.tokens.into_data());

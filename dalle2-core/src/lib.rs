@@ -33,5 +33,8 @@ pub mod train;
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
 pub use error::{ConfigError, Error, Result, ShapeMismatch};
-pub use parts::{Component, Decoder, Flow, check_flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler};
+pub use parts::{
+    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
+    check_flow,
+};
 pub use scale::EmbeddingScale;

@@ -1,6 +1,7 @@
 //! DDPM steps against the recorded steps of the reference implementation's unCLIP scheduler.
 //!
 //! The fixtures hold, for five timesteps, the model outputs, the noise that was drawn and every sample on the way.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{ops::ControlFlow, path::PathBuf};
 

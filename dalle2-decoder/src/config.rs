@@ -128,13 +128,13 @@ impl DecoderConfig {
             unet: UNetConfig {
                 in_channels: 3,
                 out_channels: 6,
-                channels: vec![80, 160],
+                channels: vec![64, 128],
                 attention: vec![false, true],
                 n_res_blocks: 2,
                 patch: 4,
                 head_dim: 32,
                 n_groups: 16,
-                context_dim: Some(160),
+                context_dim: Some(128),
                 time_dim: Some(256),
                 time_conditioning: TimeConditioning::Film,
                 dropout: 0.0,
@@ -163,17 +163,19 @@ impl DecoderConfig {
         self.unet.validate().map_err(|e| e.within("unet"))?;
         self.diffusion.validate(&self.unet)?;
         self.embedding_scale.validate(self.embed_dim)?;
-        for (field, value) in [
-            ("embed_dim", self.embed_dim),
-            ("token_width", self.token_width),
-            ("context_tokens", self.context_tokens),
-        ] {
+        for (field, value) in
+            [("embed_dim", self.embed_dim), ("token_width", self.token_width), ("context_tokens", self.context_tokens)]
+        {
             if value == 0 {
                 return Err(ConfigError::new(field, value, "must be at least 1"));
             }
         }
         if self.unet.context_dim.is_none() {
-            return Err(ConfigError::new("unet.context_dim", "null", "a decoder reads context tokens: give their width"));
+            return Err(ConfigError::new(
+                "unet.context_dim",
+                "null",
+                "a decoder reads context tokens: give their width",
+            ));
         }
         if self.unet.in_channels != 3 {
             return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, "must be 3: red, green, blue"));
@@ -205,9 +207,9 @@ impl UpsamplerConfig {
             unet: UNetConfig {
                 in_channels: 6,
                 out_channels: 3,
-                channels: vec![48, 96],
+                channels: vec![64, 64],
                 attention: vec![false, false],
-                n_res_blocks: 2,
+                n_res_blocks: 1,
                 patch: 4,
                 head_dim: 32,
                 n_groups: 16,
@@ -225,7 +227,6 @@ impl UpsamplerConfig {
         let mut config = Self::emoji();
         config.input_size = 32;
         config.unet.channels = vec![32, 64];
-        config.unet.n_res_blocks = 1;
         config
     }
 

@@ -8,10 +8,10 @@ use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
 
+use crate::DecoderConfig;
 use crate::conditioning::{Condition, Conditioning};
 use crate::sampling::{Process, split_variance};
 use crate::unet::{UNet, UNetContext};
-use crate::DecoderConfig;
 
 /// Class name in the configuration file.
 const CLASS: &str = "Dalle2Decoder";
@@ -40,10 +40,7 @@ impl DecoderConfig {
     pub fn init(&self, device: &Device) -> Result<DecoderNetwork, ConfigError> {
         self.validate()?;
         let context_dim = self.unet.context_dim.unwrap_or_default();
-        Ok(DecoderNetwork {
-            unet: self.unet.init(device),
-            conditioning: Conditioning::new(self, context_dim, device),
-        })
+        Ok(DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) })
     }
 }
 

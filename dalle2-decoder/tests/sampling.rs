@@ -1,4 +1,5 @@
 //! Sampling and storage of decoder and upsampler over their public faces.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ops::ControlFlow;
 
@@ -55,7 +56,12 @@ fn options() -> SampleOptions {
     SampleOptions { steps: Some(3), ..Default::default() }
 }
 
-fn decode(decoder: &UnclipDecoder, seeds: &[u64], options: &SampleOptions, device: &Device) -> Result<Tensor<4>, Error> {
+fn decode(
+    decoder: &UnclipDecoder,
+    seeds: &[u64],
+    options: &SampleOptions,
+    device: &Device,
+) -> Result<Tensor<4>, Error> {
     let n = seeds.len();
     let (embedding, text, null) = (embedding(n, device), text(n, device), text(1, device));
     let mut noise = SeededNoise::new(seeds, 2);
@@ -121,11 +127,12 @@ fn the_hook_sees_every_step_and_can_stop() {
     let decoder = decoder(&device);
     let mut seen = Vec::new();
     let mut noise = SeededNoise::new(&[1], 2);
-    let result = decoder.sample(embedding(1, &device), &text(1, &device), &text(1, &device), &options(), &mut noise, &mut |e| {
-        assert_eq!(e.x_start.unwrap().dims(), [1, 3, 16, 16]);
-        seen.push((e.step, e.total));
-        if e.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let result =
+        decoder.sample(embedding(1, &device), &text(1, &device), &text(1, &device), &options(), &mut noise, &mut |e| {
+            assert_eq!(e.x_start.unwrap().dims(), [1, 3, 16, 16]);
+            seen.push((e.step, e.total));
+            if e.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
     assert!(matches!(result, Err(Error::Cancelled)));
     assert_eq!(seen, [(1, 3), (2, 3)]);
 }
@@ -145,7 +152,8 @@ fn bad_input_is_named() {
     let error = decoder.sample(nan, &text(1, &device), &text(1, &device), &options(), &mut noise, &mut go).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
     let wide = Tensor::<2>::zeros([1, 9], &device);
-    let error = decoder.sample(wide, &text(1, &device), &text(1, &device), &options(), &mut noise, &mut go).unwrap_err();
+    let error =
+        decoder.sample(wide, &text(1, &device), &text(1, &device), &options(), &mut noise, &mut go).unwrap_err();
     assert!(error.to_string().contains("width 8"), "{error}");
 
     let low = Tensor::<4>::zeros([1, 3, 9, 9], &device);

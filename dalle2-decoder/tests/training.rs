@@ -1,4 +1,5 @@
 //! Training steps of decoder and upsampler, by overfitting.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "train")]
 
 use burn::module::{ModuleVisitor, Param};
@@ -6,9 +7,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::prelude::*;
 use burn::train::TrainStep;
 use dalle2_core::{TextCondition, TokenMask};
-use dalle2_decoder::train::{
-    ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask,
-};
+use dalle2_decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2_decoder::{DecoderConfig, UpsamplerConfig};
 
 /// Four images of one colour each, `[4, 3, size, size]`.

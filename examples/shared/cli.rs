@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use dalle2::Device;
 use dalle2::core::train::{RunOptions, TrainConfig, TrainReport};
+use dalle2_emoji::Subset;
 
 /// How large the models are, and what they learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,7 +39,7 @@ pub struct TrainArgs {
     pub data: String,
     /// Which emoji: tiny, small or full; the preset's own if not given
     #[arg(long)]
-    pub subset: Option<String>,
+    pub subset: Option<Subset>,
     /// Directory of the whole model: each part trains in a folder of its own and adds itself to DIR/export
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -104,7 +105,9 @@ impl TrainArgs {
         load(&dir).with_context(|| {
             let flags = self.out.as_ref().map(|out| format!(" --out {}", out.display())).unwrap_or_default();
             let preset = self.preset.name();
-            format!("the {what} must be trained first: cargo run --release --example {command} -- --preset {preset}{flags}")
+            format!(
+                "the {what} must be trained first: cargo run --release --example {command} -- --preset {preset}{flags}"
+            )
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use burn::data::dataset::Dataset;
 use burn::prelude::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
@@ -50,12 +50,10 @@ impl Data {
             };
             return Ok(Self::Own(own));
         }
-        let subset = match (args.subset.as_deref(), args.preset) {
-            (Some("tiny"), _) | (None, Preset::Tiny) => Subset::Tiny,
-            (Some("small"), _) | (None, Preset::Emoji) => Subset::Small,
-            (Some("full"), _) => Subset::Full,
-            (Some(other), _) => bail!("--subset {other}: known are tiny, small, full"),
-        };
+        let subset = args.subset.unwrap_or(match args.preset {
+            Preset::Tiny => Subset::Tiny,
+            Preset::Emoji => Subset::Small,
+        });
         let store = EmojiStore::open(&[], Path::new(CACHE))?;
         let items = subset.select(store.catalogue(), Split::Seen)?;
         Ok(Self::Emoji(Arc::new(store), items))
@@ -78,7 +76,8 @@ impl Data {
     pub fn batch(&self, seed: u64, step: u64, n: usize, size: usize) -> dalle2::Result<Vec<Item>> {
         match self {
             Self::Emoji(store, items) => {
-                let data = EmojiDataset::new(store.clone(), items.clone(), &[size as u32])?.with_captions(Self::captions())?;
+                let data =
+                    EmojiDataset::new(store.clone(), items.clone(), &[size as u32])?.with_captions(Self::captions())?;
                 let samples = data.batch(seed, step, n)?;
                 let item = |sample: dalle2_emoji::Sample| {
                     let image = sample.images.into_iter().next()?;
@@ -118,7 +117,9 @@ impl Data {
                 let mut words: Vec<String> =
                     items.iter().map(|&i| Ok(store.emoji(i)?.name.clone())).collect::<dalle2::Result<_>>()?;
                 // Held-out compositions are made of words that others have too; wordings and scenes add these:
-                words.push("a an emoji of the small on red orange yellow green blue purple gray black background".into());
+                words.push(
+                    "a an emoji of the small on red orange yellow green blue purple gray black background".into(),
+                );
                 words.push("in the top bottom left right corner middle center upper lower edge".into());
                 Ok(words)
             }

@@ -206,9 +206,7 @@ impl Collector<'_> {
         }
         Ok(match self.precision {
             Precision::F32 => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Precision::F16 => {
-                (Dtype::F16, values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect())
-            }
+            Precision::F16 => (Dtype::F16, values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()),
             Precision::BF16 => {
                 (Dtype::BF16, values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect())
             }
@@ -224,7 +222,8 @@ impl Collector<'_> {
             Layout::Same => tensor,
         };
         let shape = tensor.dims().to_vec();
-        let values = tensor.cast(DType::F32).into_data().try_to_vec::<f32>().map_err(|e| format!("tensor {name}: {e}"))?;
+        let values =
+            tensor.cast(DType::F32).into_data().try_to_vec::<f32>().map_err(|e| format!("tensor {name}: {e}"))?;
         let (dtype, bytes) = self.encode(&values).map_err(|e| format!("tensor {name}: {e}"))?;
         match self.tensors.insert(name.clone(), (dtype, shape, bytes)) {
             Some(_) => Err(format!("two parameters would be written as {name}")),

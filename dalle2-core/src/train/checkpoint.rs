@@ -61,6 +61,11 @@ struct Checksum {
     crc32: u32,
 }
 
+/// The name of the directory of a step.
+pub(super) fn name(step: u64) -> String {
+    format!("step-{step}")
+}
+
 /// Writes a checkpoint, then deletes all but the newest `keep`.
 pub(super) fn save<M: Module>(
     dir: &RunDir,
@@ -70,7 +75,7 @@ pub(super) fn save<M: Module>(
     keep: usize,
 ) -> Result<PathBuf> {
     let checkpoints = dir.checkpoints();
-    let path = checkpoints.join(format!("step-{}", state.step));
+    let path = checkpoints.join(name(state.step));
     let part = checkpoints.join(format!("{PART}{}-{}", state.step, std::process::id()));
     let written = write_parts(&part, learner, state, config).and_then(|()| {
         remove_dir(&path)?;

@@ -32,7 +32,8 @@ impl AttentionBlock {
     pub(super) fn new(config: &UNetConfig, channels: usize, device: &Device) -> Self {
         let proj = || LinearConfig::new(channels, channels).init(device);
         let context = || config.context_dim.map(|d| LinearConfig::new(d, channels).init(device));
-        let mut to_out: Linear = LinearConfig::new(channels, channels).with_initializer(Initializer::Zeros).init(device);
+        let mut to_out: Linear =
+            LinearConfig::new(channels, channels).with_initializer(Initializer::Zeros).init(device);
         to_out.bias = Some(Initializer::Zeros.init([channels], device));
         Self {
             group_norm: GroupNormConfig::new(config.n_groups, channels).init(device),

@@ -3,8 +3,8 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{conv2d, group_norm_silu, linear, silu, timestep_embedding};
 use dalle2_core::TokenMask;
+use dalle2_core::nn::{conv2d, group_norm_silu, linear, silu, timestep_embedding};
 
 use super::attention::{AttentionBlock, ContextCache};
 use super::block::{ResBlock, Resample, conv3x3, zero_conv3x3};

@@ -143,8 +143,10 @@ fn attention_mask(mask: &TokenMask) -> Tensor<4, Bool> {
     let ([batch, text], device) = (padding.dims(), padding.device());
     let total = text + EXTRA_TOKENS;
     let triangle = |later: bool| {
-        let values: Vec<bool> =
-            (0..total * total).map(|i| (i / total, i % total)).map(|(q, k)| if later { k > q } else { k < q }).collect();
+        let values: Vec<bool> = (0..total * total)
+            .map(|i| (i / total, i % total))
+            .map(|(q, k)| if later { k > q } else { k < q })
+            .collect();
         Tensor::<4, Bool>::from_data(TensorData::new(values, [1, 1, total, total]), &device)
     };
     let all = [batch, 1, total, total];

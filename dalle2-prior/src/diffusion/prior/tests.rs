@@ -34,7 +34,13 @@ fn row(text: &TextCondition, i: usize) -> TextCondition {
     }
 }
 
-fn run(prior: &DiffusionPrior, text: &TextCondition, null: &TextCondition, options: &SampleOptions, seeds: &[u64]) -> Tensor<2> {
+fn run(
+    prior: &DiffusionPrior,
+    text: &TextCondition,
+    null: &TextCondition,
+    options: &SampleOptions,
+    seeds: &[u64],
+) -> Tensor<2> {
     prior.sample(text, null, options, &mut SeededNoise::new(seeds, 0), &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
@@ -129,7 +135,8 @@ fn what_does_not_fit_is_refused_with_its_name() {
         let mut noise = SeededNoise::new(&[0], 0);
         prior.sample(text, null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
     };
-    let expect = |message: String, parts: &[&str]| assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    let expect =
+        |message: String, parts: &[&str]| assert!(parts.iter().all(|part| message.contains(part)), "{message}");
 
     let mut narrow = good.clone();
     narrow.pooled = Tensor::ones([1, D - 1], &device);

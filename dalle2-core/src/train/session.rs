@@ -1,0 +1,239 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::prelude::*;
+use burn::train::TrainStep;
+use serde_json::Value;
+
+use super::checkpoint::{self, Learner};
+use super::display::{Display, Note};
+use super::grads::clip_global_norm;
+use super::run_dir::{MetricsLog, RunDir};
+use super::source::{Prefetch, mix_seed};
+use super::state::TrainState;
+use super::values::{Gathered, Values, finite};
+use super::{Hooks, LossOutput, StepRecord, Stop, TrainReport, Trained, Trainer};
+use crate::{Error, Result};
+
+/// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
+const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
+
+/// One session of a run.
+pub(super) struct Session<'a, H> {
+    pub trainer: &'a Trainer,
+    pub dir: RunDir,
+    pub config: Value,
+    pub hooks: &'a mut H,
+    pub log: MetricsLog,
+    pub display: Box<dyn Display>,
+    pub state: TrainState,
+    pub checkpoint: Option<PathBuf>,
+    /// When the session began, and the seconds of the sessions before.
+    pub began: (Instant, f64),
+}
+
+impl<H> Session<'_, H> {
+    /// Trains until there is a reason to stop.
+    pub fn train<M>(
+        &mut self,
+        mut learner: Learner<M>,
+        mut batches: Prefetch<'_, M::Input>,
+        device: &Device,
+    ) -> Result<(Learner<M>, Stop)>
+    where
+        M: TrainStep + Module,
+        M::Output: LossOutput,
+        H: Hooks<M>,
+    {
+        loop {
+            if let Some(stop) = self.stop() {
+                return Ok((learner, stop));
+            }
+            let clock = Instant::now();
+            let gathered = match self.gather(&learner.model, &mut batches, device) {
+                Ok(gathered) => gathered,
+                Err(error) => {
+                    if self.state.step > 0 {
+                        self.save_if_new(&learner)?;
+                    }
+                    return Err(error);
+                }
+            };
+            let mut record;
+            (learner, record) = self.apply(learner, gathered, clock)?;
+            if self.is_due(self.trainer.config.validate_every) {
+                let figures = self.hooks.validate(&learner.for_hooks(), self.state.step)?;
+                record.validation = finite(figures);
+            }
+            self.log.write(&record)?;
+            self.display.step(&record);
+            self.check_course()?;
+            if self.is_due(Some(self.trainer.config.checkpoint_every)) {
+                self.save_if_new(&learner)?;
+            }
+            if self.is_due(self.trainer.config.sample_every) {
+                self.hooks.sample(&learner.for_hooks(), self.state.step, &self.dir.sample(self.state.step))?;
+            }
+        }
+    }
+
+    /// Clips the gradients and takes the step, or skips it when a number is not finite.
+    fn apply<M>(&mut self, learner: Learner<M>, gathered: Gathered, clock: Instant) -> Result<(Learner<M>, StepRecord)>
+    where
+        M: TrainStep + Module,
+    {
+        let config = &self.trainer.config;
+        let Gathered { mut grads, values } = gathered;
+        let learning_rate = config.learning_rate_at(self.state.step);
+        let share = 1.0 / config.accumulation as f64;
+        let norm = clip_global_norm(&mut grads, &learner.model, share, config.max_grad_norm)?;
+        let (loss, metrics) = values.read(share)?;
+        let good = loss.is_finite() && norm.is_finite();
+        let learner = if good { learner.apply(learning_rate, grads) } else { learner };
+        self.state.advance(good.then_some(loss));
+        self.state.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
+        let record = StepRecord {
+            step: self.state.step,
+            loss: Some(loss).filter(|v| v.is_finite()),
+            learning_rate,
+            grad_norm: Some(norm).filter(|v| v.is_finite()),
+            skipped: self.state.skipped,
+            metrics: finite(metrics),
+            images_per_second: (config.batch_size * config.accumulation) as f64 / clock.elapsed().as_secs_f64(),
+            seconds: self.state.seconds,
+            ..Default::default()
+        };
+        if !good {
+            self.note_skipped(&record);
+        }
+        Ok((learner, record))
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        let options = &self.trainer.options;
+        let elapsed = self.began.0.elapsed().as_secs_f64();
+        if self.state.step >= self.trainer.config.steps {
+            Some(Stop::Finished)
+        } else if options.stop_after.is_some_and(|last| self.state.step >= last) {
+            Some(Stop::StepLimit)
+        } else if options.max_seconds.is_some_and(|max| elapsed >= max) {
+            Some(Stop::TimeLimit)
+        } else {
+            options.interrupter.should_stop().then_some(Stop::Interrupted)
+        }
+    }
+
+    /// Whether something that happens every so many steps happens after this one; the last step of the run always counts.
+    fn is_due(&self, every: Option<u64>) -> bool {
+        let step = self.state.step;
+        every.is_some_and(|every| step.is_multiple_of(every) || step == self.trainer.config.steps)
+    }
+
+    /// Forward and backward through the batches of one step.
+    fn gather<M>(&self, model: &M, batches: &mut Prefetch<'_, M::Input>, device: &Device) -> Result<Gathered>
+    where
+        M: TrainStep + Module,
+        M::Output: LossOutput,
+    {
+        let config = &self.trainer.config;
+        let mut accumulator = GradientsAccumulator::new();
+        let mut values = Values::default();
+        for part in 0..config.accumulation as u64 {
+            let batch = batches.next()?;
+            device.seed(mix_seed(config.seed, DROPOUT, self.state.step * config.accumulation as u64 + part));
+            let output = model.step(batch);
+            values.add(&output.item);
+            accumulator.accumulate(model, output.grads);
+        }
+        let grads = accumulator.grads();
+        if grads.is_empty() {
+            let message = "no parameter has a gradient: the loss does not depend on them";
+            return Err(Error::Training(message.into()));
+        }
+        Ok(Gathered { grads, values })
+    }
+
+    fn note_skipped(&mut self, record: &StepRecord) {
+        let what = if record.loss.is_none() { "loss" } else { "gradient" };
+        tracing::warn!(step = record.step, "the {what} is not finite, step skipped");
+        self.display.note(Note::Skipped, &format!("step {}: the {what} is not finite, skipped", record.step));
+    }
+
+    /// Gives the run up when it cannot recover.
+    fn check_course(&self) -> Result<()> {
+        let config = &self.trainer.config;
+        let risen = config.divergence_factor.and_then(|factor| Some((factor, self.state.risen(factor)?)));
+        let (problem, good) = if let Some((factor, (first, now))) = risen {
+            // A checkpoint is good if its loss had risen less than half as far, in orders of magnitude.
+            let good = checkpoint::last_good(&self.dir, factor.sqrt());
+            (format!("the loss rose from {first:.4} to {now:.4e}"), good)
+        } else if self.state.skipped_in_a_row >= config.max_skipped_in_a_row {
+            // Skipped steps leave the weights alone, so every checkpoint is good.
+            let good = checkpoint::last_good(&self.dir, f64::INFINITY);
+            (format!("{} steps in a row had a loss or gradient that is not finite", self.state.skipped_in_a_row), good)
+        } else {
+            return Ok(());
+        };
+        let good = match good {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no good checkpoint yet".to_string(),
+        };
+        Err(Error::Training(format!(
+            "the run diverged: {problem} by step {}; {good}. A lower learning rate or a longer warm-up usually helps",
+            self.state.step
+        )))
+    }
+
+    /// Writes a checkpoint and an export of this step, unless it has them. Gives the checkpoint.
+    fn save_if_new<M: Module>(&mut self, learner: &Learner<M>) -> Result<PathBuf>
+    where
+        H: Hooks<M>,
+    {
+        let name = checkpoint::name(self.state.step);
+        if let Some(path) = self.checkpoint.as_ref().filter(|path| path.ends_with(&name)) {
+            return Ok(path.clone());
+        }
+        self.log.sync()?;
+        let keep = self.trainer.config.keep_checkpoints;
+        let path = checkpoint::save(&self.dir, learner, &self.state, &self.config, keep)?;
+        self.checkpoint = Some(path.clone());
+        self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))?;
+        self.display.note(Note::Checkpoint, &format!("wrote {}", path.display()));
+        Ok(path)
+    }
+
+    /// Makes sure there is a checkpoint of the last step, and reports.
+    pub fn finish<M: Module>(mut self, learner: Learner<M>, stop: Stop) -> Result<Trained<M>>
+    where
+        H: Hooks<M>,
+    {
+        let checkpoint = self.save_if_new(&learner)?;
+        self.display.note(Note::Stop, &format!("{stop:?} at step {}, {}", self.state.step, checkpoint.display()));
+        let TrainState { step, skipped, seconds, .. } = self.state;
+        let report = TrainReport { steps: step, skipped, loss: self.state.mean_loss(), seconds, checkpoint, stop };
+        let ema = learner.average.as_ref().map(|average| average.model(&learner.model));
+        Ok(Trained { model: learner.model.valid(), ema, report })
+    }
+}
+
+impl<M: Module> Learner<M> {
+    fn apply(self, learning_rate: f64, grads: GradientsParams) -> Self
+    where
+        M: TrainStep,
+    {
+        let mut optimizer = self.optimizer;
+        let model = self.model.optimize(&mut optimizer, learning_rate.into(), grads);
+        let average = self.average.map(|average| average.update(&model));
+        Self { model, optimizer, average }
+    }
+
+    fn for_hooks(&self) -> M {
+        match &self.average {
+            Some(average) => average.model(&self.model),
+            None => self.model.valid(),
+        }
+    }
+}
