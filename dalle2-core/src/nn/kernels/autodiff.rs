@@ -12,8 +12,8 @@ use super::Elementwise;
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, GroupNormShape, Moments};
-use super::ops::{NnOps, Parameters, convolve, normalize, normalize_rows, softmax, tensor, values, whole};
-use super::rows::{self, LayerNormRows};
+use super::ops::{NnOps, Parameters, Softmax, convolve, normalize, normalize_rows, tensor, values, whole};
+use super::rows::LayerNormRows;
 
 impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
     fn elementwise(x: FloatTensor<Self>, function: Elementwise) -> FloatTensor<Self> {
@@ -87,12 +87,12 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
 
     fn scaled_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
         let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
-        finish_softmax(kind, softmax(scores.into_primitive(), None, scale), scale)
+        finish_softmax(kind, scores.into_primitive(), Softmax::new(None, scale))
     }
 
     fn masked_softmax(scores: FloatTensor<Self>, mask: BoolTensor<Self>, scale: f32) -> FloatTensor<Self> {
         let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
-        finish_softmax(kind, softmax(scores.into_primitive(), Some(mask), scale), scale)
+        finish_softmax(kind, scores.into_primitive(), Softmax::new(Some(mask), scale))
     }
 }
 
@@ -127,33 +127,28 @@ impl Backward<Flex, 3> for LayerNormStep {
     }
 }
 
-/// Backward step of the softmax, whose state is its result and the scale of the scores.
+/// Backward step of the softmax, whose state is its weights and how it came by them.
 #[derive(Debug)]
 struct SoftmaxStep;
 
 fn finish_softmax<C: CheckpointStrategy>(
-    kind: OpsKind<SoftmaxStep, Flex, (FlexTensor, f32), C, 1>,
-    weights: FlexTensor,
-    scale: f32,
+    kind: OpsKind<SoftmaxStep, Flex, (FlexTensor, Softmax), C, 1>,
+    scores: FlexTensor,
+    softmax: Softmax,
 ) -> FloatTensor<Autodiff<Flex, C>> {
+    let weights = softmax.forward(scores);
     match kind {
-        OpsKind::Tracked(prep) => prep.finish((weights.clone(), scale), weights),
+        OpsKind::Tracked(prep) => prep.finish((weights.clone(), softmax), weights),
         OpsKind::UnTracked(prep) => prep.finish(weights),
     }
 }
 
 impl Backward<Flex, 1> for SoftmaxStep {
-    type State = (FlexTensor, f32);
+    type State = (FlexTensor, Softmax);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (weights, scale) = ops.state;
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
-            let mut grad = whole(grad);
-            let shape = weights.layout().shape();
-            let width = shape[shape.num_dims() - 1];
-            rows::softmax_backward(width, scale, values(&weights), grad.storage_mut());
-            grad
-        });
+        let (weights, softmax) = ops.state;
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| softmax.backward(&weights, grad));
     }
 }
 

@@ -131,7 +131,7 @@ mod flex {
         content.attributes.iter().find(|attribute| attribute.name == "epsilon")?.value.parse().ok()
     }
 
-    /// The weights of [`attention`](crate::nn::attention) `[B, heads, Sq, Sk]`, for a mask that is the same for each
+    /// The weights of scaled dot-product attention `[B, heads, Sq, Sk]`, for a mask that is the same for each
     /// head.
     pub fn attention_weights(q: &Tensor<4>, k: &Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
         if !(applies(q) && applies(k)) || mask.is_some_and(|mask| mask.dims()[1] != 1) {

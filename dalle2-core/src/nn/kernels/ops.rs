@@ -94,11 +94,11 @@ impl NnOps for Flex {
     }
 
     fn scaled_softmax(scores: FlexTensor, scale: f32) -> FlexTensor {
-        softmax(scores, None, scale)
+        Softmax::new(None, scale).forward(scores)
     }
 
     fn masked_softmax(scores: FlexTensor, mask: FlexTensor, scale: f32) -> FlexTensor {
-        softmax(scores, Some(mask), scale)
+        Softmax::new(Some(mask), scale).forward(scores)
     }
 }
 
@@ -120,14 +120,39 @@ pub fn normalize_rows(
     (tensor(y, x.layout().shape().clone()), moments)
 }
 
-/// Softmax over the last axis of `[B, heads, Sq, Sk]`, in place if nobody else holds the scores.
-pub fn softmax(scores: FlexTensor, mask: Option<FlexTensor>, scale: f32) -> FlexTensor {
-    let mut scores = whole(scores);
-    let [_, heads, queries, width] = scores.layout().shape().dims();
-    let mask = mask.map(|mask| mask.to_contiguous());
-    let mask = mask.as_ref().map(|mask| RowMask { values: mask.storage(), queries, heads });
-    rows::softmax(width, scale, mask.as_ref(), scores.storage_mut());
-    scores
+/// A softmax over the last axis of `[B, heads, Sq, Sk]`.
+#[derive(Debug, Clone)]
+pub struct Softmax {
+    mask: Option<FlexTensor>,
+    scale: f32,
+}
+
+impl Softmax {
+    /// Of `scale` times the scores, without what `mask` `[B or 1, 1, Sq, Sk]` leaves out.
+    pub fn new(mask: Option<FlexTensor>, scale: f32) -> Self {
+        Self { mask: mask.map(|mask| mask.to_contiguous()), scale }
+    }
+
+    /// The weights, in place if nobody else holds the scores.
+    pub fn forward(&self, scores: FlexTensor) -> FlexTensor {
+        let mut scores = whole(scores);
+        let [_, heads, queries, width] = scores.layout().shape().dims();
+        rows::softmax(width, self.scale, self.mask(queries, heads).as_ref(), scores.storage_mut());
+        scores
+    }
+
+    /// The gradient of the scores, given the weights and the gradient of these.
+    pub fn backward(&self, weights: &FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let mut grad = whole(grad);
+        let [_, heads, queries, width] = weights.layout().shape().dims();
+        let mask = self.mask(queries, heads);
+        rows::softmax_backward(width, self.scale, mask.as_ref(), values(weights), grad.storage_mut());
+        grad
+    }
+
+    fn mask(&self, queries: usize, heads: usize) -> Option<RowMask<'_>> {
+        self.mask.as_ref().map(|mask| RowMask { values: mask.storage(), queries, heads })
+    }
 }
 
 /// Convolution of tensors from [`whole`], with a bias in any layout.

@@ -148,12 +148,14 @@ pub fn softmax(width: usize, scale: f32, mask: Option<&RowMask<'_>>, scores: &mu
     });
 }
 
-/// Turns the gradient of the weights that [`softmax`] gave, in `grad`, into that of the scores.
-pub fn softmax_backward(width: usize, scale: f32, weights: &[f32], grad: &mut [f32]) {
+/// Turns the gradient of the weights that [`softmax`] gave, in `grad`, into that of the scores, which is 0 for those
+/// that the mask left out, even in a row where it left out all.
+pub fn softmax_backward(width: usize, scale: f32, mask: Option<&RowMask<'_>>, weights: &[f32], grad: &mut [f32]) {
     let (n, rows) = (grad.len(), rows_per_task(width));
     for_each(grad.par_chunks_mut(rows * width), n, |task, grad| {
-        let weights = &weights[task * rows * width..][..grad.len()];
-        vectorized(SoftmaxGradient { width, scale, weights, grad });
+        let first_row = task * rows;
+        let weights = &weights[first_row * width..][..grad.len()];
+        vectorized(SoftmaxGradient { width, scale, mask, first_row, weights, grad });
     });
 }
 
@@ -205,6 +207,8 @@ fn maximum(x: &[f32]) -> f32 {
 struct SoftmaxGradient<'a> {
     width: usize,
     scale: f32,
+    mask: Option<&'a RowMask<'a>>,
+    first_row: usize,
     weights: &'a [f32],
     grad: &'a mut [f32],
 }
@@ -214,9 +218,15 @@ impl WithSimd for SoftmaxGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        for (grad, weights) in self.grad.chunks_exact_mut(self.width).zip(self.weights.chunks_exact(self.width)) {
+        let rows = self.grad.chunks_exact_mut(self.width).zip(self.weights.chunks_exact(self.width));
+        for (i, (grad, weights)) in rows.enumerate() {
             let mean = sum_pairs(grad, weights, |g, w| g * w) as f32;
             update_with(grad, weights, |g, w| (g - mean) * w * self.scale);
+            if let Some(mask) = self.mask {
+                for (grad, masked) in grad.iter_mut().zip(mask.row(self.first_row + i, self.width)) {
+                    *grad = if *masked == 0 { *grad } else { 0.0 };
+                }
+            }
         }
     }
 }
