@@ -102,11 +102,13 @@ fn preprocessing_equals_the_reference() {
     let values: Vec<f32> = values.into_iter().map(|v| (v / 127.5 - 1.0) as f32).collect();
     let image = Tensor::<3>::from_data(TensorData::new(values, shape), &device).permute([2, 0, 1]).unsqueeze::<4>();
     let pixels = preprocess(image, &vision_config()).unwrap().into_data();
-    // The reference rounds to 8 bits after each of two passes: one grey level is 1 / 255 / 0.2613 = 0.015.
+    // The reference rounds to 8 bits after each of two passes, which makes at most one grey level of the green channel,
+    // 1 / 255 / 0.2613. Bilinear weights (0.018, antialiased 0.031) and bicubic ones without antialiasing (0.0159) are
+    // further away.
     let expected = data("feature_extractor", "pixel_values");
     let errors: Vec<f32> =
         pixels.iter::<f32>().zip(expected.iter::<f32>()).map(|(found, expected)| (found - expected).abs()).collect();
-    let (worst, mean) = (errors.iter().copied().fold(0.0, f32::max), errors.iter().sum::<f32>() / errors.len() as f32);
+    let worst = errors.iter().copied().fold(0.0, f32::max);
     assert_eq!(errors.len(), 3 * 24 * 24);
-    assert!(worst < 0.02 && mean < 0.006, "largest error {worst}, mean {mean}");
+    assert!(worst < 0.0151, "largest error {worst}");
 }
