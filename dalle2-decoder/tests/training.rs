@@ -42,44 +42,45 @@ fn decoder_batch(seed: u64, device: &Device) -> DecoderBatch {
 }
 
 #[test]
-fn the_decoder_overfits_four_images() {
+fn the_decoder_overfits_one_batch() {
     let device = Device::flex().autodiff();
     device.seed(1);
     let mut task = DecoderTask::new(&decoder_config(), &device).unwrap();
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
-    let loss_at = |task: &DecoderTask| {
-        let mean: f32 = (1000..1008).map(|s| task.loss(decoder_batch(s, &device)).mse.into_scalar::<f32>()).sum();
-        mean / 8.0
-    };
-    let before = loss_at(&task);
-    for step in 0..250 {
-        let out = task.step(decoder_batch(step, &device));
+    let mse = |task: &DecoderTask| task.loss(decoder_batch(0, &device)).mse.into_scalar::<f32>();
+    let before = mse(&task);
+    for _ in 0..300 {
+        let out = task.step(decoder_batch(0, &device));
         task = optim.step(3e-3, task, out.grads);
     }
-    let after = loss_at(&task);
+    let after = mse(&task);
     assert!(before > 0.5, "a fresh network predicts zero, so its error is the target's variance: {before}");
-    assert!(after < 0.06, "mean squared error {before} -> {after}");
+    assert!(after < 0.05, "mean squared error {before} -> {after}");
 }
 
 #[test]
-fn the_upsampler_overfits_four_images() {
+fn the_upsampler_overfits_one_batch() {
     let device = Device::flex().autodiff();
     device.seed(2);
     let mut config = UpsamplerConfig::tiny();
-    config.input_size = 8;
-    config.unet.channels = vec![16, 16];
+    config.input_size = 4;
+    config.unet.patch = 2;
+    config.unet.channels = vec![16, 32];
     config.unet.n_groups = 8;
     let mut task = UpsamplerTask::new(&config, &device).unwrap();
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
     let options = CropOptions { fraction: 0.5, ..Default::default() };
-    let batch = |seed| UpsamplerBatch::draw(seed, images(32, &device), options, &config).unwrap();
-    assert_eq!(batch(0).low.dims(), [4, 3, 16, 16]);
-    for step in 0..150 {
-        let out = task.step(batch(step));
+    let batch = |seed| UpsamplerBatch::draw(seed, images(16, &device), options, &config).unwrap();
+    assert_eq!(batch(0).low.dims(), [4, 3, 8, 8]);
+    let mse = |task: &UpsamplerTask| task.loss(batch(0)).mse.into_scalar::<f32>();
+    let before = mse(&task);
+    for _ in 0..300 {
+        let out = task.step(batch(0));
         task = optim.step(3e-3, task, out.grads);
     }
-    let after: f32 = (1000..1004).map(|s| task.loss(batch(s)).mse.into_scalar::<f32>()).sum::<f32>() / 4.0;
-    assert!(after < 0.15, "mean squared error {after}");
+    let after = mse(&task);
+    assert!(before > 0.3, "{before}");
+    assert!(after < 0.05, "mean squared error {before} -> {after}");
 }
 
 /// Counts parameters without a gradient.
