@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench generate
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::time::Instant;
 

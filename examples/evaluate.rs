@@ -6,6 +6,7 @@
 //! ```text
 //! cargo run --release --example evaluate -- --model models/emoji --num 200 --json out/eval.json
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

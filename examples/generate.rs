@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example generate -- "red apple"
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example train_decoder -- --preset tiny
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod shared;
 
@@ -110,7 +111,7 @@ fn main() -> Result<()> {
             (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
         Preset::Emoji => {
-            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 3000, batch_size: 16, ..defaults() })
+            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 2000, batch_size: 16, ..defaults() })
         }
     };
     let train = args.train_config(train);
@@ -135,10 +136,10 @@ fn main() -> Result<()> {
 
 fn defaults() -> TrainConfig {
     TrainConfig {
-        learning_rate: 8e-4,
+        learning_rate: 1e-3,
         warmup: 100,
         weight_decay: 0.01,
-        ema_decay: Some(0.999),
+        ema_decay: Some(0.998),
         checkpoint_every: 250,
         sample_every: Some(500),
         ..Default::default()

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example train_prior -- --preset tiny
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod shared;
 
@@ -80,7 +81,7 @@ impl Hooks<PriorTask> for PriorHooks<'_> {
         let options = SampleOptions::default();
         let drawn = self.prior(model)?.sample(&encoded.text, self.clip.null(), &options, &mut noise, &mut go_on)?;
         let n = items.len();
-        let shifted = Tensor::cat(vec![drawn.clone().slice([1..n]), drawn.clone().slice([0..1])], 0);
+        let shifted = Tensor::cat(vec![drawn.clone().slice_dim(0, 1..n), drawn.clone().slice_dim(0, 0..1)], 0);
         let mean = |a: Tensor<2>| -> dalle2::Result<f64> {
             Ok(f64::from(cosine_similarity(a, encoded.embedding.clone())?.mean().into_scalar::<f32>()))
         };

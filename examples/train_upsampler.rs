@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example train_upsampler -- --preset tiny
 //! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod shared;
 

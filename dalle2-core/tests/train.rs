@@ -1,6 +1,7 @@
 //! The trainer from outside: learning, resuming, surviving, refusing.
 //!
 //! The tests share the device's random numbers through dropout, and run one at a time for that reason.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "train")]
 
 use std::fs;

@@ -77,7 +77,7 @@ fn the_same_seed_draws_the_same_image_alone_and_in_a_batch() {
     first.clone().into_data().assert_eq(&again.into_data(), true);
     let alone = decode(&decoder, &[5], &options(), &device).unwrap();
     let tolerance = Tolerance::rel_abs(1e-3, 1e-3);
-    alone.into_data().assert_approx_eq::<f32>(&first.slice([0..1]).into_data(), tolerance);
+    alone.into_data().assert_approx_eq::<f32>(&first.slice_dim(0, 0..1).into_data(), tolerance);
     let other = decode(&decoder, &[7], &options(), &device).unwrap();
     assert!((other - decode(&decoder, &[5], &options(), &device).unwrap()).abs().max().into_scalar::<f32>() > 1e-2);
 }

@@ -155,6 +155,7 @@ pub fn sample<const D: usize>(
 }
 
 /// Deviation of the noise that a step adds.
+#[expect(clippy::large_enum_variant, reason = "one value lives per step")]
 enum Sigma<const D: usize> {
     Zero,
     Fixed(f64),

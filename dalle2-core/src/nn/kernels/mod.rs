@@ -12,6 +12,8 @@
 //!
 //! `math`, `elementwise`, `norm` and `unfold` work on slices and know nothing of Burn.
 
+#![allow(clippy::result_large_err, reason = "the input comes back as it was, a handle of a few hundred bytes")]
+
 #[cfg(feature = "flex")]
 mod autodiff;
 #[cfg(feature = "flex")]
