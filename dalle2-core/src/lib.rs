@@ -7,7 +7,7 @@
 //! | [`image`] | conversion between pixels and tensors, resizing, contact sheets |
 //! | [`text`] | the CLIP byte-pair tokenizer |
 //! | [`data`] | captioned images as Burn data sets |
-//! | [`train`] | the step-based trainer (feature `train`) |
+//! | `train` | the step-based trainer (feature `train`) |
 //! | [`store`] | strict safetensors storage with the configuration beside the weights |
 //! | [`metrics`] | figures for embeddings and images |
 //!

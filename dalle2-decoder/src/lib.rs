@@ -6,7 +6,7 @@
 //! | [`UnclipDecoder`] | P(x \| z_i, y), a [`dalle2_core::Decoder`] |
 //! | [`DiffusionUpsampler`] | P(x_high \| x_low), a [`dalle2_core::Upsampler`] |
 //! | [`unet::UNet`] | the network under both |
-//! | [`train`] | their training steps (feature `train`) |
+//! | `train` | their training steps (feature `train`) |
 
 mod conditioning;
 mod config;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`DiffusionPrior`] | a [`dalle2_core::Prior`] that denoises the embedding with a causal transformer |
 //! | [`PriorNetwork`] | the transformer under it |
-//! | [`train`] | its training step (feature `train`) |
+//! | `train` | its training step (feature `train`) |
 //!
 //! A prior of your own implements [`dalle2_core::Prior`] and works in the same pipeline.
 //!
