@@ -42,3 +42,8 @@ pub use generate::{Generation, StageTime};
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;
 pub use request::GenerateRequest;
+
+/// The program on the first page of the repository compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
