@@ -12,7 +12,7 @@ use dalle2_emoji::Subset;
 /// How large the models are, and what they learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// A few dozen emoji at 32 px, enlarged to 128 px: ten minutes on two CPU cores for all four parts.
+    /// A few dozen emoji at 32 px, enlarged to 128 px: the quickest way through all four parts.
     Tiny,
     /// The bundled model: several hundred emoji at 64 px, enlarged to 256 px.
     Emoji,
