@@ -8,7 +8,6 @@
 mod shared;
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
@@ -17,10 +16,10 @@ use dalle2::clip::{Clip, ClipConfig, ClipImageEncoder, ClipTextEncoder, eval};
 use dalle2::core::image::to_tensor;
 use dalle2::core::store::Precision;
 use dalle2::core::text::ClipTokenizer;
-use dalle2::core::train::{BatchSource, Hooks, TrainConfig, Trainer, step_rng};
+use dalle2::core::train::{BatchSource, Hooks, TrainConfig, step_rng};
 use dalle2::core::{ImageEncoder, TextEncoder};
 use dalle2::{Device, install_part};
-use shared::cli::{Preset, TrainArgs, init_logging, report};
+use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::data::Data;
 
 /// Train CLIP: an image encoder and a text encoder that agree.
@@ -93,7 +92,7 @@ impl Hooks<Clip> for ClipHooks<'_> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (args, start) = (&cli.train, Instant::now());
+    let args = &cli.train;
     init_logging();
     let device = args.device()?;
     let data = Data::open(args)?;
@@ -120,12 +119,7 @@ fn main() -> Result<()> {
     println!("CLIP with {} parameters on {} concepts", config.num_params(), data.len());
     let model = config.init(&device.clone().autodiff());
     let mut hooks = ClipHooks { args, config: config.clone(), data: &data };
-    let trained = Trainer::new(train, args.run_dir("clip"))
-        .options(args.run_options())
-        .describe("model", &config)?
-        .run(model, &source, &mut hooks)?;
-    report("clip", args, &trained.report, start);
-    Ok(())
+    args.run("clip", train, &config, model, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

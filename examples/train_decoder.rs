@@ -8,7 +8,6 @@
 mod shared;
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
@@ -16,13 +15,13 @@ use clap::Parser;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor};
 use dalle2::core::store::Precision;
-use dalle2::core::train::{BatchSource, Hooks, TrainConfig, Trainer, materialize, mix_seed};
+use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
 use dalle2::core::{Decoder, TextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, UnclipDecoder};
 use dalle2::{Device, SampleOptions, install_part};
-use shared::cli::{Preset, TrainArgs, init_logging, report};
-use shared::data::{Data, Frozen};
+use shared::cli::{Preset, TrainArgs, init_logging};
+use shared::data::{Data, Frozen, resized};
 use shared::hooks::{GRID, go_on, save_grid};
 
 /// Train the decoder: images from CLIP image embeddings and captions.
@@ -45,12 +44,13 @@ impl BatchSource for Source {
     type Batch = DecoderBatch;
 
     fn batch(&self, step: u64, device: &Device) -> dalle2::Result<DecoderBatch> {
-        let items = self.data.batch(self.seed, step, self.batch_size, self.config.image_size)?;
+        let size = self.config.image_size;
+        let items = self.data.batch(self.seed, step, self.batch_size, self.clip.image_size().max(size))?;
         let encoded = self.clip.encode(&items)?.to_device(device);
         let null = self.clip.null().to_device(device);
         Ok(DecoderBatch::draw(
             mix_seed(self.seed, 1, step),
-            encoded.images,
+            resized(encoded.images, size),
             encoded.embedding,
             &encoded.text,
             &null,
@@ -76,7 +76,7 @@ impl DecoderHooks<'_> {
 
 impl Hooks<DecoderTask> for DecoderHooks<'_> {
     fn sample(&mut self, model: &DecoderTask, _step: u64, path: &Path) -> dalle2::Result<()> {
-        let items = self.data.plain(self.config.image_size, GRID)?;
+        let items = self.data.plain(self.clip.image_size().max(self.config.image_size), GRID)?;
         let encoded = self.clip.encode(&items)?;
         let seeds: Vec<u64> = (0..items.len() as u64).collect();
         let options = SampleOptions { steps: Some(20), ..Default::default() };
@@ -100,7 +100,7 @@ impl Hooks<DecoderTask> for DecoderHooks<'_> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (args, start) = (&cli.train, Instant::now());
+    let args = &cli.train;
     init_logging();
     let device = args.device()?;
     let data = Data::open(args)?;
@@ -111,7 +111,7 @@ fn main() -> Result<()> {
             (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
         Preset::Emoji => {
-            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 2000, batch_size: 16, ..defaults() })
+            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 5000, batch_size: 16, ..defaults() })
         }
     };
     let train = args.train_config(train);
@@ -126,12 +126,7 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
-    let trained = Trainer::new(train, args.run_dir("decoder"))
-        .options(args.run_options())
-        .describe("model", &config)?
-        .run(task, &source, &mut hooks)?;
-    report("decoder", args, &trained.report, start);
-    Ok(())
+    args.run("decoder", train, &config, task, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

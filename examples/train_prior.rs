@@ -8,7 +8,6 @@
 mod shared;
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use burn::prelude::Tensor;
@@ -16,12 +15,12 @@ use clap::Parser;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::cosine_similarity;
 use dalle2::core::store::Precision;
-use dalle2::core::train::{BatchSource, Hooks, TrainConfig, Trainer, materialize, mix_seed};
+use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
 use dalle2::core::{Prior, TextEncoder};
 use dalle2::prior::train::{CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{Device, SampleOptions, install_part};
-use shared::cli::{Preset, TrainArgs, init_logging, report};
+use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::data::{Data, Frozen};
 use shared::hooks::go_on;
 
@@ -48,7 +47,7 @@ impl BatchSource for Source {
     type Batch = PriorBatch;
 
     fn batch(&self, step: u64, device: &Device) -> dalle2::Result<PriorBatch> {
-        let items = self.data.batch(self.seed, step, self.batch_size, self.clip.image.config().image_size)?;
+        let items = self.data.batch(self.seed, step, self.batch_size, self.clip.image_size())?;
         let encoded = self.clip.encode(&items)?.to_device(device);
         let null = self.clip.null().to_device(device);
         let (seed, train_steps) = (mix_seed(self.seed, 1, step), self.config.train_steps);
@@ -74,7 +73,7 @@ impl Hooks<PriorTask> for PriorHooks<'_> {
     /// Cosine of drawn and true embeddings for plain captions, and the same with the captions' embeddings moved on by
     /// one, which is what a prior that ignores its caption would reach.
     fn validate(&mut self, model: &PriorTask, _step: u64) -> dalle2::Result<Vec<(String, f64)>> {
-        let items = self.data.plain(self.clip.image.config().image_size, VALIDATION)?;
+        let items = self.data.plain(self.clip.image_size(), VALIDATION)?;
         let encoded = self.clip.encode(&items)?;
         let seeds: Vec<u64> = (0..items.len() as u64).collect();
         let mut noise = SeededNoise::new(&seeds, 1);
@@ -95,7 +94,7 @@ impl Hooks<PriorTask> for PriorHooks<'_> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (args, start) = (&cli.train, Instant::now());
+    let args = &cli.train;
     init_logging();
     let device = args.device()?;
     let data = Data::open(args)?;
@@ -119,12 +118,7 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = PriorHooks { args, config: config.clone(), clip, data: &data };
-    let trained = Trainer::new(train, args.run_dir("prior"))
-        .options(args.run_options())
-        .describe("model", &config)?
-        .run(task, &source, &mut hooks)?;
-    report("prior", args, &trained.report, start);
-    Ok(())
+    args.run("prior", train, &config, task, &source, &mut hooks)
 }
 
 /// β2 and ε as in the paper (table 3), the weight decay too.

@@ -8,7 +8,6 @@
 mod shared;
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
@@ -17,11 +16,11 @@ use dalle2::core::Upsampler;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor, resize_bicubic, to_tensor};
 use dalle2::core::store::Precision;
-use dalle2::core::train::{BatchSource, Hooks, TrainConfig, Trainer, materialize, mix_seed};
+use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
 use dalle2::decoder::train::{CropOptions, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DiffusionUpsampler, UpsamplerConfig};
 use dalle2::{Device, SampleOptions, install_part};
-use shared::cli::{Preset, TrainArgs, init_logging, report};
+use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::data::Data;
 use shared::hooks::{go_on, save_grid};
 
@@ -86,7 +85,7 @@ impl Hooks<UpsamplerTask> for UpsamplerHooks<'_> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (args, start) = (&cli.train, Instant::now());
+    let args = &cli.train;
     init_logging();
     let device = args.device()?;
     let data = Data::open(args)?;
@@ -100,12 +99,7 @@ fn main() -> Result<()> {
     println!("upsampler with {} parameters on {} images", task.network.num_params(), data.len());
     let source = Source { data: data.clone(), config: config.clone(), batch_size: train.batch_size, seed: train.seed };
     let mut hooks = UpsamplerHooks { args, config: config.clone(), data: &data, device: device.clone() };
-    let trained = Trainer::new(train, args.run_dir("upsampler"))
-        .options(args.run_options())
-        .describe("model", &config)?
-        .run(task, &source, &mut hooks)?;
-    report("upsampler", args, &trained.report, start);
-    Ok(())
+    args.run("upsampler", train, &config, task, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

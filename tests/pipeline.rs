@@ -4,6 +4,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Distribution, Tensor};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
@@ -12,6 +14,15 @@ use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
 
 fn clip() -> ClipConfig {
     ClipConfig::tiny().with_vocabulary([320, 736, 3055, 49406, 49407])
+}
+
+/// Replaces every weight by noise: the last convolution of a fresh network is zero, so all its images are grey.
+struct Randomise;
+
+impl ModuleMapper for Randomise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
+    }
 }
 
 fn prior(embed_dim: usize, device: &Device) -> DiffusionPrior {
@@ -29,7 +40,7 @@ fn decoder(image_size: usize, device: &Device) -> UnclipDecoder {
     config.unet.n_groups = 8;
     config.unet.head_dim = 16;
     config.unet.context_dim = Some(16);
-    let network = config.init(device).unwrap();
+    let network = config.init(device).unwrap().map(&mut Randomise);
     UnclipDecoder::new(config, network).unwrap()
 }
 
@@ -38,7 +49,7 @@ fn upsampler(input_size: usize, device: &Device) -> DiffusionUpsampler {
     config.input_size = input_size;
     config.unet.channels = vec![16, 16];
     config.unet.n_groups = 8;
-    let network = config.init(device).unwrap();
+    let network = config.init(device).unwrap().map(&mut Randomise);
     DiffusionUpsampler::new(config, network).unwrap()
 }
 

@@ -6,7 +6,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
+use std::thread::sleep;
+use std::time::Duration;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -209,6 +212,58 @@ fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
     assert!(timeless(whole.path()).iter().all(|r| r.metrics.contains_key("absolute")));
     let other = train(TrainConfig { seed: 12, ..config() }, tempfile::tempdir().unwrap().path(), quiet(), &source);
     assert_ne!(bits(&other.unwrap().model), bits(&resumed.model), "the seed matters");
+}
+
+/// Long enough to be killed several times on the way.
+fn long() -> TrainConfig {
+    TrainConfig { steps: 400, ..config() }
+}
+
+/// The run that the next test starts as a process and kills; without its variable there is nothing to do.
+#[test]
+fn a_run_in_a_process_of_its_own() {
+    let Some(dir) = std::env::var_os(RUN_DIR) else { return };
+    train(long(), Path::new(&dir), resuming(), &Points::new()).unwrap();
+}
+
+const RUN_DIR: &str = "DALLE2_TEST_RUN_DIR";
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
+    let _alone = alone();
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = train(long(), whole.path(), quiet(), &Points::new()).unwrap();
+
+    let newest = || {
+        let entries = fs::read_dir(killed.path().join("checkpoints")).ok()?;
+        let steps = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok());
+        steps.max()
+    };
+    let mut hits = 0;
+    for delay in [0, 1, 3, 7, 15] {
+        let before: Option<u64> = newest();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_run_in_a_process_of_its_own"])
+            .env(RUN_DIR, killed.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while newest() == before && process.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(1));
+        }
+        sleep(Duration::from_millis(delay));
+        hits += usize::from(process.try_wait().unwrap().is_none());
+        process.kill().unwrap(); // SIGKILL on Unix
+        process.wait().unwrap();
+        let checkpoint = newest().expect("a checkpoint survives every kill");
+        assert!(before.is_none_or(|before| before < checkpoint), "steps before the checkpoint were lost");
+    }
+    assert!(hits > 0, "no process was killed before its end");
+
+    let resumed = train(long(), killed.path(), resuming(), &Points::new()).unwrap();
+    assert_eq!(bits(&resumed.model), bits(&expected.model));
+    assert_eq!(bits(resumed.ema.as_ref().unwrap()), bits(expected.ema.as_ref().unwrap()));
+    assert_eq!(timeless(killed.path()), timeless(whole.path()));
 }
 
 #[test]

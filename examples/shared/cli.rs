@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::train::TrainStep;
 use clap::{Args, ValueEnum};
 use dalle2::Device;
-use dalle2::core::train::{RunOptions, TrainConfig, TrainReport};
+use dalle2::core::train::{BatchSource, Hooks, LossOutput, RunOptions, TrainConfig, Trainer};
 use dalle2_emoji::Subset;
+use serde::Serialize;
 
 /// How large the models are, and what they learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
     /// A few dozen emoji at 32 px, enlarged to 128 px: the quickest way through all four parts.
     Tiny,
-    /// The bundled model: several hundred emoji at 64 px, enlarged to 256 px.
+    /// The bundled model: several hundred emoji at 32 px, enlarged to 128 px.
     Emoji,
 }
 
@@ -99,6 +102,37 @@ impl TrainArgs {
         RunOptions { resume: self.resume, max_seconds: self.max_seconds, ..Default::default() }
     }
 
+    /// Trains a part in its folder, and prints how it went.
+    pub fn run<M, S, H>(
+        &self,
+        part: &str,
+        train: TrainConfig,
+        model_config: &impl Serialize,
+        model: M,
+        source: &S,
+        hooks: &mut H,
+    ) -> Result<()>
+    where
+        M: TrainStep<Input = S::Batch> + Module,
+        M::Output: LossOutput,
+        S: BatchSource,
+        H: Hooks<M>,
+    {
+        let start = Instant::now();
+        let dir = self.run_dir(part);
+        let trainer = Trainer::new(train, &dir).options(self.run_options()).describe("model", model_config)?;
+        let report = trainer.run(model, source, hooks)?.report;
+        println!(
+            "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
+            report.steps,
+            report.skipped,
+            report.loss.unwrap_or(f64::NAN),
+            start.elapsed().as_secs_f64()
+        );
+        println!("run: {}; pipeline: {}", dir.display(), self.export_dir().display());
+        Ok(())
+    }
+
     /// A part that must have been trained before, from the pipeline directory.
     pub fn trained<T>(&self, what: &str, command: &str, load: impl FnOnce(&Path) -> dalle2::Result<T>) -> Result<T> {
         let dir = self.export_dir().join(what);
@@ -117,16 +151,4 @@ pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,dalle2=info,dalle2_core=info,dalle2_emoji=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
-}
-
-/// The last lines of a training example.
-pub fn report(part: &str, args: &TrainArgs, report: &TrainReport, start: Instant) {
-    println!(
-        "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
-        report.steps,
-        report.skipped,
-        report.loss.unwrap_or(f64::NAN),
-        start.elapsed().as_secs_f64()
-    );
-    println!("run: {}; pipeline: {}", args.run_dir(part).display(), args.export_dir().display());
 }

@@ -8,7 +8,7 @@ use burn::data::dataset::Dataset;
 use burn::prelude::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
-use dalle2::core::image::{RgbImage, fit_square, to_tensor};
+use dalle2::core::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
 use dalle2::core::train::ShuffledIndices;
 use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2::{Device, Error};
@@ -137,6 +137,16 @@ fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dal
     Ok(Item { caption, image: fit_square(&image, size as u32), class: index })
 }
 
+/// Square images at another size: averaged where that comes out even, else bicubic.
+pub fn resized(images: Tensor<4>, size: usize) -> Tensor<4> {
+    let side = images.dims()[2];
+    match side {
+        _ if side == size => images,
+        _ if side.is_multiple_of(size) => resize_area(images, side / size),
+        _ => resize_bicubic(images, [size, size]).clamp(-1.0, 1.0),
+    }
+}
+
 /// A trained CLIP that encodes batches and does not learn.
 #[derive(Debug, Clone)]
 pub struct Frozen {
@@ -166,6 +176,11 @@ impl Frozen {
         let image = args.trained("image_encoder", "train_clip", |dir| ClipImageEncoder::load(dir, device))?;
         let null = text.encode(&[""])?;
         Ok(Self { text: Arc::new(text), image: Arc::new(image), null, device: device.clone() })
+    }
+
+    /// Side of the images that the image encoder reads, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.image.config().image_size
     }
 
     /// The encoded empty caption.

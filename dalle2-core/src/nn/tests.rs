@@ -399,6 +399,11 @@ fn larger_convolutions_agree_with_burns_own() {
         ([40, 6, 8, 8], 3, [1, 1], [1, 1], Valid),
         ([2, 2, 6, 6], 3, [2, 3], [1, 2], Explicit(2, 0, 1, 3)),
         ([2, 2, 3, 2], 2, [3, 5], [1, 1], Explicit(1, 2, 1, 2)),
+        // From here on by Winograd's method: whole and partial tiles, several blocks, other paddings.
+        ([5, 24, 13, 10], 18, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
+        ([40, 16, 16, 16], 17, [3, 3], [1, 1], Same),
+        ([20, 16, 9, 11], 16, [3, 3], [1, 1], Valid),
+        ([9, 33, 7, 7], 16, [3, 3], [1, 1], Explicit(2, 1, 0, 3)),
     ] {
         let [b, c, h, w] = shape;
         let layer = Conv2dConfig::new([c, out], kernel).with_stride(stride).with_padding(padding.clone()).init(&device);
@@ -417,7 +422,7 @@ fn larger_convolutions_agree_with_burns_own() {
         for (i, (ours, burns)) in ours.iter().zip(&burns).enumerate() {
             let size = burns.iter().fold(1.0f32, |max, v| max.max(v.abs()));
             let what = format!("{shape:?} kernel {kernel:?} stride {stride:?} {padding:?}, result {i}");
-            assert_close(&what, ours, &widen(burns), 0.0, f64::from(size) * 1e-5);
+            assert_close(&what, ours, &widen(burns), 0.0, f64::from(size) * 2e-5);
         }
     }
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::ops::{tensor, values};
 use super::unfold::{Block, Unfold, place};
+use super::winograd;
 
 /// A convolution without groups or dilation.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,9 @@ impl ConvShape {
 
 /// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, kh, kw]`, plus `bias` `[C_out]`.
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
+    if winograd::applies(shape) {
+        return winograd::forward(shape, x, values(weight), bias);
+    }
     let [from, to] = shape.channels;
     let weight = weight.reshape(Shape::from([to, from * shape.taps()]));
     let mut y = vec![0.0; shape.batch * to * shape.grid[0] * shape.grid[1]];
@@ -86,7 +90,9 @@ pub fn backward(
     grad: &[f32],
     [wants_x, wants_weight]: [bool; 2],
 ) -> ConvGradients {
-    if wants_x && shape.stride == [1, 1] {
+    if winograd::applies(shape) {
+        winograd::backward(shape, x, values(weight), grad, [wants_x, wants_weight])
+    } else if wants_x && shape.stride == [1, 1] {
         backward_by_gradient_columns(shape, x, weight, grad, wants_weight)
     } else {
         backward_by_input_columns(shape, x, weight, grad, [wants_x, wants_weight])

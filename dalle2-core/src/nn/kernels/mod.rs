@@ -33,6 +33,8 @@ mod rows;
 mod switch;
 #[cfg(feature = "flex")]
 mod unfold;
+#[cfg(feature = "flex")]
+mod winograd;
 
 pub use switch::{kernels_enabled, set_kernels};
 
