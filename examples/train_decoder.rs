@@ -111,7 +111,7 @@ fn main() -> Result<()> {
             (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
         Preset::Emoji => {
-            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 5000, batch_size: 16, ..defaults() })
+            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 4000, batch_size: 16, ..defaults() })
         }
     };
     let train = args.train_config(train);

@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use dalle2::core::image::RgbImage;
 use dalle2::core::store::read_json;
 use dalle2::{Device, GenerateRequest, Pipeline};
+use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji")
@@ -13,15 +15,38 @@ fn model() -> PathBuf {
 #[test]
 fn the_bundled_model_draws_from_its_caption_and_seed() {
     let pipeline = Pipeline::from_pretrained(model(), &Device::flex()).unwrap();
-    assert_eq!((pipeline.decoder().image_size(), pipeline.image_size()), (64, 256));
+    assert_eq!((pipeline.decoder().image_size(), pipeline.image_size()), (32, 128));
     let draw = |caption: &str| {
         let request = GenerateRequest::new(caption).seed(1).decoder_steps(10).upsampler_steps(2);
         pipeline.generate(request).unwrap().images.remove(0)
     };
     let apple = draw("red apple");
-    assert_eq!(apple.dimensions(), (256, 256));
+    assert_eq!(apple.dimensions(), (128, 128));
     assert_eq!(apple, draw("red apple"));
     assert_ne!(apple, draw("koala"));
+}
+
+/// Sum of squared differences of all channels.
+fn distance(a: &RgbImage, b: &RgbImage) -> u64 {
+    a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
+}
+
+#[test]
+fn the_bundled_model_draws_what_its_captions_say() {
+    let pipeline = Pipeline::from_pretrained(model(), &Device::flex()).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let store = EmojiStore::open(&[], cache.path()).unwrap();
+    let items = Subset::Tiny.select(store.catalogue(), Split::Seen).unwrap();
+    let renderings: Vec<RgbImage> = items.iter().map(|&item| store.image(item, 32).unwrap()).collect();
+    let drawn = items.iter().step_by(8).map(|&item| {
+        let caption = store.emoji(item).unwrap().name.as_str();
+        let image = pipeline.generate(GenerateRequest::new(caption).max_upsamplers(0)).unwrap().images.remove(0);
+        let nearest = (0..items.len()).min_by_key(|&i| distance(&image, &renderings[i])).unwrap();
+        (items[nearest] == item, caption)
+    });
+    let drawn: Vec<(bool, &str)> = drawn.collect();
+    let right = drawn.iter().filter(|(right, _)| *right).count();
+    assert!(right >= 5, "the nearest of 48 pictures is the right one for {right} of 6: {drawn:?}");
 }
 
 #[test]

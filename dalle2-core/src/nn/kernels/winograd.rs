@@ -429,8 +429,7 @@ impl WithSimd for Filter<'_> {
         for first in (0..self.channels).step_by(LANES) {
             let lanes = LANES.min(self.channels - first);
             let mut weights = [[[0.0; LANES]; 3]; 3];
-            for lane in 0..lanes {
-                let from = &self.weight[(first + lane) * 9..][..9];
+            for (lane, from) in self.weight[first * 9..].chunks_exact(9).take(lanes).enumerate() {
                 for (tap, from) in from.iter().enumerate() {
                     weights[tap / 3][tap % 3][lane] = *from;
                 }
@@ -465,8 +464,7 @@ impl WithSimd for FilterGradient<'_> {
                 to[..lanes].copy_from_slice(&self.points[point * self.stride + first..][..lanes]);
             }
             let weights = square::<6, 3, FromFilter>(&points);
-            for lane in 0..lanes {
-                let to = &mut self.weight[(first + lane) * 9..][..9];
+            for (lane, to) in self.weight[first * 9..].chunks_exact_mut(9).take(lanes).enumerate() {
                 for (tap, to) in to.iter_mut().enumerate() {
                     *to = weights[tap / 3][tap % 3][lane];
                 }
