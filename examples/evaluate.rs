@@ -180,7 +180,10 @@ fn clip_score(images: Tensor<2>, text: Tensor<2>) -> Result<ClipScore> {
     Ok(ClipScore { matched: matched / n as f64, shuffled: (all - matched) / (n * (n - 1)) as f64 })
 }
 
-/// Pairs of a drawn image and its nearest rendering, at most 60 of each kind.
+/// Side of a picture on the sheet, in pixels.
+const CELL: u32 = 96;
+
+/// Pairs of a drawn image and the data set's rendering of its caption, at most 60 of each kind.
 fn sheet(store: &EmojiStore, kinds: &[&Vec<Drawn>]) -> Result<RgbImage> {
     let mut rows = Vec::new();
     for drawn in kinds {
@@ -197,7 +200,7 @@ fn sheet(store: &EmojiStore, kinds: &[&Vec<Drawn>]) -> Result<RgbImage> {
                 };
                 Ok([
                     LabelledImage::new(d.image.clone(), format!("[{mark}] {label}")),
-                    LabelledImage::new(store.image(d.emoji, 64)?, "the data set's"),
+                    LabelledImage::new(store.image(d.emoji, CELL)?, "the data set's"),
                 ])
             })
             .collect::<Result<Vec<_>>>()?
@@ -206,5 +209,5 @@ fn sheet(store: &EmojiStore, kinds: &[&Vec<Drawn>]) -> Result<RgbImage> {
             .collect();
         rows.extend(cells.chunks(12).map(<[LabelledImage]>::to_vec));
     }
-    Ok(contact_sheet(&rows, 96))
+    Ok(contact_sheet(&rows, CELL))
 }
