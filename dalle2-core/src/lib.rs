@@ -32,7 +32,7 @@ pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
-pub use error::{ConfigError, Error, Result, ShapeMismatch};
+pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
 pub use parts::{
     Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
     check_flow,
