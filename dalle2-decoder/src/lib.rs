@@ -11,6 +11,7 @@
 mod conditioning;
 mod config;
 mod decoder;
+mod import;
 mod loss;
 mod sampling;
 #[cfg(feature = "train")]
@@ -22,4 +23,4 @@ pub use conditioning::{Condition, Conditioning};
 pub use config::{DecoderConfig, DiffusionConfig, UpsamplerConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use loss::{DiffusionLoss, Noised};
-pub use upsampler::DiffusionUpsampler;
+pub use upsampler::{DiffusionUpsampler, UpsamplerNetworks};
