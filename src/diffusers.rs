@@ -6,7 +6,6 @@ use std::sync::Arc;
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::diffusers::{IndexEntry, VERSION};
 use dalle2_core::store::{Precision, write_json};
-use dalle2_core::text::ClipTokenizer;
 use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
 use dalle2_prior::DiffusionPrior;
@@ -106,9 +105,8 @@ fn is_library(part: &str, library: &str) -> bool {
 }
 
 fn text_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
-    let tokenizer = ClipTokenizer::from_dir(dir.join("tokenizer"))?;
-    let (folder, device) = (dir.join("text_encoder"), options.device.clone());
-    let load = move || ClipTextEncoder::load_pretrained(&folder, tokenizer.clone(), &device);
+    let (dir, device) = (dir.to_owned(), options.device.clone());
+    let load = move || ClipTextEncoder::load_diffusers(&dir, &device);
     Ok(match options.residency {
         Residency::Resident => builder.text_encoder(load()?),
         Residency::OneStage => builder.text_encoder(OnDemand::text(load)?),
@@ -116,10 +114,8 @@ fn text_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> 
 }
 
 fn image_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
-    let (folder, device) = (dir.to_owned(), options.device.clone());
-    let load = move || {
-        ClipImageEncoder::load_pretrained(folder.join("image_encoder"), Some(&folder.join("feature_extractor")), &device)
-    };
+    let (dir, device) = (dir.to_owned(), options.device.clone());
+    let load = move || ClipImageEncoder::load_diffusers(&dir, &device);
     Ok(match options.residency {
         Residency::Resident => builder.image_encoder(load()?),
         Residency::OneStage => builder.image_encoder(OnDemand::image(load)?),

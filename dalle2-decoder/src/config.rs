@@ -217,8 +217,22 @@ pub struct UpsamplerConfig {
     /// A second network of the same inputs and outputs, which takes the last sampling step (Karlo's is trained for it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_step: Option<UNetConfig>,
+    /// How the small image is enlarged; not given means [`Enlargement::Clamped`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enlargement: Option<Enlargement>,
     /// The diffusion process.
     pub diffusion: DiffusionConfig,
+}
+
+/// How the small image is brought to the size of the large one; both are bicubic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enlargement {
+    /// Clamped to [−1, 1] before and after.
+    #[default]
+    Clamped,
+    /// Clamped to [−1, 1] before only, so that it may overshoot at edges: as the reference implementation does it.
+    Overshooting,
 }
 
 impl UpsamplerConfig {
@@ -243,6 +257,7 @@ impl UpsamplerConfig {
                 variations: UNetVariations::default(),
             },
             last_step: None,
+            enlargement: None,
             // 64 channels cannot carry the noise of blocks of 48 values, which predicting v would ask for.
             diffusion: DiffusionConfig {
                 prediction: PredictionType::XStart,

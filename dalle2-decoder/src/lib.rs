@@ -20,7 +20,7 @@ pub mod unet;
 mod upsampler;
 
 pub use conditioning::{Condition, Conditioning};
-pub use config::{DecoderConfig, DiffusionConfig, UpsamplerConfig};
+pub use config::{DecoderConfig, DiffusionConfig, Enlargement, UpsamplerConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use loss::{DiffusionLoss, Noised};
 pub use upsampler::{DiffusionUpsampler, UpsamplerNetworks};

@@ -11,7 +11,7 @@ use dalle2_core::store::{self, Precision};
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::{Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook};
 
-use crate::UpsamplerConfig;
+use crate::{Enlargement, UpsamplerConfig};
 use crate::import::{self, UpsamplerFiles};
 use crate::sampling::{Process, split_variance};
 use crate::unet::UNet;
@@ -157,9 +157,13 @@ impl DiffusionUpsampler {
 ///
 /// # Shapes
 /// `[B, 3, h, w]` -> `[B, 3, h * factor, w * factor]`
-pub(crate) fn enlarge(low: Tensor<4>, factor: usize) -> Tensor<4> {
+pub(crate) fn enlarge(low: Tensor<4>, config: &UpsamplerConfig) -> Tensor<4> {
     let [_, _, h, w] = low.dims();
-    resize_bicubic(low.clamp(-1.0, 1.0), [h * factor, w * factor]).clamp(-1.0, 1.0)
+    let high = resize_bicubic(low.clamp(-1.0, 1.0), [h * config.factor, w * config.factor]);
+    match config.enlargement.unwrap_or_default() {
+        Enlargement::Clamped => high.clamp(-1.0, 1.0),
+        Enlargement::Overshooting => high,
+    }
 }
 
 impl Component for DiffusionUpsampler {
@@ -211,7 +215,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         let UpsamplerNetworks { first, last } = self.networks.get()?;
         let last_t = self.process().plan(options)?.timesteps().last().copied();
         let device = images.device();
-        let low = enlarge(images, factor);
+        let low = enlarge(images, &self.config);
         let denoise = |x_t: Tensor<4>, t: usize| {
             let network = last.as_ref().filter(|_| Some(t) == last_t).unwrap_or(&first);
             let emb = network.time_embedding(&[t], &device);

@@ -6,15 +6,15 @@ use burn::module::Module;
 
 use super::WEIGHTS_STEM;
 use crate::Result;
-use crate::store::{self, Precision};
+use crate::store::{self, Precision, Weights};
 
 /// Loads a module, without autodiff, from a model's folder, where each parameter is found under the name that `rename`
-/// gives to its field path.
+/// gives to its field path. The weights may have any of the names that [`store::find_weights`] knows.
 ///
 /// # Errors
-/// As [`store::load_module_as`].
+/// As [`store::load_module_from`].
 pub fn load_weights<M: Module>(module: M, dir: &Path, rename: &dyn Fn(&str) -> String) -> Result<M> {
-    Ok(store::load_module_as(module, dir.join(format!("{WEIGHTS_STEM}.safetensors")), rename)?.valid())
+    Ok(store::load_module_from(module, &Weights::find(dir, &[WEIGHTS_STEM])?, rename)?.valid())
 }
 
 /// Writes a module into a model's folder.

@@ -90,6 +90,8 @@ pub(super) fn read(dir: &Path, class: Class) -> Result<ReadUNet> {
     let head_dims = per_level(&fields, "attention_head_dim", 8, levels)?;
     let res_blocks = per_level(&fields, "layers_per_block", 2, levels)?;
     let head_dim = head_dims.first().copied().unwrap_or(1);
+    // On the way up the reference goes through its list of head sizes from the front too, but from the coarsest level.
+    let up_head_dims: Vec<usize> = head_dims.iter().rev().copied().collect();
     let n_res_blocks = res_blocks.first().copied().unwrap_or(1);
     let config = UNetConfig {
         in_channels: fields.require("in_channels")?,
@@ -107,6 +109,7 @@ pub(super) fn read(dir: &Path, class: Class) -> Result<ReadUNet> {
         dropout: fields.get("dropout", 0.0)?,
         variations: UNetVariations {
             res_blocks: res_blocks.iter().any(|n| *n != n_res_blocks).then_some(res_blocks),
+            up_head_dims: (up_head_dims != head_dims).then_some(up_head_dims),
             head_dims: head_dims.iter().any(|dim| *dim != head_dim).then_some(head_dims),
             up_attention: (up_attention != attention).then_some(up_attention),
             mid_attention: (attention.last() != Some(&mid_attention)).then_some(mid_attention),
@@ -252,6 +255,11 @@ pub(super) fn faults(config: &UNetConfig, class: Class, field: &str) -> Vec<Stri
     let mut faults = Vec::new();
     if config.patch != 1 {
         faults.push(format!("`{field}.patch` = {}: {} has no such stem: use 1", config.patch, class.name()));
+    }
+    let levels = config.channels.len();
+    if (0..levels).any(|level| config.up_attention(level) && config.up_head_dim(level) != config.head_dim(levels - 1 - level)) {
+        let needed = "must be `head_dims` backwards, which is how diffusers reads its list";
+        faults.push(format!("`{field}.variations.up_head_dims` = {:?}: {needed}", config.variations.up_head_dims));
     }
     match class {
         Class::Conditional if !config.mid_attention() => {

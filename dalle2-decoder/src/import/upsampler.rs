@@ -4,13 +4,13 @@ use std::path::Path;
 
 use dalle2_core::diffusers::{IndexEntry, UnclipScheduler, load_weights, save_weights};
 use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
-use dalle2_core::{Error, Result};
+use dalle2_core::{ConfigError, Error, Result};
 use serde_json::{Map, Value};
 
 use super::names::unet_tensor_name;
 use super::unet::{self, Class};
 use super::{diffusion_config, process_faults, scheduler};
-use crate::{UpsamplerConfig, UpsamplerNetworks};
+use crate::{Enlargement, UpsamplerConfig, UpsamplerNetworks};
 
 const FIRST: &str = "super_res_first";
 const LAST: &str = "super_res_last";
@@ -48,6 +48,7 @@ pub(crate) fn read_upsampler(root: &Path) -> Result<(UpsamplerConfig, UpsamplerF
         factor: size / input_size,
         unet: first.config,
         last_step: Some(last.config),
+        enlargement: Some(Enlargement::Overshooting),
         diffusion: diffusion_config(&scheduler, STEPS, GUIDANCE),
     };
     config.validate().map_err(|e| Error::format(&path, e.to_string()))?;
@@ -65,7 +66,12 @@ pub(crate) fn load_upsampler(networks: UpsamplerNetworks, root: &Path) -> Result
 /// What keeps an upsampler from being one of diffusers.
 pub(crate) fn upsampler_faults(config: &UpsamplerConfig) -> Vec<String> {
     let networks = config.networks().flat_map(|(field, unet)| unet::faults(unet, Class::Plain, field));
-    let faults = networks.chain(process_faults(&config.diffusion));
+    let enlargement = config.enlargement.unwrap_or_default();
+    let enlargement = (enlargement != Enlargement::Overshooting).then(|| {
+        let expected = "diffusers does not clamp the enlarged image: use Overshooting";
+        ConfigError::new("enlargement", format!("{enlargement:?}"), expected).to_string()
+    });
+    let faults = networks.chain(enlargement).chain(process_faults(&config.diffusion));
     faults.map(|fault| format!("upsampler: {fault}")).collect()
 }
 

@@ -26,6 +26,9 @@ pub struct UNetVariations {
     /// Channels per attention head of each level in place of [`UNetConfig::head_dim`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_dims: Option<Vec<usize>>,
+    /// The same on the way up, from the finest to the coarsest level, where it is not as on the way down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_head_dims: Option<Vec<usize>>,
     /// Which levels have attention on the way up, from the finest to the coarsest, where it is not as on the way down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub up_attention: Option<Vec<bool>>,
@@ -87,9 +90,14 @@ impl UNetConfig {
         self.variations.res_blocks.as_ref().map_or(self.n_res_blocks, |blocks| blocks[level])
     }
 
-    /// Channels per attention head of a level.
+    /// Channels per attention head of a level on the way down, and of the middle for the coarsest.
     pub fn head_dim(&self, level: usize) -> usize {
         self.variations.head_dims.as_ref().map_or(self.head_dim, |dims| dims[level])
+    }
+
+    /// Channels per attention head of a level on the way up.
+    pub fn up_head_dim(&self, level: usize) -> usize {
+        self.variations.up_head_dims.as_ref().map_or_else(|| self.head_dim(level), |dims| dims[level])
     }
 
     /// Whether a level has attention on the way up.
@@ -153,13 +161,15 @@ impl UNetConfig {
             if channels % 2 != 0 && level == 0 {
                 return Err(ConfigError::new("channels[0]", channels, "must be even for the timestep embedding"));
             }
-            let attends = self.attention[level]
-                || self.up_attention(level)
-                || (level + 1 == self.channels.len() && self.mid_attention());
-            let head_dim = self.head_dim(level);
-            if attends && channels % head_dim != 0 {
-                let expected = format!("must be a multiple of head_dim = {head_dim}");
-                return Err(ConfigError::new(format!("channels[{level}]"), channels, expected));
+            let middle = level + 1 == self.channels.len() && self.mid_attention();
+            for (attends, head_dim) in [
+                (self.attention[level] || middle, self.head_dim(level)),
+                (self.up_attention(level), self.up_head_dim(level)),
+            ] {
+                if attends && channels % head_dim != 0 {
+                    let expected = format!("must be a multiple of head_dim = {head_dim}");
+                    return Err(ConfigError::new(format!("channels[{level}]"), channels, expected));
+                }
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
@@ -169,9 +179,14 @@ impl UNetConfig {
     }
 
     fn validate_variations(&self) -> Result<(), ConfigError> {
-        let UNetVariations { res_blocks, head_dims, up_attention, mid_attention: _, norm_eps } = &self.variations;
+        let UNetVariations { res_blocks, head_dims, up_head_dims, up_attention, mid_attention: _, norm_eps } =
+            &self.variations;
         let levels = self.channels.len();
-        for (field, list) in [("variations.res_blocks", res_blocks), ("variations.head_dims", head_dims)] {
+        for (field, list) in [
+            ("variations.res_blocks", res_blocks),
+            ("variations.head_dims", head_dims),
+            ("variations.up_head_dims", up_head_dims),
+        ] {
             if let Some(list) = list
                 && (list.len() != levels || list.contains(&0))
             {

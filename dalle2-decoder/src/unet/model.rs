@@ -53,9 +53,9 @@ impl UNetConfig {
         let first = self.channels[0];
         let pixels = self.patch * self.patch;
         let levels = self.channels.len();
-        let attentions = |attends: bool, level: usize, n: usize| match attends {
-            true => (0..n).map(|_| AttentionBlock::new(self, level, device)).collect(),
-            false => Vec::new(),
+        let attentions = |head_dim: Option<usize>, channels: usize, n: usize| match head_dim {
+            Some(head_dim) => (0..n).map(|_| AttentionBlock::new(self, channels, head_dim, device)).collect(),
+            None => Vec::new(),
         };
 
         let mut skips = vec![first];
@@ -73,11 +73,12 @@ impl UNetConfig {
                 skips.push(current);
                 ResBlock::new(self, current, current, Resample::Down, device)
             });
-            down.push(Level { resnets, attentions: attentions(self.attention[level], level, blocks), resampler });
+            let head_dim = self.attention[level].then(|| self.head_dim(level));
+            down.push(Level { resnets, attentions: attentions(head_dim, channels, blocks), resampler });
         }
         let mid = Level {
             resnets: (0..2).map(|_| ResBlock::new(self, current, current, Resample::Keep, device)).collect(),
-            attentions: attentions(self.mid_attention(), levels - 1, 1),
+            attentions: attentions(self.mid_attention().then(|| self.head_dim(levels - 1)), current, 1),
             resampler: None,
         };
         let mut up = Vec::with_capacity(levels);
@@ -90,7 +91,8 @@ impl UNetConfig {
                 current = channels;
             }
             let resampler = (level > 0).then(|| ResBlock::new(self, current, current, Resample::Up, device));
-            up.push(Level { resnets, attentions: attentions(self.up_attention(level), level, blocks), resampler });
+            let head_dim = self.up_attention(level).then(|| self.up_head_dim(level));
+            up.push(Level { resnets, attentions: attentions(head_dim, channels, blocks), resampler });
         }
 
         UNet {

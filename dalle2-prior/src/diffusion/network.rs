@@ -85,6 +85,16 @@ impl PriorNetwork {
         self.read_query(hidden)
     }
 
+    /// [`Self::forward`] with attention among all tokens, padding included: what the reference implementation computes
+    /// when it is given no mask. Nothing samples in this way.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    pub fn forward_unmasked(&self, x_t: Tensor<2>, t: &[usize], text: &TextCondition) -> Tensor<2> {
+        let tokens = Tensor::cat(vec![self.caption_tokens(text), self.step_tokens(x_t, t)], 1);
+        self.read_query(self.transformer.forward(tokens, None))
+    }
+
     /// What does not change from step to step: the caption's way through the transformer.
     ///
     /// # Panics
