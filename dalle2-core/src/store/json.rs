@@ -1,7 +1,8 @@
 //! JSON files, and files that appear whole or not at all.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -45,23 +46,52 @@ pub fn write_json<T: Serialize + ?Sized>(path: impl AsRef<Path>, value: &T) -> R
 /// When the directory or the file cannot be written; a file that was there before is then untouched.
 pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    let mut file = UnfinishedFile::create(path)?;
+    file.file().write_all(bytes).map_err(|e| Error::io(path, e))?;
+    file.finish()
+}
+
+/// A file under a temporary name beside the one it will have; dropped unfinished, it disappears.
+#[derive(Debug)]
+pub(super) struct UnfinishedFile {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl UnfinishedFile {
+    /// Creates the directory and the temporary file.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".writing-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(dir).map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.to_path_buf(), file })
     }
-    let mut file = builder.tempfile_in(dir).map_err(|e| Error::io(path, e))?;
-    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
-    file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
-    file.persist(path).map_err(|e| Error::io(path, e.error))?;
-    Ok(())
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Flushes the file to disk and gives it its name.
+    pub(super) fn finish(self) -> Result<()> {
+        let Self { path, file } = self;
+        file.as_file().sync_all().map_err(|e| Error::io(&path, e))?;
+        file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
+        Ok(())
+    }
 }
 
 /// Name of a component's configuration file inside its directory.
