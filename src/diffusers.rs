@@ -129,7 +129,10 @@ impl Pipeline {
     pub fn diffusers_faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.components().iter().flat_map(|part| part.diffusers_faults()).collect();
         if self.upsamplers.len() != 1 {
-            faults.push(format!("diffusers' unCLIP has one super-resolution stage, this pipeline {}", self.upsamplers.len()));
+            faults.push(format!(
+                "diffusers' unCLIP has one super-resolution stage, this pipeline {}",
+                self.upsamplers.len()
+            ));
         }
         faults
     }
@@ -182,7 +185,8 @@ impl Pipeline {
             }
         };
         for IndexEntry { folder, library, class } in entries {
-            let kept = index.get(&folder).and_then(Value::as_array).is_some_and(|entry| entry.get(1) == Some(&json!(class)));
+            let kept =
+                index.get(&folder).and_then(Value::as_array).is_some_and(|entry| entry.get(1) == Some(&json!(class)));
             if !kept {
                 index.insert(folder, json!([library, class]));
             }

@@ -150,7 +150,9 @@ impl Run<'_> {
         let (pipeline, request) = (self.pipeline, self.request);
         match (&request.source, &pipeline.image_encoder) {
             (EmbeddingSource::Image(image), Some(encoder)) => self
-                .timed(Stage::ImageEncoder, || encoder.encode(to_tensor(std::slice::from_ref(image), &pipeline.device)?))
+                .timed(Stage::ImageEncoder, || {
+                    encoder.encode(to_tensor(std::slice::from_ref(image), &pipeline.device)?)
+                })
                 .map(Some),
             (EmbeddingSource::Embedding(values), _) => {
                 let data = TensorData::new(values.clone(), [1, values.len()]);

@@ -302,7 +302,11 @@ impl UpsamplerConfig {
             }
             if unet.context_dim.is_some() {
                 let expected = "must be null: an upsampler reads no context";
-                return Err(ConfigError::new(format!("{name}.context_dim"), format!("{:?}", unet.context_dim), expected));
+                return Err(ConfigError::new(
+                    format!("{name}.context_dim"),
+                    format!("{:?}", unet.context_dim),
+                    expected,
+                ));
             }
             if unet.attention.contains(&true) || (0..unet.channels.len()).any(|level| unet.up_attention(level)) {
                 let expected = "an upsampler has no attention, so that it runs at any size";

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
-use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::{
     Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
 };

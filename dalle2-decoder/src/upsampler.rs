@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::{Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook};
 
-use crate::{Enlargement, UpsamplerConfig};
 use crate::import::{self, UpsamplerFiles};
 use crate::sampling::{Process, split_variance};
 use crate::unet::UNet;
+use crate::{Enlargement, UpsamplerConfig};
 
 /// Class name in the configuration file.
 const CLASS: &str = "Dalle2Upsampler";

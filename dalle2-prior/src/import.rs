@@ -197,7 +197,12 @@ pub(crate) fn prior_faults(config: &DiffusionPriorConfig) -> Vec<String> {
     let expressible = *image != EmbeddingScale::L2;
     needs(expressible, "image_scale", "L2".into(), "diffusers has a mean and a deviation only: use MeanStd");
     let bound = config.x_start_bound;
-    needs(bound != XStartBound::Ball, "x_start_bound", "ball".into(), "UnCLIPScheduler clamps to a range or not at all");
+    needs(
+        bound != XStartBound::Ball,
+        "x_start_bound",
+        "ball".into(),
+        "UnCLIPScheduler clamps to a range or not at all",
+    );
     faults.extend(UnclipScheduler::faults(&Process {
         schedule: config.schedule,
         prediction: config.prediction(),

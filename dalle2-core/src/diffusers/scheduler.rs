@@ -129,7 +129,12 @@ impl UnclipScheduler {
             }
         };
         let Process { schedule, prediction, variance, sampler, clip } = process;
-        needs(*schedule == BetaSchedule::Cosine, "schedule", format!("{schedule:?}"), "UnCLIPScheduler has Cosine only");
+        needs(
+            *schedule == BetaSchedule::Cosine,
+            "schedule",
+            format!("{schedule:?}"),
+            "UnCLIPScheduler has Cosine only",
+        );
         let known = *prediction != PredictionType::V;
         needs(known, "prediction", format!("{prediction:?}"), "UnCLIPScheduler has Epsilon and XStart only");
         let known = *variance != VarianceType::FixedLarge;

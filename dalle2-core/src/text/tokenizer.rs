@@ -179,7 +179,8 @@ impl ClipTokenizer {
             return Ok(if slow { "CLIPTokenizer" } else { "CLIPTokenizerFast" });
         }
         let token = self.inner.id_to_token(pad);
-        let token = token.ok_or_else(|| Error::Tokenizer(format!("the padding token {pad} is not in the vocabulary")))?;
+        let token =
+            token.ok_or_else(|| Error::Tokenizer(format!("the padding token {pad} is not in the vocabulary")))?;
         let (vocabulary, merges) = merges::published()?;
         let vocabulary = vocabulary.into_iter().map(|(token, id)| (token, id.into())).collect();
         let merges: String = merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();

@@ -35,7 +35,12 @@ pub(crate) fn read_decoder(root: &Path) -> Result<(DecoderConfig, DecoderFiles)>
     let (scheduler, scheduler_json) = UnclipScheduler::read(root.join(SCHEDULER))?;
     let text_proj = Fields::read(root.join(TEXT_PROJ).join(CONFIG_FILE))?;
     text_proj.class(TEXT_PROJ_CLASS)?;
-    text_proj.no_others(&["clip_extra_context_tokens", "clip_embeddings_dim", "time_embed_dim", "cross_attention_dim"])?;
+    text_proj.no_others(&[
+        "clip_extra_context_tokens",
+        "clip_embeddings_dim",
+        "time_embed_dim",
+        "cross_attention_dim",
+    ])?;
     for (key, needed) in [
         ("time_embed_dim", unet.config.time_dim()),
         ("cross_attention_dim", unet.config.context_dim.unwrap_or_default()),
@@ -80,7 +85,12 @@ pub(crate) fn decoder_faults(config: &DecoderConfig) -> Vec<String> {
     let (width, scale) = (config.token_width, &config.embedding_scale);
     needs(config.pooled_text, "pooled_text", "false".into(), "UnCLIPTextProjModel always adds z_t to the timestep");
     needs(width == config.embed_dim, "token_width", width.to_string(), "must equal embed_dim in UnCLIPTextProjModel");
-    needs(*scale == EmbeddingScale::None, "embedding_scale", format!("{scale:?}"), "diffusers does not scale: use None");
+    needs(
+        *scale == EmbeddingScale::None,
+        "embedding_scale",
+        format!("{scale:?}"),
+        "diffusers does not scale: use None",
+    );
     faults.extend(process_faults(&config.diffusion));
     faults.into_iter().map(|fault| format!("decoder: {fault}")).collect()
 }

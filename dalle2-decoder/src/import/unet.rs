@@ -152,7 +152,8 @@ fn check_fixed(fields: &Fields, class: Class) -> Result<()> {
             }
             let embedding: Option<String> = fields.get("class_embed_type", None)?;
             if embedding.as_deref() != Some("identity") {
-                let message = format!("is {embedding:?}, expected \"identity\": that is where the image embedding enters");
+                let message =
+                    format!("is {embedding:?}, expected \"identity\": that is where the image embedding enters");
                 return Err(fields.error("class_embed_type", message));
             }
             for (key, only) in [
@@ -257,7 +258,9 @@ pub(super) fn faults(config: &UNetConfig, class: Class, field: &str) -> Vec<Stri
         faults.push(format!("`{field}.patch` = {}: {} has no such stem: use 1", config.patch, class.name()));
     }
     let levels = config.channels.len();
-    if (0..levels).any(|level| config.up_attention(level) && config.up_head_dim(level) != config.head_dim(levels - 1 - level)) {
+    if (0..levels)
+        .any(|level| config.up_attention(level) && config.up_head_dim(level) != config.head_dim(levels - 1 - level))
+    {
         let needed = "must be `head_dims` backwards, which is how diffusers reads its list";
         faults.push(format!("`{field}.variations.up_head_dims` = {:?}: {needed}", config.variations.up_head_dims));
     }

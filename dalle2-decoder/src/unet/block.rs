@@ -44,9 +44,8 @@ impl ResBlock {
             TimeConditioning::Film => 2 * c_out,
             TimeConditioning::Additive => c_out,
         };
-        let norm = |channels| {
-            GroupNormConfig::new(config.n_groups, channels).with_epsilon(config.norm_eps()).init(device)
-        };
+        let norm =
+            |channels| GroupNormConfig::new(config.n_groups, channels).with_epsilon(config.norm_eps()).init(device);
         Self {
             norm1: norm(c_in),
             conv1: conv3x3(c_in, c_out).init(device),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::{
     Component, EmbeddingScale, Error, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent, StepHook,
     TextCondition,

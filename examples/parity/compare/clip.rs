@@ -37,8 +37,8 @@ impl Comparison {
         let (config, model) = (self.parts.text_encoder.config(), self.parts.text_encoder.model().clone());
         let rows = config.batch(&items, &self.device)?.rows;
         let length = rows.dims()[1];
-        let embedded =
-            model.token_embedding.forward(rows) + model.position_embedding.weight.val().narrow(0, 0, length).unsqueeze();
+        let embedded = model.token_embedding.forward(rows)
+            + model.position_embedding.weight.val().narrow(0, 0, length).unsqueeze();
         let mask = causal_mask(length, &self.device);
         for (name, layers) in hidden_states(file)? {
             let found = run_layers(&model.transformer, embedded.clone(), layers, Some(mask.clone()));
