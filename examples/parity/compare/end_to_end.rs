@@ -92,7 +92,6 @@ impl Comparison {
         let options_ = options(steps, Some(DECODER_GUIDANCE));
         let low = self.parts.decoder.sample(embedding, text, null, &options_, &mut stage.noise()?, &mut go_on)?;
         let recorded_low = stage.latents.last().context("the decoder has no steps")?.clone().clamp(-1.0, 1.0);
-        self.row(format!("{}/end", stage.name), low.clone(), recorded_low.clone())?;
 
         let stage = reader.stage::<4>("super_res", sr_steps)?;
         self.super_res_steps(&stage, recorded_low)?;
