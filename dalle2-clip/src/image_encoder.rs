@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
 use dalle2_core::{Component, ConfigError, Error, ImageEncoder, Result};
 use serde_json::{Map, Value};
 
+use crate::diffusers;
 use crate::import::vision_tensor_name;
 use crate::{Clip, ClipConfig, ImageProcessor, VisionTransformer, VisionTransformerConfig, preprocess};
 
@@ -109,6 +111,14 @@ impl Component for ClipImageEncoder {
         let weights = dir.join(WEIGHTS_FILE);
         store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        diffusers::save_image(self, root, precision)
     }
 }
 

@@ -35,7 +35,8 @@
 //! # }
 //! ```
 
-pub mod eval;
+pub mod diffusers;
+mod eval;
 mod image_encoder;
 mod import;
 mod loss;

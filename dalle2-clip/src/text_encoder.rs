@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
 use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask};
 use serde_json::{Map, Value};
 
+use crate::diffusers;
 use crate::import::text_tensor_name;
 use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig};
 
@@ -108,6 +110,14 @@ impl Component for ClipTextEncoder {
         let weights = dir.join(WEIGHTS_FILE);
         store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        diffusers::text_faults(self)
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        diffusers::save_text(self, &self.tokenizer, root, precision)
     }
 }
 
