@@ -24,7 +24,21 @@ pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
         return Err(Error::format(path, message));
     }
     let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::json(path, e))
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let value = parse(path, &mut reader)?;
+    reader.end().map_err(|e| Error::json(path, e))?;
+    Ok(value)
+}
+
+/// Reads a value and names the field at fault, which serde itself does not do for a wrong type.
+fn parse<'de, T: serde::Deserialize<'de>, D>(path: &Path, reader: D) -> Result<T>
+where
+    D: serde::Deserializer<'de, Error = serde_json::Error>,
+{
+    serde_path_to_error::deserialize(reader).map_err(|e| match e.path().to_string() {
+        root if root == "." => Error::json(path, e.into_inner()),
+        field => Error::format(path, format!("`{field}`: {}", e.into_inner())),
+    })
 }
 
 /// Writes a value as indented JSON, atomically.
@@ -131,5 +145,5 @@ pub fn read_config<T: DeserializeOwned>(dir: impl AsRef<Path>, class: &str) -> R
         None => return Err(Error::format(&path, format!("`_class_name` is missing, expected \"{class}\""))),
     }
     object.remove("_dalle2_version");
-    serde_json::from_value(serde_json::Value::Object(object)).map_err(|e| Error::json(&path, e))
+    parse(&path, serde_json::Value::Object(object))
 }
