@@ -7,7 +7,8 @@ use std::path::Path;
 
 use dalle2::core::store::Precision;
 use dalle2::{
-    ComputeType, Device, EmbeddingSource, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, Stage,
+    ComputeType, Device, EmbeddingSource, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage,
+    Stage,
 };
 use safetensors::Dtype;
 use serde_json::Value;
@@ -231,31 +232,85 @@ fn every_wrong_setting_names_its_file_and_key() {
     for (folder, file, from, to, expected) in [
         ("", "model_index.json", "\"UnCLIPPipeline\"", "\"IFPipeline\"", &["model_index", "IFPipeline"][..]),
         ("", "model_index.json", "UNet2DConditionModel", "UNet3D", &["model_index", "`decoder`", "UNet3D"]),
-        ("", "model_index.json", "\"prior_scheduler\"", "\"pryor_scheduler\"", &["pryor_scheduler", "`prior_scheduler`"]),
+        (
+            "",
+            "model_index.json",
+            "\"prior_scheduler\"",
+            "\"pryor_scheduler\"",
+            &["pryor_scheduler", "`prior_scheduler`"],
+        ),
         ("", "model_index.json", "UnCLIPScheduler", "DDIMScheduler", &["model_index", "DDIMScheduler"]),
         ("", "model_index.json", "[\n    \"unclip\",", "[7,", &["model_index", "`text_proj`"]),
         ("decoder", CONFIG, "\"UNet2DConditionModel\"", "\"UNet2DModel\"", &["decoder/config.json", "`_class_name`"]),
-        ("decoder", CONFIG, "SimpleCrossAttnDownBlock2D", "CrossAttnDownBlock2D", &["`down_block_types`", "SimpleCross"]),
+        (
+            "decoder",
+            CONFIG,
+            "SimpleCrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            &["`down_block_types`", "SimpleCross"],
+        ),
         ("decoder", CONFIG, "ResnetUpsampleBlock2D", "UpBlock2D", &["decoder/config.json", "`up_block_types`"]),
         ("decoder", CONFIG, "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D", &["`mid_block_type`", "SimpleCross"]),
         ("decoder", CONFIG, "\"silu\"", "\"mish\"", &["decoder/config.json", "`act_fn`", "mish"]),
         ("decoder", CONFIG, "\"layers_per_block\": 1", "\"layers_per_block\": \"1\"", &["`layers_per_block`"]),
         ("decoder", CONFIG, "\"layers_per_block\": 1", "\"layers_per_block\": [1, 2, 3]", &["`layers_per_block`", "3"]),
-        ("decoder", CONFIG, "\"layers_per_block\": 1", "\"layers_per_block\": 0", &["`layers_per_block`", "at least 1"]),
+        (
+            "decoder",
+            CONFIG,
+            "\"layers_per_block\": 1",
+            "\"layers_per_block\": 0",
+            &["`layers_per_block`", "at least 1"],
+        ),
         ("decoder", CONFIG, "\"sample_size\": 16", "\"sample_size\": -16", &["decoder/config.json", "`sample_size`"]),
         ("decoder", CONFIG, "\"sample_size\": 16", "\"sample_size\": 15", &["decoder/config.json", "15"]),
-        ("decoder", CONFIG, "\"attention_head_dim\": 8", "\"attention_head_dim\": 5", &["decoder/config.json", "head_dim"]),
+        (
+            "decoder",
+            CONFIG,
+            "\"attention_head_dim\": 8",
+            "\"attention_head_dim\": 5",
+            &["decoder/config.json", "head_dim"],
+        ),
         ("decoder", CONFIG, "\"norm_num_groups\": 8", "\"norm_num_groups\": null", &["`norm_num_groups`"]),
-        ("decoder", CONFIG, "\"only_cross_attention\": false", "\"only_cross_attention\": true", &["`only_cross_attention`"]),
+        (
+            "decoder",
+            CONFIG,
+            "\"only_cross_attention\": false",
+            "\"only_cross_attention\": true",
+            &["`only_cross_attention`"],
+        ),
         ("decoder", CONFIG, "\"scale_shift\"", "\"ada_group\"", &["`resnet_time_scale_shift`", "ada_group"]),
-        ("decoder", CONFIG, "\"class_embed_type\": \"identity\"", "\"class_embed_type\": null", &["`class_embed_type`"]),
+        (
+            "decoder",
+            CONFIG,
+            "\"class_embed_type\": \"identity\"",
+            "\"class_embed_type\": null",
+            &["`class_embed_type`"],
+        ),
         ("decoder", CONFIG, "\"encoder_hid_dim\": null", "\"encoder_hid_dim\": 7", &["`encoder_hid_dim`", "7"]),
         ("decoder", CONFIG, "\"out_channels\": 6", "\"out_channels\": 3", &["decoder/config.json", "out_channels"]),
-        ("text_proj", CONFIG, "\"time_embed_dim\": 64", "\"time_embed_dim\": 65", &["text_proj", "`time_embed_dim`", "64"]),
+        (
+            "text_proj",
+            CONFIG,
+            "\"time_embed_dim\": 64",
+            "\"time_embed_dim\": 65",
+            &["text_proj", "`time_embed_dim`", "64"],
+        ),
         ("text_proj", CONFIG, "\"clip_embeddings_dim\": 32", "\"clip_embeddings_dim\": {}", &["`clip_embeddings_dim`"]),
-        ("prior", CONFIG, "\"added_emb_type\": \"prd\"", "\"added_emb_type\": null", &["prior/config.json", "`added_emb_type`"]),
+        (
+            "prior",
+            CONFIG,
+            "\"added_emb_type\": \"prd\"",
+            "\"added_emb_type\": null",
+            &["prior/config.json", "`added_emb_type`"],
+        ),
         ("prior", CONFIG, "\"num_attention_heads\": 2", "\"num_attention_heads\": 0", &["prior/config.json"]),
-        ("prior", CONFIG, "\"time_embed_act_fn\": \"silu\"", "\"time_embed_act_fn\": \"gelu\"", &["`time_embed_act_fn`"]),
+        (
+            "prior",
+            CONFIG,
+            "\"time_embed_act_fn\": \"silu\"",
+            "\"time_embed_act_fn\": \"gelu\"",
+            &["`time_embed_act_fn`"],
+        ),
         ("prior", CONFIG, "\"num_embeddings\": 77", "\"num_embeddings\": 76", &["prior", "positional_embedding"]),
         ("prior_scheduler", SCHEDULER, "UnCLIPScheduler", "DDPMScheduler", &["`_class_name`", "UnCLIPScheduler"]),
         ("prior_scheduler", SCHEDULER, "\"sample\"", "\"v_prediction\"", &["prior_scheduler", "`prediction_type`"]),
@@ -263,13 +318,31 @@ fn every_wrong_setting_names_its_file_and_key() {
         ("prior_scheduler", SCHEDULER, "fixed_small_log", "learned_range", &["prior_scheduler", "variance_type"]),
         ("decoder_scheduler", SCHEDULER, "\"learned_range\"", "\"learned\"", &["`variance_type`", "learned_range"]),
         ("decoder_scheduler", SCHEDULER, "1000", "0", &["decoder_scheduler", "`num_train_timesteps`"]),
-        ("super_res_scheduler", SCHEDULER, "\"clip_sample_range\": 1.0", "\"clip_sample_range\": -1.0", &["`clip_sample_range`"]),
-        ("super_res_first", CONFIG, "\"sample_size\": 32", "\"sample_size\": 33", &["super_res_first", "`sample_size`"]),
+        (
+            "super_res_scheduler",
+            SCHEDULER,
+            "\"clip_sample_range\": 1.0",
+            "\"clip_sample_range\": -1.0",
+            &["`clip_sample_range`"],
+        ),
+        (
+            "super_res_first",
+            CONFIG,
+            "\"sample_size\": 32",
+            "\"sample_size\": 33",
+            &["super_res_first", "`sample_size`"],
+        ),
         ("super_res_last", CONFIG, "\"sample_size\": 32", "\"sample_size\": 64", &["super_res_last", "`sample_size`"]),
         ("super_res_first", CONFIG, "\"add_attention\": false", "\"add_attention\": 1", &["`add_attention`"]),
         ("super_res_first", CONFIG, "\"freq_shift\": 0", "\"freq_shift\": 1", &["super_res_first", "`freq_shift`"]),
         ("text_encoder", CONFIG, "\"quick_gelu\"", "\"relu\"", &["text_encoder", "relu"]),
-        ("tokenizer", "tokenizer_config.json", "\"model_max_length\": 77", "\"model_max_length\": 40", &["tokenizer", "40"]),
+        (
+            "tokenizer",
+            "tokenizer_config.json",
+            "\"model_max_length\": 77",
+            "\"model_max_length\": 40",
+            &["tokenizer", "40"],
+        ),
         (
             "tokenizer",
             "tokenizer_config.json",
@@ -316,7 +389,9 @@ fn every_wrong_tensor_is_named() {
     std.1 = vec![32];
     write_tensors(&path, &changed);
     let error = Pipeline::from_pretrained(dir.path(), &Device::flex()).unwrap_err().to_string();
-    for part in ["prior/", "missing (1): prd_embedding", "prd_embeddings", "proj_in.bias", "[12, 2]", "clip_std", "[1, 32]"] {
+    for part in
+        ["prior/", "missing (1): prd_embedding", "prd_embeddings", "proj_in.bias", "[12, 2]", "clip_std", "[1, 32]"]
+    {
         assert!(error.contains(part), "{error:?} does not name {part}");
     }
 

@@ -36,7 +36,7 @@ pub mod train;
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
 pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
-pub use network::{ComputeType, LoadOptions, Network, Residency, compute_type};
+pub use network::{ComputeType, LoadOptions, Network, Reading, Residency, compute_type};
 pub use parts::{
     Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
     check_flow,

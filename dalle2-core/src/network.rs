@@ -1,12 +1,14 @@
 //! How the weights of a pipeline's parts are held: on which device, in which type, and for how long.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
+use crate::store::{Weights, check_module_from, load_module_from};
 use crate::{ConfigError, Result};
 
 /// How long the weights of a stage stay in memory.
@@ -84,18 +86,52 @@ impl LoadOptions {
         }
     }
 
-    /// Holds the network that `load` reads: reads it now, or whenever a stage begins.
+    /// Holds the network that `load` reads: reads it now; or compares its files with the configuration now, and reads
+    /// them whenever a stage begins.
     ///
     /// # Errors
     /// When the options do not fit the device, or `load` fails now.
-    pub fn hold<M: Module>(&self, load: impl Fn() -> Result<M> + Send + Sync + 'static) -> Result<Network<M>> {
+    pub fn hold<M: Module>(&self, load: impl Fn(Reading) -> Result<M> + Send + Sync + 'static) -> Result<Network<M>> {
         self.validate()?;
         let dtype = self.compute_type;
-        let load = move || load().map(|module| dtype.cast(module));
-        Ok(match self.residency {
-            Residency::Resident => Network::Resident(load()?),
-            Residency::OneStage => Network::OnDisk(Arc::new(load)),
-        })
+        match self.residency {
+            Residency::Resident => Ok(Network::Resident(dtype.cast(load(Reading::Values)?))),
+            Residency::OneStage => {
+                load(Reading::Headers)?;
+                Ok(Network::OnDisk(Arc::new(move || Ok(dtype.cast(load(Reading::Values)?)))))
+            }
+        }
+    }
+}
+
+/// How much of a weights file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Names, shapes and element types, to be compared with the module, which is left as it is.
+    Headers,
+    /// Everything.
+    Values,
+}
+
+impl Reading {
+    /// Reads the parameters of a module, without autodiff, or compares them with the file. `rename` gives the name in the
+    /// file of a parameter's field path.
+    ///
+    /// # Errors
+    /// As [`load_module_from`](crate::store::load_module_from).
+    pub fn module<M: Module>(self, module: M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<M> {
+        match self {
+            Self::Headers => check_module_from(&module, weights, rename).map(|()| module),
+            Self::Values => Ok(load_module_from(module, weights, rename)?.valid()),
+        }
+    }
+
+    /// The same for a file that this library wrote.
+    ///
+    /// # Errors
+    /// As [`load_module_from`](crate::store::load_module_from).
+    pub fn own_module<M: Module>(self, module: M, path: impl AsRef<Path>) -> Result<M> {
+        self.module(module, &Weights::open(path)?, &str::to_owned)
     }
 }
 
@@ -185,10 +221,12 @@ mod tests {
     use burn::nn::{Linear, LinearConfig};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn load(reads: &Arc<AtomicUsize>) -> impl Fn() -> Result<Linear> + Send + Sync + 'static {
+    fn load(reads: &Arc<AtomicUsize>) -> impl Fn(Reading) -> Result<Linear> + Send + Sync + 'static {
         let reads = reads.clone();
-        move || {
-            reads.fetch_add(1, Ordering::Relaxed);
+        move |reading| {
+            if reading == Reading::Values {
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(LinearConfig::new(3, 2).init(&Device::flex()))
         }
     }

@@ -122,7 +122,7 @@ impl UnclipDecoder {
         let config: DecoderConfig = store::read_config(dir, CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
-        let network = options.hold(move || Ok(store::load_module(build.init(&device)?, &path)?.valid()))?;
+        let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
         Self::hold(config, network)
     }
 
@@ -134,7 +134,7 @@ impl UnclipDecoder {
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_decoder(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
-        let network = options.hold(move || import::load_decoder(build.init(&device)?, &root))?;
+        let network = options.hold(move |reading| import::load_decoder(reading, build.init(&device)?, &root))?;
         Ok(Self { files: Some(files), ..Self::hold(config, network)? })
     }
 

@@ -123,11 +123,11 @@ impl DiffusionUpsampler {
         let config: UpsamplerConfig = store::read_config(&dir, CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device) = (config.clone(), options.device.clone());
-        let networks = options.hold(move || {
-            let first = store::load_module(build.init(&device)?, dir.join(store::WEIGHTS_FILE))?;
+        let networks = options.hold(move |reading| {
+            let first = reading.own_module(build.init(&device)?, dir.join(store::WEIGHTS_FILE))?;
             let last = build.init_last_step(&device)?;
-            let last = last.map(|last| store::load_module(last, dir.join(LAST_STEP_FILE))).transpose()?;
-            Ok(UpsamplerNetworks { first, last }.valid())
+            let last = last.map(|last| reading.own_module(last, dir.join(LAST_STEP_FILE))).transpose()?;
+            Ok(UpsamplerNetworks { first, last })
         })?;
         Self::hold(config, networks)
     }
@@ -141,9 +141,9 @@ impl DiffusionUpsampler {
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_upsampler(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
-        let networks = options.hold(move || {
+        let networks = options.hold(move |reading| {
             let (first, last) = (build.init(&device)?, build.init_last_step(&device)?);
-            import::load_upsampler(UpsamplerNetworks { first, last }, &root)
+            import::load_upsampler(reading, UpsamplerNetworks { first, last }, &root)
         })?;
         Ok(Self { files: Some(files), ..Self::hold(config, networks)? })
     }

@@ -15,7 +15,7 @@ use dalle2_core::diffusers::{
 use dalle2_core::diffusion::{BetaSchedule, Clip, PredictionType, Sampler, VarianceType};
 use dalle2_core::nn::Transformer;
 use dalle2_core::store::{CONFIG_FILE, Precision, Weights, write_json};
-use dalle2_core::{ConfigError, EmbeddingScale, Error, Result};
+use dalle2_core::{ConfigError, EmbeddingScale, Error, Reading, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{DiffusionPriorConfig, PriorNetwork, XStartBound};
@@ -176,10 +176,15 @@ fn read_statistics(dir: &Path, embed_dim: usize) -> Result<EmbeddingScale> {
 }
 
 /// Reads the weights into a network of the settings.
-pub(crate) fn load_prior(network: PriorNetwork, config: &DiffusionPriorConfig, root: &Path) -> Result<PriorNetwork> {
+pub(crate) fn load_prior(
+    reading: Reading,
+    network: PriorNetwork,
+    config: &DiffusionPriorConfig,
+    root: &Path,
+) -> Result<PriorNetwork> {
     let device = network.query.lazy_device();
     let statistics = [0; 2].map(|_| Param::from_tensor(Tensor::zeros([1, config.embed_dim], &device)));
-    let on_disk = load_weights(OnDisk::new(network, statistics), &root.join(FOLDER), &tensor_name)?;
+    let on_disk = load_weights(reading, OnDisk::new(network, statistics), &root.join(FOLDER), &tensor_name)?;
     Ok(on_disk.into_network(config))
 }
 

@@ -5,16 +5,16 @@ use std::path::Path;
 use burn::module::Module;
 
 use super::WEIGHTS_STEM;
-use crate::Result;
 use crate::store::{self, Precision, Weights};
+use crate::{Reading, Result};
 
-/// Loads a module, without autodiff, from a model's folder, where each parameter is found under the name that `rename`
-/// gives to its field path. The weights may have any of the names that [`store::find_weights`] knows.
+/// Reads a module, or compares it, as [`Reading::module`] does it, from a model's folder. The weights may have any of the
+/// names that [`store::find_weights`] knows.
 ///
 /// # Errors
 /// As [`store::load_module_from`].
-pub fn load_weights<M: Module>(module: M, dir: &Path, rename: &dyn Fn(&str) -> String) -> Result<M> {
-    Ok(store::load_module_from(module, &Weights::find(dir, &[WEIGHTS_STEM])?, rename)?.valid())
+pub fn load_weights<M: Module>(reading: Reading, module: M, dir: &Path, rename: &dyn Fn(&str) -> String) -> Result<M> {
+    reading.module(module, &Weights::find(dir, &[WEIGHTS_STEM])?, rename)
 }
 
 /// Writes a module into a model's folder.

@@ -39,7 +39,28 @@ pub fn load_module_as<M: Module>(module: M, path: impl AsRef<Path>, rename: &dyn
 /// [`Error::Weights`] with every missing, unexpected and wrongly shaped tensor and every one that does not hold floats;
 /// with every tensor that holds a value that is not finite or that cannot be read.
 pub fn load_module_from<M: Module>(module: M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<M> {
-    let expected = module_tensors(&module, rename);
+    check_module_from(&module, weights, rename)?;
+    let mut loader = Loader { names: Names::default(), rename, weights, unreadable: Vec::new() };
+    let module = module.map(&mut loader);
+    match loader.unreadable.is_empty() {
+        true => Ok(module),
+        false => Err(Error::Weights {
+            path: weights.path().to_path_buf(),
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            mismatched: Vec::new(),
+            unreadable: loader.unreadable,
+        }),
+    }
+}
+
+/// Compares the names, shapes and element types in a table with the parameters of `module`, which are not computed;
+/// nothing is read.
+///
+/// # Errors
+/// [`Error::Weights`] with every missing, unexpected and wrongly shaped tensor and every one that does not hold floats.
+pub fn check_module_from<M: Module>(module: &M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<()> {
+    let expected = module_tensors(module, rename);
     let mut missing = Vec::new();
     let mut mismatched = Vec::new();
     let mut unreadable = Vec::new();
@@ -57,16 +78,12 @@ pub fn load_module_from<M: Module>(module: M, weights: &Weights, rename: &dyn Fn
     }
     let unexpected: Vec<String> =
         weights.names().filter(|name| !expected.contains_key(*name)).map(str::to_owned).collect();
-    let path = weights.path().to_path_buf();
-    if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty() && unreadable.is_empty()) {
-        return Err(Error::Weights { path, missing, unexpected, mismatched, unreadable });
-    }
-
-    let mut loader = Loader { names: Names::default(), rename, weights, unreadable };
-    let module = module.map(&mut loader);
-    match loader.unreadable.is_empty() {
-        true => Ok(module),
-        false => Err(Error::Weights { path, missing, unexpected, mismatched, unreadable: loader.unreadable }),
+    match missing.is_empty() && unexpected.is_empty() && mismatched.is_empty() && unreadable.is_empty() {
+        true => Ok(()),
+        false => {
+            let path = weights.path().to_path_buf();
+            Err(Error::Weights { path, missing, unexpected, mismatched, unreadable })
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dalle2_core::diffusers::{Fields, IndexEntry, UnclipScheduler, VERSION, load_weights, save_weights};
 use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
-use dalle2_core::{ConfigError, EmbeddingScale, Error, Result};
+use dalle2_core::{ConfigError, EmbeddingScale, Error, Reading, Result};
 use serde_json::{Map, Value, json};
 
 use super::names::{conditioning_tensor_name, unet_tensor_name};
@@ -67,10 +67,10 @@ pub(crate) fn read_decoder(root: &Path) -> Result<(DecoderConfig, DecoderFiles)>
 }
 
 /// Reads the weights into a network of the settings.
-pub(crate) fn load_decoder(network: DecoderNetwork, root: &Path) -> Result<DecoderNetwork> {
+pub(crate) fn load_decoder(reading: Reading, network: DecoderNetwork, root: &Path) -> Result<DecoderNetwork> {
     let DecoderNetwork { unet, conditioning } = network;
-    let unet = load_weights(unet, &root.join(UNET), &unet_tensor_name)?;
-    let conditioning = load_weights(conditioning, &root.join(TEXT_PROJ), &conditioning_tensor_name)?;
+    let unet = load_weights(reading, unet, &root.join(UNET), &unet_tensor_name)?;
+    let conditioning = load_weights(reading, conditioning, &root.join(TEXT_PROJ), &conditioning_tensor_name)?;
     Ok(DecoderNetwork { unet, conditioning: conditioning.reorder_context(ContextOrder::FromChannelsFirst) })
 }
 

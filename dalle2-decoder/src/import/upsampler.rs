@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dalle2_core::diffusers::{IndexEntry, UnclipScheduler, load_weights, save_weights};
 use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
-use dalle2_core::{ConfigError, Error, Result};
+use dalle2_core::{ConfigError, Error, Reading, Result};
 use serde_json::{Map, Value};
 
 use super::names::unet_tensor_name;
@@ -56,10 +56,10 @@ pub(crate) fn read_upsampler(root: &Path) -> Result<(UpsamplerConfig, UpsamplerF
 }
 
 /// Reads the weights into networks of the settings.
-pub(crate) fn load_upsampler(networks: UpsamplerNetworks, root: &Path) -> Result<UpsamplerNetworks> {
+pub(crate) fn load_upsampler(reading: Reading, networks: UpsamplerNetworks, root: &Path) -> Result<UpsamplerNetworks> {
     let UpsamplerNetworks { first, last } = networks;
-    let first = load_weights(first, &root.join(FIRST), &unet_tensor_name)?;
-    let last = last.map(|last| load_weights(last, &root.join(LAST), &unet_tensor_name)).transpose()?;
+    let first = load_weights(reading, first, &root.join(FIRST), &unet_tensor_name)?;
+    let last = last.map(|last| load_weights(reading, last, &root.join(LAST), &unet_tensor_name)).transpose()?;
     Ok(UpsamplerNetworks { first, last })
 }
 
