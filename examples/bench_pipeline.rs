@@ -99,8 +99,10 @@ fn main() -> Result<()> {
         Compute::Bf16 => ComputeType::BF16,
     };
     let start = Instant::now();
-    let pipeline =
-        Pipeline::from_pretrained_with(&cli.model, &LoadOptions::new(&device).residency(residency).compute_type(compute))?;
+    let pipeline = Pipeline::from_pretrained_with(
+        &cli.model,
+        &LoadOptions::new(&device).residency(residency).compute_type(compute),
+    )?;
     let opening = start.elapsed().as_secs_f64();
 
     let mut request = GenerateRequest::new(&cli.caption).seed(0);

@@ -43,7 +43,10 @@ struct Cli {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let (images, captions) = (cli.images.len(), cli.caption.len());
-    anyhow::ensure!(captions == 1 || captions == images, "{captions} captions for {images} images: give one, or one each");
+    anyhow::ensure!(
+        captions == 1 || captions == images,
+        "{captions} captions for {images} images: give one, or one each"
+    );
     let device = dalle2::device(&cli.device)?;
     let encoders = Encoders::load(&cli.model, cli.nonlinearity, &device)?;
     let mut rows = Vec::with_capacity(images);
@@ -59,9 +62,7 @@ fn main() -> Result<()> {
     }
     let mean = rows.iter().map(|row| row.3).sum::<f32>() / rows.len() as f32;
     if let Some(path) = &cli.json {
-        let row = |(file, caption, cosine, score): &(&PathBuf, &str, f32, f32)| {
-            json!({"image": file, "caption": caption, "cosine": cosine, "clip_score": score})
-        };
+        let row = |(file, caption, cosine, score): &(&PathBuf, &str, f32, f32)| json!({"image": file, "caption": caption, "cosine": cosine, "clip_score": score});
         write_json(path, &json!({"mean": mean, "scores": rows.iter().map(row).collect::<Vec<_>>()}))?;
         println!("{}", path.display());
     }

@@ -238,7 +238,8 @@ impl Fetch<'_> {
     /// The JSON and text files of a part, and its weights if it has any.
     fn part(&mut self, part: &str) -> Result<()> {
         let within = format!("{part}/");
-        let names: BTreeSet<String> = self.files.iter().filter_map(|file| file.strip_prefix(&within)).map(str::to_owned).collect();
+        let names: BTreeSet<String> =
+            self.files.iter().filter_map(|file| file.strip_prefix(&within)).map(str::to_owned).collect();
         for name in &names {
             let wanted = [".json", ".txt"].iter().any(|ending| name.ends_with(ending));
             if wanted && !name.contains('/') && !name.contains(".index.") {
@@ -253,7 +254,8 @@ impl Fetch<'_> {
         if weights.ends_with(".json") {
             let index: ShardIndex = read_json(self.dir.join(&path))?;
             let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-            let missing: Vec<&str> = shards.iter().filter(|shard| !names.contains(*shard)).map(String::as_str).collect();
+            let missing: Vec<&str> =
+                shards.iter().filter(|shard| !names.contains(*shard)).map(String::as_str).collect();
             if !missing.is_empty() {
                 return Err(error(self.repo, format!("{path} names files that are not there: {}", missing.join(", "))));
             }

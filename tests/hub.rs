@@ -76,11 +76,17 @@ impl Server {
         if path == format!("/api/models/{REPO}/revision/main") {
             let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
             let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
-            return send(&mut stream, "200 OK", &[("content-type", "application/json".into())], body.as_bytes(), body.len());
+            return send(
+                &mut stream,
+                "200 OK",
+                &[("content-type", "application/json".into())],
+                body.as_bytes(),
+                body.len(),
+            );
         }
-        let content = path.strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/")).and_then(|name| {
-            files.get(name).map(|content| (name.to_owned(), content.clone()))
-        });
+        let content = path
+            .strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/"))
+            .and_then(|name| files.get(name).map(|content| (name.to_owned(), content.clone())));
         let Some((name, content)) = content else {
             return send(&mut stream, "404 Not Found", &[], b"", 0);
         };
@@ -185,7 +191,8 @@ fn a_download_that_breaks_off_goes_on_where_it_stopped() {
 fn shards_are_fetched_by_their_index() {
     let server = Server::start();
     let whole = server.files.lock().unwrap().remove("text_proj/diffusion_pytorch_model.safetensors").unwrap();
-    let names: Vec<String> = safetensors::SafeTensors::deserialize(&whole).unwrap().names().iter().map(|n| n.to_string()).collect();
+    let names: Vec<String> =
+        safetensors::SafeTensors::deserialize(&whole).unwrap().names().iter().map(|n| n.to_string()).collect();
     let place = |shard: &str| -> Vec<u8> {
         let map: BTreeMap<&String, &str> = names.iter().map(|name| (name, shard)).collect();
         serde_json::to_vec(&serde_json::json!({"weight_map": map})).unwrap()

@@ -228,8 +228,7 @@ impl Sizes {
             let block = |i: usize| if i == 0 { plain } else { attending };
             (0..n).map(|i| block(i).to_owned()).collect()
         };
-        let up: Vec<String> =
-            blocks("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D").into_iter().rev().collect();
+        let up: Vec<String> = blocks("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D").into_iter().rev().collect();
         json!({
             "_class_name": "UNet2DConditionModel", "_diffusers_version": VERSION, "sample_size": self.decoder_size,
             "in_channels": 3, "out_channels": 6, "block_out_channels": self.decoder,
@@ -241,7 +240,8 @@ impl Sizes {
     }
 
     fn decoder(&self) -> Tensors {
-        UNet { channels: &self.decoder, image: [3, 6], context: Some(self.context), film: 2 }.tensors(self.layers_per_block)
+        UNet { channels: &self.decoder, image: [3, 6], context: Some(self.context), film: 2 }
+            .tensors(self.layers_per_block)
     }
 
     fn super_res_config(&self) -> Value {
@@ -282,7 +282,12 @@ impl UNet<'_> {
             let block = format!("down_blocks.{i}");
             let before = self.channels[i.saturating_sub(1)];
             for j in 0..layers {
-                self.resnet(&mut list, &format!("{block}.resnets.{j}"), if j == 0 { before } else { channels }, channels);
+                self.resnet(
+                    &mut list,
+                    &format!("{block}.resnets.{j}"),
+                    if j == 0 { before } else { channels },
+                    channels,
+                );
                 if i > 0 {
                     self.attention(&mut list, &format!("{block}.attentions.{j}"), channels);
                 }
