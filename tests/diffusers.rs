@@ -3,12 +3,20 @@
 
 mod shared;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Distribution, Tensor};
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
+use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::store::Precision;
+use dalle2::core::{Component, EmbeddingScale, Upsampler};
+use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
+use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{
     ComputeType, Device, EmbeddingSource, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage,
-    Stage,
+    SampleOptions, Stage,
 };
 use safetensors::Dtype;
 use serde_json::Value;
@@ -205,6 +213,122 @@ fn the_index_of_newer_releases_is_read_and_kept() {
         load(dir.path()).save_pretrained(saved.path()).unwrap();
         assert_eq!(json(&saved.path().join("model_index.json")), index);
     }
+}
+
+/// A pipeline of the portable presets, with random weights everywhere.
+fn portable(device: &Device) -> Pipeline {
+    let clip = ClipConfig::portable();
+    let model = clip.init(device);
+    let scale = EmbeddingScale::MeanStd { mean: vec![0.1; 64], std: vec![0.7; 64] };
+    let prior = DiffusionPriorConfig::portable(64, 32, scale);
+    let mut decoder = DecoderConfig::portable(64);
+    decoder.image_size = 16;
+    let mut upsampler = UpsamplerConfig::portable();
+    upsampler.input_size = 16;
+    Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&clip, &model).unwrap())
+        .image_encoder(ClipImageEncoder::from_clip(&clip, &model).unwrap())
+        .prior(DiffusionPrior::new(prior.clone(), prior.init(device).unwrap().map(&mut Randomise)).unwrap())
+        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(device).unwrap().map(&mut Randomise)).unwrap())
+        .upsampler(
+            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).unwrap().map(&mut Randomise)).unwrap(),
+        )
+        .device(device)
+        .build()
+        .unwrap()
+}
+
+struct Randomise;
+
+impl ModuleMapper for Randomise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
+    }
+}
+
+#[test]
+fn a_portable_pipeline_is_written_in_full_and_draws_the_same_when_it_is_read() {
+    let pipeline = portable(&Device::flex());
+    assert_eq!(pipeline.diffusers_faults(), Vec::<String>::new());
+    let dir = tempfile::tempdir().unwrap();
+    pipeline.save_pretrained(dir.path()).unwrap();
+    let loaded = load(dir.path());
+    assert_same(&loaded.generate(request()).unwrap(), &pipeline.generate(request()).unwrap());
+    // Guidance and steps that are not the reference's survive.
+    assert_eq!(loaded.decoder().defaults(), pipeline.decoder().defaults());
+    assert_eq!(loaded.upsamplers().next().unwrap().defaults(), pipeline.upsamplers().next().unwrap().defaults());
+
+    // Every setting that diffusers writes is there.
+    let reference = image_variation("tiny-unclip");
+    for from in [&fixture("tiny-unclip/pipeline"), reference.path()] {
+        for (name, path) in files(from) {
+            if name.ends_with("config.json") && !name.starts_with("tokenizer") {
+                let (found, expected) = (json(&dir.path().join(&name)), json(&path));
+                let missing: Vec<_> = expected
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .filter(|key| *key != "transformers_version" && found.get(key.as_str()).is_none())
+                    .collect();
+                assert!(missing.is_empty(), "{name} lacks {missing:?}");
+            }
+        }
+    }
+    let index = json(&dir.path().join("model_index.json"));
+    assert_eq!(index["_class_name"], "UnCLIPPipeline");
+    assert_eq!(index["text_proj"], serde_json::json!(["unclip", "UnCLIPTextProjModel"]));
+    let expected = dalle2::core::text::ClipTokenizer::openai().unwrap();
+    let tokenizer = dalle2::core::text::ClipTokenizer::from_dir(dir.path().join("tokenizer")).unwrap();
+    assert_eq!(tokenizer.encode("It’s a red apple 🍎").unwrap(), expected.encode("It’s a red apple 🍎").unwrap());
+    assert_eq!((tokenizer.pad_token(), tokenizer.max_length()), (49_407, Some(32)));
+}
+
+#[test]
+fn what_the_layout_cannot_express_is_listed_and_written_under_own_names() {
+    let device = Device::flex();
+    let portable = portable(&device);
+    let mut decoder = DecoderConfig::tiny(64, 64);
+    decoder.image_size = 16;
+    let (text, prior) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    portable.text_encoder().save(text.path(), Precision::F32).unwrap();
+    portable.prior().unwrap().save(prior.path(), Precision::F32).unwrap();
+    let pipeline = Pipeline::builder()
+        .text_encoder(ClipTextEncoder::load(text.path(), &device).unwrap())
+        .prior(DiffusionPrior::load(prior.path(), &device).unwrap())
+        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(&device).unwrap()).unwrap())
+        .device(&device)
+        .build()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = pipeline.save_diffusers(dir.path(), Precision::F32).unwrap_err().to_string();
+    for part in ["decoder: `unet.patch` = 2", "`prediction` = V", "pooled_text", "embedding_scale", "super-resolution"]
+    {
+        assert!(error.contains(part), "{error} does not name {part}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    pipeline.save_pretrained(dir.path()).unwrap();
+    assert_eq!(json(&dir.path().join("model_index.json"))["_class_name"], "Dalle2Pipeline");
+    assert!(Pipeline::from_pretrained(dir.path(), &device).is_ok());
+}
+
+#[test]
+fn a_network_for_the_last_step_survives_in_both_forms() {
+    let (device, dir) = (Device::flex(), tempfile::tempdir().unwrap());
+    let original =
+        DiffusionUpsampler::load_diffusers(fixture("tall-unclip/pipeline"), &LoadOptions::new(&device)).unwrap();
+    original.save(dir.path(), Precision::F32).unwrap();
+    let own = DiffusionUpsampler::load(dir.path(), &device).unwrap();
+    assert_eq!(own.config(), original.config());
+    let low = Tensor::<4>::random([1, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);
+    let draw = |upsampler: &DiffusionUpsampler| {
+        let mut noise = SeededNoise::new(&[5], 0);
+        let options = SampleOptions { steps: Some(3), ..Default::default() };
+        upsampler.sample(low.clone(), &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap().into_data()
+    };
+    draw(&own).assert_eq(&draw(&original), true);
+    std::fs::remove_file(dir.path().join("last_step.safetensors")).unwrap();
+    let error = DiffusionUpsampler::load(dir.path(), &device).unwrap_err().to_string();
+    assert!(error.contains("last_step.safetensors"), "{error}");
 }
 
 /// Replaces text in a file of a checkpoint, or removes the file, and expects an error with these parts.

@@ -89,6 +89,16 @@ impl DiffusionConfig {
         }
     }
 
+    /// A process that diffusers' `UnCLIPScheduler` can express: prediction of ε on the cosine schedule, DDPM.
+    pub fn portable(variance: VarianceType, sampling_steps: usize, guidance: f64) -> Self {
+        Self {
+            prediction: PredictionType::Epsilon,
+            sampler: Sampler::Ddpm,
+            rounding: Some(Rounding::Single),
+            ..Self::cosine(variance, sampling_steps, guidance)
+        }
+    }
+
     /// Checks the values, and that the network has as many outputs as the variance needs.
     ///
     /// # Errors
@@ -173,6 +183,25 @@ impl DecoderConfig {
         config.unet.context_dim = Some(96);
         config.unet.time_dim = Some(128);
         config
+    }
+
+    /// A small decoder in a form that diffusers can express: 32 px without a stem, attention at 8 × 8.
+    pub fn portable(embed_dim: usize) -> Self {
+        Self {
+            pooled_text: true,
+            embedding_scale: EmbeddingScale::None,
+            unet: UNetConfig {
+                channels: vec![32, 48, 96],
+                attention: vec![false, false, true],
+                n_res_blocks: 1,
+                patch: 1,
+                context_dim: Some(96),
+                time_dim: None,
+                ..Self::emoji(embed_dim, embed_dim).unet
+            },
+            diffusion: DiffusionConfig::portable(VarianceType::LearnedRange, 25, 3.0),
+            ..Self::emoji(embed_dim, embed_dim)
+        }
     }
 
     /// Checks that the parts fit.
@@ -271,6 +300,25 @@ impl UpsamplerConfig {
         let mut config = Self::emoji();
         config.unet.channels = vec![32, 64];
         config
+    }
+
+    /// One in a form that diffusers can express, 32 px to 64 px without a stem. The same network takes the last step.
+    pub fn portable() -> Self {
+        Self {
+            factor: 2,
+            unet: UNetConfig {
+                channels: vec![16, 32, 64],
+                attention: vec![false; 3],
+                patch: 1,
+                n_groups: 8,
+                time_dim: None,
+                time_conditioning: TimeConditioning::Additive,
+                ..Self::emoji().unet
+            },
+            enlargement: Some(Enlargement::Overshooting),
+            diffusion: DiffusionConfig::portable(VarianceType::FixedSmall, 7, 1.0),
+            ..Self::emoji()
+        }
     }
 
     /// The networks with the names of their fields.

@@ -2,6 +2,7 @@
 """A small unCLIP checkpoint in the layout of diffusers, and what diffusers computes with it.
 
     python tests/reference/make_unclip.py OUT [--sizes square|tall] [--seed N]
+    python tests/reference/make_unclip.py OUT --pipeline DIR
 
 OUT/pipeline/           UnCLIPPipeline
 OUT/image_variation/    what UnCLIPImageVariationPipeline has instead of a prior
@@ -11,6 +12,9 @@ OUT/manifest.json       prompts, steps and versions
 The weights are random, no tensor is constant, so a tensor that is dropped or swapped shows. `square` has the sizes of
 tests/fixtures/tiny-unclip (two levels, one block each, FiLM in the decoder), `tall` those of tests/fixtures/tall-unclip
 (three levels, two blocks each, FiLM in the super-resolution, attention on the finest level, head sizes that differ).
+With --pipeline the checkpoint is not made but opened: DIR is a text-to-image pipeline with an image encoder, written by this
+library or by diffusers. If `parity OUT` then passes, diffusers computes with DIR what this library computes.
+
 Needs diffusers 0.36, transformers 4.57 and torch; a CPU is enough.
 """
 
@@ -165,6 +169,24 @@ def build(out, sizes):
     return pipeline, variation
 
 
+def open_pipeline(out, directory):
+    """Both pipelines of a directory that is there, and the sizes that the recordings need."""
+    pipeline = UnCLIPPipeline.from_pretrained(directory)
+    parts = {name: part for name, part in pipeline.components.items() if not name.startswith("prior")}
+    image_encoder = CLIPVisionModelWithProjection.from_pretrained(directory, subfolder="image_encoder")
+    feature_extractor = CLIPImageProcessor.from_pretrained(directory, subfolder="feature_extractor")
+    variation = UnCLIPImageVariationPipeline(image_encoder=image_encoder, feature_extractor=feature_extractor, **parts)
+    for p in (pipeline, variation):
+        p.set_progress_bar_config(disable=True)
+    shutil.copytree(directory, out / "pipeline")
+    for name in ("image_encoder", "feature_extractor"):
+        shutil.copytree(directory / name, out / "image_variation" / name)
+    sizes = dict(width=pipeline.prior.config.embedding_dim, context=pipeline.tokenizer.model_max_length,
+                 decoder_size=pipeline.decoder.config.sample_size, super_size=pipeline.super_res_first.config.sample_size,
+                 extra_tokens=pipeline.text_proj.config.clip_extra_context_tokens, steps=dict(prior=4, decoder=4, sr=3))
+    return pipeline, variation, sizes
+
+
 def generate(pipeline, sizes, source, seed):
     """A generation with its noises, its latents and the embedding that the decoder reads."""
     module = importlib.import_module(type(pipeline).__module__)
@@ -297,11 +319,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", choices=SIZES, default="square")
+    parser.add_argument("--pipeline", type=Path, metavar="DIR", help="a pipeline to be opened instead")
     parser.add_argument("--seed", type=int, default=99, help="of the noise of the two generations")
     args = parser.parse_args()
-    sizes = SIZES[args.sizes]
     args.out.mkdir(parents=True)
-    pipeline, variation = build(args.out, sizes)
+    if args.pipeline:
+        pipeline, variation, sizes = open_pipeline(args.out, args.pipeline)
+    else:
+        sizes = SIZES[args.sizes]
+        pipeline, variation = build(args.out, sizes)
     recorded = record(args.out, sizes, pipeline, variation, args.seed)
     versions = {m.__name__: m.__version__ for m in (diffusers, transformers, torch)}
     manifest = dict(prompts=PROMPTS, steps=sizes["steps"], versions=versions)

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dalle2_core::diffusers::{Fields, IndexEntry, UnclipScheduler, VERSION, load_weights, save_weights};
+use dalle2_core::diffusion::VarianceType;
 use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
 use dalle2_core::{ConfigError, EmbeddingScale, Error, Reading, Result};
 use serde_json::{Map, Value, json};
@@ -91,6 +92,9 @@ pub(crate) fn decoder_faults(config: &DecoderConfig) -> Vec<String> {
         format!("{scale:?}"),
         "diffusers does not scale: use None",
     );
+    let variance = config.diffusion.variance;
+    let learned = variance == VarianceType::LearnedRange;
+    needs(learned, "diffusion.variance", format!("{variance:?}"), "diffusers guides decoders of LearnedRange only");
     faults.extend(process_faults(&config.diffusion));
     faults.into_iter().map(|fault| format!("decoder: {fault}")).collect()
 }

@@ -102,6 +102,20 @@ impl DiffusionPriorConfig {
         Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::emoji(embed_dim, token_width, context_length) }
     }
 
+    /// [`tiny`](Self::tiny) in a form that diffusers can express, for a CLIP whose captions' tokens are as wide as its
+    /// embeddings. `image_scale` should be measured on the embeddings to be learned, see [`EmbeddingScale::measure`].
+    pub fn portable(embed_dim: usize, context_length: usize, image_scale: EmbeddingScale) -> Self {
+        Self {
+            image_scale,
+            text_scale: EmbeddingScale::None,
+            x_start_bound: XStartBound::Range { value: 5.0 },
+            sampler: Sampler::Ddpm,
+            candidates: 1,
+            rounding: Some(Rounding::Single),
+            ..Self::tiny(embed_dim, embed_dim, context_length)
+        }
+    }
+
     /// The size of Karlo v1 alpha's prior, 1.02 billion parameters, for CLIP ViT-L/14. The statistics of its
     /// [`EmbeddingScale::MeanStd`] come with its weights; here the embeddings stay as they are.
     pub fn karlo() -> Self {
