@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Parser;
 use dalle2::core::image::save_png;
-use dalle2::{GenerateRequest, Pipeline};
+use dalle2::{Device, GenerateRequest, Hub, LoadOptions, Pipeline};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -23,6 +23,9 @@ struct Cli {
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
+    /// Fetches the pipeline owner/name from the Hugging Face hub instead
+    #[arg(long, value_name = "OWNER/NAME", conflicts_with = "model")]
+    hub: Option<String>,
     /// PNG file; several images get numbers: apple.png, apple-2.png, …
     #[arg(long, value_name = "FILE", default_value = "out/image.png")]
     out: PathBuf,
@@ -85,7 +88,10 @@ fn main() -> Result<()> {
     check_writable(&cli.out)?;
     let start = Instant::now();
     let device = dalle2::device(&cli.device)?;
-    let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    let pipeline = match &cli.hub {
+        Some(repo) => from_hub(repo, &device)?,
+        None => Pipeline::from_pretrained(&cli.model, &device)?,
+    };
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
@@ -110,6 +116,19 @@ fn main() -> Result<()> {
         println!("{} ({} x {})", file.display(), image.width(), image.height());
     }
     Ok(())
+}
+
+/// Fetches a pipeline with a bar for each file.
+fn from_hub(repo: &str, device: &Device) -> Result<Pipeline> {
+    let style = "{msg:50} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
+    let pipeline = Pipeline::from_hub_with(repo, &Hub::new(), &LoadOptions::new(device), |download| {
+        bar.set_length(download.total);
+        bar.set_position(download.done);
+        bar.set_message(download.file.to_owned());
+    })?;
+    bar.finish_and_clear();
+    Ok(pipeline)
 }
 
 /// Fails before the work, not after it, when the result could not be written.

@@ -104,9 +104,13 @@ fn main() -> Result<()> {
     }
     let (config, train) = match args.preset {
         Preset::Tiny => (ClipConfig::tiny(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
+        Preset::Portable => (ClipConfig::portable(), TrainConfig { steps: 400, batch_size: 48, ..defaults() }),
         Preset::Emoji => (ClipConfig::emoji(), TrainConfig { steps: 1000, batch_size: 128, ..defaults() }),
     };
-    let config = config.with_vocabulary(words);
+    let config = match args.preset {
+        Preset::Portable => config,
+        Preset::Tiny | Preset::Emoji => config.with_vocabulary(words),
+    };
     let train = args.train_config(train);
     let batcher = ClipBatcher::new(config.clone())?.with_jitter(Jitter { shift: 0.06, scale: 0.08 })?;
     let source = Source {

@@ -110,6 +110,9 @@ fn main() -> Result<()> {
         Preset::Tiny => {
             (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
+        Preset::Portable => {
+            (DecoderConfig::portable(widths.0), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
+        }
         Preset::Emoji => {
             (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 4000, batch_size: 16, ..defaults() })
         }

@@ -16,7 +16,7 @@ use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::cosine_similarity;
 use dalle2::core::store::Precision;
 use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
-use dalle2::core::{Prior, TextEncoder};
+use dalle2::core::{EmbeddingScale, Prior, TextEncoder};
 use dalle2::prior::train::{CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{Device, SampleOptions, install_part};
@@ -102,6 +102,11 @@ fn main() -> Result<()> {
     let (d, w, s) = (clip.text.embed_dim(), clip.text.token_width(), clip.text.context_length());
     let (config, train) = match args.preset {
         Preset::Tiny => (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() }),
+        Preset::Portable => {
+            let sample = clip.encode(&data.plain(clip.image_size(), VALIDATION)?)?.embedding;
+            let config = DiffusionPriorConfig::portable(d, s, EmbeddingScale::measure(sample)?);
+            (config, TrainConfig { steps: 600, batch_size: 48, ..defaults() })
+        }
         Preset::Emoji => {
             (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 800, batch_size: 64, ..defaults() })
         }

@@ -91,6 +91,7 @@ fn main() -> Result<()> {
     let data = Data::open(args)?;
     let (config, train) = match args.preset {
         Preset::Tiny => (UpsamplerConfig::tiny(), TrainConfig { steps: 400, ..defaults() }),
+        Preset::Portable => (UpsamplerConfig::portable(), TrainConfig { steps: 400, ..defaults() }),
         Preset::Emoji => (UpsamplerConfig::emoji(), TrainConfig { steps: 3000, ..defaults() }),
     };
     let train = args.train_config(train);

@@ -25,13 +25,13 @@ impl PipelineBuilder {
         self
     }
 
-    /// The encoder of images; only what reads images needs it.
+    /// The encoder of images; what reads images needs it.
     pub fn image_encoder(mut self, part: impl ImageEncoder + 'static) -> Self {
         self.image_encoder = Some(Arc::new(part));
         self
     }
 
-    /// The prior; required.
+    /// The prior; required for drawing from a caption. Without one, the pipeline needs an encoder of images.
     pub fn prior(mut self, part: impl Prior + 'static) -> Self {
         self.prior = Some(Arc::new(part));
         self
@@ -73,6 +73,7 @@ impl PipelineBuilder {
             fit("context length", ("text encoder", text.context_length()), ("prior", prior.context_length()));
         }
         if let (Some(text), Some(decoder)) = (text, decoder) {
+            fit("embedding width", ("text encoder", text.embed_dim()), ("decoder", decoder.embed_dim()));
             fit("token width", ("text encoder", text.token_width()), ("decoder", decoder.token_width()));
         }
         if let (Some(prior), Some(decoder)) = (prior, decoder) {
@@ -89,21 +90,25 @@ impl PipelineBuilder {
             }
             source = Some((name, upsampler.input_size() * upsampler.factor()));
         }
-        for (name, missing) in
-            [("text encoder", text.is_none()), ("prior", prior.is_none()), ("decoder", decoder.is_none())]
-        {
+        let no_embedding = prior.is_none() && self.image_encoder.is_none();
+        for (name, missing) in [
+            ("text encoder", text.is_none()),
+            ("prior (or, for variations of images, an image encoder)", no_embedding),
+            ("decoder", decoder.is_none()),
+        ] {
             if missing {
                 faults.push(format!("the {name} is missing"));
             }
         }
-        match (self.text_encoder, self.prior, self.decoder) {
-            (Some(text_encoder), Some(prior), Some(decoder)) if faults.is_empty() => Ok(Pipeline {
+        match (self.text_encoder, self.decoder) {
+            (Some(text_encoder), Some(decoder)) if faults.is_empty() => Ok(Pipeline {
                 text_encoder,
                 image_encoder: self.image_encoder,
-                prior,
+                prior: self.prior,
                 decoder,
                 upsamplers: self.upsamplers,
                 device: self.device.unwrap_or_default(),
+                index: None,
             }),
             _ => Err(Error::Mismatch(format!("these parts make no pipeline:\n  {}", faults.join("\n  ")))),
         }

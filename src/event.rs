@@ -11,6 +11,8 @@ use dalle2_core::{Result, StepEvent};
 pub enum Stage {
     /// The caption is encoded.
     TextEncoder,
+    /// An image is encoded, in place of the prior.
+    ImageEncoder,
     /// An image embedding is drawn.
     Prior,
     /// An image is drawn.
@@ -23,6 +25,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TextEncoder => f.write_str("text encoder"),
+            Self::ImageEncoder => f.write_str("image encoder"),
             Self::Prior => f.write_str("prior"),
             Self::Decoder => f.write_str("decoder"),
             Self::Upsampler(index) => write!(f, "upsampler {}", index + 1),

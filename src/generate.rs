@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, SeededNoise};
-use dalle2_core::image::{RgbImage, from_tensor};
+use dalle2_core::image::{RgbImage, from_tensor, to_tensor};
 use dalle2_core::{Result, StepEvent, TextCondition};
 
-use crate::{Event, GenerateRequest, Pipeline, Stage};
+use crate::{EmbeddingSource, Event, GenerateRequest, Pipeline, Stage};
 
 /// What a request gives.
 #[derive(Debug, Clone)]
 pub struct Generation {
     /// The images at full size, in order.
     pub images: Vec<RgbImage>,
-    /// The image embeddings `[num_images, D]` that the prior drew, in CLIP's space.
+    /// The image embeddings `[num_images, D]` that the decoder drew, in CLIP's space.
     pub embeddings: Tensor<2>,
     /// The seed of the first image; image i has `seed + i`.
     pub seed: u64,
@@ -73,11 +73,10 @@ impl Pipeline {
         let request = request.into();
         self.validate(&request)?;
         let seed = request.seed.unwrap_or_else(random_seed);
-        let mut run = Run { pipeline: self, request: &request, times: Vec::new() };
-        let text = run.timed(Stage::TextEncoder, || {
-            let null = self.text_encoder.encode(&[""])?;
-            Ok((self.text_encoder.encode(&[request.caption.as_str()])?, null))
-        })?;
+        let mut run = Run { pipeline: self, request: &request, given: None, times: Vec::new() };
+        let both = run.timed(Stage::TextEncoder, || self.text_encoder.encode(&["", request.caption.as_str()]))?;
+        let text = (both.rows(1, 1), both.rows(0, 1));
+        run.given = run.given_embedding()?;
         let mut images = Vec::with_capacity(request.num_images);
         let mut embeddings = Vec::new();
         for first in (0..request.num_images).step_by(request.batch_size) {
@@ -100,7 +99,26 @@ impl Pipeline {
             Err(crate::Error::Config(e)) => Err(e.within(stage).into()),
             other => other,
         };
-        within(self.prior.validate(&request.prior), "prior")?;
+        match (&request.source, &self.prior, &self.image_encoder) {
+            (EmbeddingSource::Prior, Some(prior), _) => within(prior.validate(&request.prior), "prior")?,
+            (EmbeddingSource::Prior, None, _) => {
+                let message = "this pipeline has no prior, which would draw an image embedding for a caption: ask for \
+                               variations of an image (GenerateRequest::variation_of) or give an embedding";
+                return Err(crate::Error::Mismatch(message.into()));
+            }
+            (EmbeddingSource::Image(_), _, None) => {
+                let message = "this pipeline has no image encoder, which variations of an image need";
+                return Err(crate::Error::Mismatch(message.into()));
+            }
+            (EmbeddingSource::Image(image), _, Some(_)) if image.width() == 0 || image.height() == 0 => {
+                return Err(crate::Error::Input("an image without pixels has no variations".into()));
+            }
+            (EmbeddingSource::Embedding(values), ..) if values.len() != self.decoder.embed_dim() => {
+                let expected = format!("needs the {} values that the decoder reads", self.decoder.embed_dim());
+                return Err(crate::ConfigError::new("embedding", format!("[{} values]", values.len()), expected).into());
+            }
+            _ => {}
+        }
         within(self.decoder.validate(&request.decoder), "decoder")?;
         self.upsamplers.iter().try_for_each(|u| within(u.validate(&request.upsampler), "upsampler"))
     }
@@ -110,7 +128,7 @@ impl Stage {
     /// Which stream of an image's seed the stage draws from.
     fn stream(self) -> u64 {
         match self {
-            Self::TextEncoder => 0,
+            Self::TextEncoder | Self::ImageEncoder => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
             Self::Upsampler(index) => 3 + index as u64,
@@ -121,10 +139,29 @@ impl Stage {
 struct Run<'a> {
     pipeline: &'a Pipeline,
     request: &'a GenerateRequest,
+    /// The embedding `[1, D]` that takes the place of the prior's.
+    given: Option<Tensor<2>>,
     times: Vec<StageTime>,
 }
 
 impl Run<'_> {
+    /// The embedding `[1, D]` that takes the place of the prior's, if the request has one.
+    fn given_embedding(&mut self) -> Result<Option<Tensor<2>>> {
+        let (pipeline, request) = (self.pipeline, self.request);
+        match (&request.source, &pipeline.image_encoder) {
+            (EmbeddingSource::Image(image), Some(encoder)) => self
+                .timed(Stage::ImageEncoder, || {
+                    encoder.encode(to_tensor(std::slice::from_ref(image), &pipeline.device)?)
+                })
+                .map(Some),
+            (EmbeddingSource::Embedding(values), _) => {
+                let data = TensorData::new(values.clone(), [1, values.len()]);
+                Ok(Some(Tensor::from_data(data, &pipeline.device)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Draws the images with these seeds: `[n, 3, H, W]`, and their embeddings.
     fn batch(
         &mut self,
@@ -138,11 +175,17 @@ impl Run<'_> {
         let text = text.repeat_interleave(seeds.len());
 
         let stage = Stage::Prior;
-        let mut noise = noise_of(stage, seeds);
-        let embedding = self.timed(stage, || {
-            let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-            pipeline.prior.sample(&text, null, &request.prior, &mut *noise, &mut on_step)
-        })?;
+        let embedding = match (self.given.clone(), &pipeline.prior) {
+            (None, Some(prior)) => {
+                let mut noise = noise_of(stage, seeds);
+                self.timed(stage, || {
+                    let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
+                    prior.sample(&text, null, &request.prior, &mut *noise, &mut on_step)
+                })?
+            }
+            (Some(given), _) => given.repeat_dim(0, seeds.len()),
+            (None, None) => return Err(crate::Error::Mismatch("this pipeline has no prior".into())),
+        };
 
         let stage = Stage::Decoder;
         let mut noise = noise_of(stage, seeds);

@@ -23,8 +23,12 @@
 //! | [`decoder`] | the decoder and the upsamplers |
 
 mod builder;
+mod diffusers;
 mod event;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
+mod on_demand;
 mod pipeline;
 mod pretrained;
 mod request;
@@ -34,14 +38,16 @@ pub use burn::prelude::Device;
 pub use dalle2_clip as clip;
 pub use dalle2_core as core;
 pub use dalle2_core::image::RgbImage;
-pub use dalle2_core::{ConfigError, Error, Result, SampleOptions, device};
+pub use dalle2_core::{ComputeType, ConfigError, Error, LoadOptions, Residency, Result, SampleOptions, device};
 pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;
 pub use event::{Event, Stage};
 pub use generate::{Generation, StageTime};
+#[cfg(feature = "hub")]
+pub use hub::{Download, Hub};
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;
-pub use request::GenerateRequest;
+pub use request::{EmbeddingSource, GenerateRequest};
 
 /// The program on the first page of the repository compiles.
 #[cfg(doctest)]

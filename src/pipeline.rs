@@ -4,20 +4,24 @@ use std::sync::Arc;
 
 use burn::prelude::Device;
 use dalle2_core::{Decoder, ImageEncoder, Prior, TextEncoder, Upsampler};
+use serde_json::{Map, Value};
 
 use crate::PipelineBuilder;
 
-/// A caption's way to an image: text encoder, prior, decoder, upsamplers.
+/// A caption's way to an image: text encoder, prior, decoder, upsamplers. Without a prior, it is an image's way to its
+/// variations.
 ///
 /// Cloning is cheap, the parts are shared, and generating does not change them, so threads can use one pipeline.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     pub(crate) text_encoder: Arc<dyn TextEncoder>,
     pub(crate) image_encoder: Option<Arc<dyn ImageEncoder>>,
-    pub(crate) prior: Arc<dyn Prior>,
+    pub(crate) prior: Option<Arc<dyn Prior>>,
     pub(crate) decoder: Arc<dyn Decoder>,
     pub(crate) upsamplers: Vec<Arc<dyn Upsampler>>,
     pub(crate) device: Device,
+    /// `model_index.json` of the diffusers directory that it was read from, to be written again as it was.
+    pub(crate) index: Option<Arc<Map<String, Value>>>,
 }
 
 impl Pipeline {
@@ -36,9 +40,9 @@ impl Pipeline {
         self.image_encoder.as_deref()
     }
 
-    /// The prior.
-    pub fn prior(&self) -> &dyn Prior {
-        &*self.prior
+    /// The prior; a pipeline that makes variations of images only has none.
+    pub fn prior(&self) -> Option<&dyn Prior> {
+        self.prior.as_deref()
     }
 
     /// The decoder.

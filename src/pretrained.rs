@@ -1,58 +1,92 @@
 //! Pipelines as directories: `model_index.json` and a folder per part.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::store::{Precision, read_json, write_json};
-use dalle2_core::{Component, Error, Result};
+use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
 use dalle2_prior::DiffusionPrior;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::{Pipeline, PipelineBuilder};
+use crate::on_demand::OnDemand;
+use crate::{Pipeline, PipelineBuilder, diffusers};
 
 /// Name of the file that lists the parts.
-const INDEX_FILE: &str = "model_index.json";
+pub(crate) const INDEX_FILE: &str = "model_index.json";
 /// Class name of a pipeline directory written by this library.
 const CLASS: &str = "Dalle2Pipeline";
 /// Library name beside the class names of the parts.
 const LIBRARY: &str = "dalle2";
 
 impl Pipeline {
-    /// Loads a pipeline from a directory that [`Pipeline::save_pretrained`] or the training examples wrote.
+    /// Loads a pipeline from a directory: one that [`Pipeline::save_pretrained`] or the training examples wrote, or one in
+    /// the layout of diffusers with an `UnCLIPPipeline` or an `UnCLIPImageVariationPipeline`, such as Karlo.
     ///
     /// # Errors
-    /// When the directory, the index or a part is missing or damaged, a class is not known, tensors do not match their
-    /// configuration, or the parts do not fit each other.
+    /// When the directory, the index or a part is missing or damaged, a class or a setting is not known, tensors do not
+    /// match their configuration, or the parts do not fit each other.
     pub fn from_pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::from_pretrained_with(dir, &LoadOptions::new(device))
+    }
+
+    /// As [`Pipeline::from_pretrained`], with options: how long each stage stays in memory, and in which element type the
+    /// diffusion networks compute.
+    ///
+    /// ```no_run
+    /// use dalle2::{ComputeType, Device, LoadOptions, Pipeline, Residency};
+    ///
+    /// # fn main() -> dalle2::Result<()> {
+    /// let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage).compute_type(ComputeType::F16);
+    /// let pipeline = Pipeline::from_pretrained_with("karlo-v1-alpha", &options)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Pipeline::from_pretrained`], and when the device does not compute in the element type.
+    pub fn from_pretrained_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join(INDEX_FILE);
         if !path.is_file() {
             return Err(Error::format(dir, format!("is not a pipeline directory: it has no {INDEX_FILE}")));
         }
-        let mut index: BTreeMap<String, Value> = read_json(&path)?;
-        let class = index.remove("_class_name");
-        if class.as_ref().and_then(Value::as_str) != Some(CLASS) {
-            let found = class.map_or("missing".to_owned(), |class| class.to_string());
-            return Err(Error::format(&path, format!("`_class_name` is {found}, expected \"{CLASS}\"")));
+        options.validate()?;
+        let index: Map<String, Value> = read_json(&path)?;
+        let class = match index.get("_class_name") {
+            Some(Value::String(class)) => class.as_str(),
+            other => {
+                let found = other.map_or("missing".to_owned(), Value::to_string);
+                return Err(Error::format(&path, format!("`_class_name` is {found}, expected {}", known_classes())));
+            }
+        };
+        if diffusers::is_diffusers(class) {
+            return diffusers::load(dir, index, options);
         }
-        let mut builder = Self::builder().device(device);
-        for (name, entry) in index.into_iter().filter(|(name, _)| !name.starts_with('_')) {
+        if class != CLASS {
+            return Err(Error::format(&path, format!("`_class_name` is {class:?}, expected {}", known_classes())));
+        }
+        let mut builder = Self::builder().device(&options.device);
+        for (name, entry) in index.iter().filter(|(name, _)| !name.starts_with('_')) {
             let class = match entry.as_array().map(Vec::as_slice) {
-                Some([Value::String(library), Value::String(class)]) if library == LIBRARY => class.clone(),
+                Some([Value::String(library), Value::String(class)]) if library == LIBRARY => class,
                 _ => {
                     let message = format!("`{name}` is {entry}, expected [\"{LIBRARY}\", a class name]");
                     return Err(Error::format(&path, message));
                 }
             };
-            builder = load_part(builder, &path, &dir.join(&name), &name, &class, device)?;
+            let part = Part { index: &path, dir: dir.join(name), name, class };
+            builder = part.load(builder, options)?;
         }
         builder.build()
     }
 
     /// Writes the pipeline to a directory: `model_index.json` and a folder per part, in 32-bit floats.
+    ///
+    /// A pipeline that diffusers can express is written in its layout, class names and tensor names included, so that it
+    /// opens there too; others are written with class names of this library.
     ///
     /// # Errors
     /// As [`Pipeline::save_pretrained_as`].
@@ -68,14 +102,17 @@ impl Pipeline {
     /// When a file cannot be written, or a part has no form on disk.
     pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
         let dir = dir.as_ref();
-        let mut index = serde_json::Map::new();
+        if self.diffusers_faults().is_empty() {
+            return self.save_diffusers(dir, precision);
+        }
+        let mut index = Map::new();
         index.insert("_class_name".into(), CLASS.into());
         index.insert("_dalle2_version".into(), env!("CARGO_PKG_VERSION").into());
-        let mut parts: Vec<(String, &dyn Component)> = vec![
-            ("text_encoder".into(), &*self.text_encoder),
-            ("prior".into(), &*self.prior),
-            ("decoder".into(), &*self.decoder),
-        ];
+        let mut parts: Vec<(String, &dyn Component)> =
+            vec![("text_encoder".into(), &*self.text_encoder), ("decoder".into(), &*self.decoder)];
+        if let Some(prior) = &self.prior {
+            parts.push(("prior".into(), &**prior));
+        }
         if let Some(image_encoder) = &self.image_encoder {
             parts.push(("image_encoder".into(), &**image_encoder));
         }
@@ -112,28 +149,46 @@ pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, pre
     write_json(&path, &index)
 }
 
-fn load_part(
-    builder: PipelineBuilder,
-    index: &Path,
-    dir: &Path,
-    name: &str,
-    class: &str,
-    device: &Device,
-) -> Result<PipelineBuilder> {
-    let upsampler = name.strip_prefix("upsampler_").is_some_and(|number| number.parse::<u8>().is_ok());
-    Ok(match (name, class) {
-        ("text_encoder", ClipTextEncoder::CLASS) => builder.text_encoder(ClipTextEncoder::load(dir, device)?),
-        ("image_encoder", ClipImageEncoder::CLASS) => builder.image_encoder(ClipImageEncoder::load(dir, device)?),
-        ("prior", DiffusionPrior::CLASS) => builder.prior(DiffusionPrior::load(dir, device)?),
-        ("decoder", UnclipDecoder::CLASS) => builder.decoder(UnclipDecoder::load(dir, device)?),
-        (_, DiffusionUpsampler::CLASS) if upsampler => builder.upsampler(DiffusionUpsampler::load(dir, device)?),
-        ("text_encoder" | "image_encoder" | "prior" | "decoder", _) => {
-            return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}")));
-        }
-        _ if upsampler => return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}"))),
-        _ => {
-            let known = "text_encoder, image_encoder, prior, decoder, upsampler_1, upsampler_2, …";
-            return Err(Error::format(index, format!("`{name}` is not a part; known are {known}")));
-        }
-    })
+/// The classes of pipelines that can be read.
+fn known_classes() -> String {
+    format!("\"{CLASS}\", or \"UnCLIPPipeline\" or \"UnCLIPImageVariationPipeline\" of diffusers")
+}
+
+/// A part as the index names it.
+struct Part<'a> {
+    index: &'a Path,
+    dir: PathBuf,
+    name: &'a str,
+    class: &'a str,
+}
+
+impl Part<'_> {
+    fn load(self, builder: PipelineBuilder, options: &LoadOptions) -> Result<PipelineBuilder> {
+        let Self { index, dir, name, class } = self;
+        let upsampler = name.strip_prefix("upsampler_").is_some_and(|number| number.parse::<u8>().is_ok());
+        let (device, one_stage) = (options.device.clone(), options.residency == Residency::OneStage);
+        Ok(match (name, class) {
+            ("text_encoder", ClipTextEncoder::CLASS) if one_stage => {
+                builder.text_encoder(OnDemand::text(move || ClipTextEncoder::load(&dir, &device))?)
+            }
+            ("image_encoder", ClipImageEncoder::CLASS) if one_stage => {
+                builder.image_encoder(OnDemand::image(move || ClipImageEncoder::load(&dir, &device))?)
+            }
+            ("text_encoder", ClipTextEncoder::CLASS) => builder.text_encoder(ClipTextEncoder::load(dir, &device)?),
+            ("image_encoder", ClipImageEncoder::CLASS) => builder.image_encoder(ClipImageEncoder::load(dir, &device)?),
+            ("prior", DiffusionPrior::CLASS) => builder.prior(DiffusionPrior::load_with(dir, options)?),
+            ("decoder", UnclipDecoder::CLASS) => builder.decoder(UnclipDecoder::load_with(dir, options)?),
+            (_, DiffusionUpsampler::CLASS) if upsampler => {
+                builder.upsampler(DiffusionUpsampler::load_with(dir, options)?)
+            }
+            ("text_encoder" | "image_encoder" | "prior" | "decoder", _) => {
+                return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}")));
+            }
+            _ if upsampler => return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}"))),
+            _ => {
+                let known = "text_encoder, image_encoder, prior, decoder, upsampler_1, upsampler_2, …";
+                return Err(Error::format(index, format!("`{name}` is not a part; known are {known}")));
+            }
+        })
+    }
 }

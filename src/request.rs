@@ -1,21 +1,39 @@
 //! What is asked of a pipeline.
 
+use dalle2_core::image::RgbImage;
 use dalle2_core::{ConfigError, Result, SampleOptions};
 
 /// Most images of one request.
 const MAX_IMAGES: usize = 10_000;
 
-/// A request for images of a caption. Whatever is not set is the model's default.
+/// Where the image embedding comes from that the decoder draws.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum EmbeddingSource {
+    /// The prior draws one for the caption, another for each image.
+    #[default]
+    Prior,
+    /// It is the embedding of this image, so what is drawn are variations of it (DALL·E 2, section 3.1).
+    Image(RgbImage),
+    /// This one, `D` values in CLIP's space.
+    Embedding(Vec<f32>),
+}
+
+/// A request for images of a caption, or for variations of an image. Whatever is not set is the model's default.
 ///
 /// ```
 /// use dalle2::GenerateRequest;
 ///
 /// let request = GenerateRequest::new("a red apple").num_images(4).seed(7).decoder_steps(50).guidance(4.0);
 /// assert_eq!(request.caption(), "a red apple");
+///
+/// let image = dalle2::RgbImage::new(64, 64);
+/// let variations = GenerateRequest::variation_of(image).num_images(4);
+/// assert_eq!(variations.caption(), "");
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
     pub(crate) caption: String,
+    pub(crate) source: EmbeddingSource,
     pub(crate) num_images: usize,
     pub(crate) seed: Option<u64>,
     pub(crate) batch_size: usize,
@@ -42,6 +60,7 @@ impl GenerateRequest {
     pub fn new(caption: impl Into<String>) -> Self {
         Self {
             caption: caption.into(),
+            source: EmbeddingSource::Prior,
             num_images: 1,
             seed: None,
             batch_size: 4,
@@ -50,6 +69,18 @@ impl GenerateRequest {
             upsampler: SampleOptions::default(),
             max_upsamplers: None,
         }
+    }
+
+    /// One variation of an image, without a caption.
+    pub fn variation_of(image: RgbImage) -> Self {
+        Self::new("").embedding_from(EmbeddingSource::Image(image))
+    }
+
+    /// Where the image embedding comes from, the prior if not set. With an image or an embedding the caption may be
+    /// empty; the decoder reads it beside the embedding.
+    pub fn embedding_from(mut self, source: EmbeddingSource) -> Self {
+        self.source = source;
+        self
     }
 
     /// The caption.
@@ -137,7 +168,7 @@ impl GenerateRequest {
 
     /// Checks what can be checked without a pipeline.
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.caption.trim().is_empty() {
+        if self.source == EmbeddingSource::Prior && self.caption.trim().is_empty() {
             return Err(ConfigError::new("caption", format!("{:?}", self.caption), "say what to draw").into());
         }
         if !(1..=MAX_IMAGES).contains(&self.num_images) {

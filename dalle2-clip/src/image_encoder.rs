@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
-use dalle2_core::{Component, Error, ImageEncoder, Result};
+use dalle2_core::{Component, ConfigError, Error, ImageEncoder, Result};
+use serde_json::{Map, Value};
 
+use crate::diffusers;
 use crate::import::vision_tensor_name;
-use crate::{Clip, ClipConfig, VisionTransformer, VisionTransformerConfig, preprocess};
+use crate::{Clip, ClipConfig, ImageProcessor, VisionTransformer, VisionTransformerConfig, preprocess};
 
 /// Embeds images with CLIP's vision tower.
 #[derive(Debug)]
@@ -16,6 +19,10 @@ pub struct ClipImageEncoder {
     config: VisionTransformerConfig,
     model: VisionTransformer,
     device: Device,
+    /// How the checkpoint prepares images; `None` for models of our own, see [`preprocess`].
+    processor: Option<ImageProcessor>,
+    /// The configuration of the reference implementation's form that this encoder was read from.
+    source: Option<Map<String, Value>>,
 }
 
 impl ClipImageEncoder {
@@ -30,7 +37,38 @@ impl ClipImageEncoder {
         config.validate()?;
         let model = model.valid();
         let device = model.class_embedding.val().device();
-        Ok(Self { config, model, device })
+        Ok(Self { config, model, device, processor: None, source: None })
+    }
+
+    /// Prepares images as `processor` says, on 8-bit pixels, instead of by [`preprocess`].
+    ///
+    /// # Errors
+    /// When the images would not have the size that the tower reads.
+    pub fn with_processor(mut self, processor: ImageProcessor) -> Result<Self> {
+        processor.validate()?;
+        let size = self.config.image_size;
+        // Without a cut the size can depend on the image; then the encoder checks it.
+        let found = processor.output_size([size, size]);
+        if found != [size, size] {
+            let expected = format!("must be [{size}, {size}], which the vision tower reads");
+            return Err(ConfigError::new("image_processor.size", format!("{found:?}"), expected).into());
+        }
+        self.processor = Some(processor);
+        Ok(self)
+    }
+
+    /// How images are prepared, if by a checkpoint's rules.
+    pub fn processor(&self) -> Option<&ImageProcessor> {
+        self.processor.as_ref()
+    }
+
+    pub(crate) fn with_source(mut self, source: Map<String, Value>) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    pub(crate) fn source(&self) -> Option<&Map<String, Value>> {
+        self.source.as_ref()
     }
 
     /// From the vision tower of a CLIP.
@@ -74,11 +112,29 @@ impl Component for ClipImageEncoder {
         store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
     }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        diffusers::save_image(self, root, precision)
+    }
 }
 
 impl ImageEncoder for ClipImageEncoder {
     fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
-        Ok(self.model.forward(preprocess(images.to_device(&self.device), &self.config)?))
+        let Some(processor) = &self.processor else {
+            return Ok(self.model.forward(preprocess(images.to_device(&self.device), &self.config)?));
+        };
+        let [_, _, h, w] = images.dims();
+        let (found, size) = (processor.output_size([h, w]), self.config.image_size);
+        if found != [size, size] {
+            let message =
+                format!("images of [{h}, {w}] become {found:?} by this preprocessor; the tower reads [{size}, {size}]");
+            return Err(Error::Input(message));
+        }
+        Ok(self.model.forward(processor.forward(images)?.to_device(&self.device)))
     }
 
     fn embed_dim(&self) -> usize {

@@ -10,6 +10,8 @@
 //! | [`ClipConfig`] | both configurations, with presets |
 //! | [`contrastive_loss`] | the symmetric loss, aware of captions that occur twice in a batch |
 //! | [`eval`] | zero-shot classification and retrieval |
+//! | [`PretrainedClip`] | CLIPs of others: Hugging Face directories, OpenAI's files, open_clip's checkpoints |
+//! | [`ImageProcessor`] | their image preprocessing, equal to Pillow's to the last bit |
 //! | `train` | the training task (feature `train`) |
 //!
 //! Files carry the tensor names of Hugging Face's CLIP, so weights travel both ways.
@@ -33,12 +35,15 @@
 //! # }
 //! ```
 
+mod diffusers;
 pub mod eval;
 mod image_encoder;
 mod import;
 mod loss;
 mod model;
 mod preprocess;
+mod pretrained;
+mod processor;
 mod text;
 mod text_encoder;
 #[cfg(feature = "train")]
@@ -50,6 +55,8 @@ pub use import::{clip_tensor_name, text_tensor_name, vision_tensor_name};
 pub use loss::{MAX_LOGIT_SCALE, contrastive_loss};
 pub use model::{Clip, ClipConfig};
 pub use preprocess::preprocess;
-pub use text::{TextOutput, TextTransformer, TextTransformerConfig, TokenBatch};
+pub use pretrained::{ImportOptions, PretrainedClip};
+pub use processor::{Centre, Filter, ImageProcessor, ImageSize};
+pub use text::{ReadAt, TextOutput, TextTransformer, TextTransformerConfig, TokenBatch};
 pub use text_encoder::ClipTextEncoder;
 pub use vision::{VisionTransformer, VisionTransformerConfig};

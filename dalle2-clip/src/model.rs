@@ -15,7 +15,7 @@ use crate::{
     TextTransformer, TextTransformerConfig, TokenBatch, VisionTransformer, VisionTransformerConfig, contrastive_loss,
 };
 
-const CLASS: &str = "Clip";
+pub(crate) const CLASS: &str = "Clip";
 
 /// Configuration of a [`Clip`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,20 +70,13 @@ impl ClipConfig {
         }
     }
 
-    /// ViT-B/32 (Radford et al. 2021, tables 19 and 20): 224 px, embeddings of 512 components, 151 M parameters.
-    pub fn vit_b_32() -> Self {
-        Self {
-            vision: VisionTransformerConfig::new([224, 32], [768, 12, 12], 512),
-            text: TextTransformerConfig::new(77, [512, 8, 12], 512),
-        }
-    }
-
-    /// ViT-L/14 (Radford et al. 2021, tables 19 and 20): 224 px, embeddings of 768 components, 428 M parameters.
-    pub fn vit_l_14() -> Self {
-        Self {
-            vision: VisionTransformerConfig::new([224, 14], [1024, 16, 24], 768),
-            text: TextTransformerConfig::new(77, [768, 12, 12], 768),
-        }
+    /// [`tiny`](Self::tiny) in a form that transformers and diffusers can express: all tokens, and captions' tokens as wide
+    /// as the embeddings. 4.5 M parameters, most of them the tokens'.
+    pub fn portable() -> Self {
+        let mut config = Self::tiny();
+        config.text =
+            TextTransformerConfig { activation: Activation::Gelu, ..TextTransformerConfig::new(32, [64, 4, 2], 64) };
+        config
     }
 
     /// The preset called `name`.
@@ -92,12 +85,17 @@ impl ClipConfig {
     /// When there is none of that name; the message lists them.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
         match name {
-            "tiny" => Ok(Self::tiny()),
-            "emoji" => Ok(Self::emoji()),
-            "vit_b_32" => Ok(Self::vit_b_32()),
-            "vit_l_14" => Ok(Self::vit_l_14()),
-            _ => Err(ConfigError::new("preset", name, "must be one of tiny, emoji, vit_b_32, vit_l_14")),
+            "tiny" => return Ok(Self::tiny()),
+            "emoji" => return Ok(Self::emoji()),
+            "portable" => return Ok(Self::portable()),
+            _ => {}
         }
+        let published = Self::published_by_name();
+        let known = published.each_ref().map(|(name, _)| *name).join(", ");
+        let found = published.into_iter().find(|(preset, _)| *preset == name);
+        let found = found
+            .ok_or_else(|| ConfigError::new("preset", name, format!("must be one of tiny, emoji, portable, {known}")));
+        Ok(found?.1)
     }
 
     /// Restricts the text tower's embedding, see [`TextTransformerConfig::with_vocabulary`].

@@ -4,7 +4,7 @@
 //! only. The full vocabulary of 49,408 tokens would be most of a tiny model.
 
 use burn::module::Initializer;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
 use dalle2_core::nn::{Activation, Transformer, TransformerConfig, causal_mask, layer_norm, linear};
 use dalle2_core::text::{END, START};
@@ -44,8 +44,42 @@ pub struct TextTransformerConfig {
     pub activation: Activation,
     /// Dropout in the transformer's branches while training.
     pub dropout: f64,
+    /// ε of the layer norms; `None` means 1e-5, CLIP's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_norm_eps: Option<f64>,
     /// Width D of the joint embedding space.
     pub embed_dim: usize,
+    /// Where the caption's embedding is read; `None` means [`ReadAt::EndOfText`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<ReadAt>,
+}
+
+/// The position whose encoding becomes the caption's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadAt {
+    /// The end token that the tokenizer has put behind the caption.
+    #[default]
+    EndOfText,
+    /// The first position of the largest id, which is the same in CLIP's vocabulary: OpenAI's code, and the public
+    /// configurations whose `eos_token_id` is 2.
+    LargestId,
+    /// The first position of this id, or the first position of all if it does not occur.
+    Token(u32),
+}
+
+impl ReadAt {
+    /// Number of positions up to and including the one to be read. `length` counts the ids that are text.
+    pub(crate) fn count(self, ids: &[u32], length: usize) -> usize {
+        match self {
+            Self::EndOfText => length,
+            Self::LargestId => {
+                let largest = ids.iter().max();
+                ids.iter().position(|id| Some(id) == largest).map_or(length, |at| at + 1)
+            }
+            Self::Token(end) => ids.iter().position(|id| *id == end).unwrap_or(0) + 1,
+        }
+    }
 }
 
 /// The text tower.
@@ -98,7 +132,9 @@ impl TextTransformerConfig {
             d_ff: None,
             activation: Activation::QuickGelu,
             dropout: 0.0,
+            layer_norm_eps: None,
             embed_dim,
+            read_at: None,
         }
     }
 
@@ -220,6 +256,7 @@ impl TextTransformerConfig {
             .with_d_ff(self.d_ff)
             .with_activation(self.activation)
             .with_dropout(self.dropout)
+            .with_layer_norm_eps(self.layer_norm_eps)
     }
 
     /// A tower with random weights: token embeddings of deviation 0.02, positions 0.01, the rest as in CLIP.
@@ -235,7 +272,7 @@ impl TextTransformerConfig {
                 .with_initializer(normal(0.01))
                 .init(device),
             transformer: self.transformer().init(device),
-            final_norm: LayerNormConfig::new(w).init(device),
+            final_norm: self.transformer().norm(device),
             projection: LinearConfig::new(w, self.embed_dim)
                 .with_bias(false)
                 .with_initializer(normal((w as f64).powf(-0.5)))

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
 use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask};
+use serde_json::{Map, Value};
 
+use crate::diffusers;
 use crate::import::text_tensor_name;
 use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig};
 
@@ -18,6 +21,8 @@ pub struct ClipTextEncoder {
     model: TextTransformer,
     tokenizer: ClipTokenizer,
     device: Device,
+    /// The configuration of the reference implementation's form that this encoder was read from.
+    source: Option<Map<String, Value>>,
 }
 
 impl ClipTextEncoder {
@@ -32,13 +37,37 @@ impl ClipTextEncoder {
         config.validate()?;
         let model = model.valid();
         let device = model.position_embedding.weight.val().device();
-        Ok(Self { config, model, tokenizer: ClipTokenizer::openai()?, device })
+        Ok(Self { config, model, tokenizer: ClipTokenizer::openai()?, device, source: None })
     }
 
     /// Replaces the tokenizer, for models that were trained with another vocabulary.
     pub fn with_tokenizer(mut self, tokenizer: ClipTokenizer) -> Self {
         self.tokenizer = tokenizer;
         self
+    }
+
+    /// Replaces the token that fills the positions behind a caption.
+    ///
+    /// # Errors
+    /// When the model has no such token.
+    pub fn with_pad_token(mut self, pad_token: u32) -> Result<Self> {
+        self.config.pad_token = pad_token;
+        self.config.validate()?;
+        Ok(self)
+    }
+
+    pub(crate) fn with_source(mut self, source: Map<String, Value>) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    pub(crate) fn source(&self) -> Option<&Map<String, Value>> {
+        self.source.as_ref()
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
     }
 
     /// From the text tower of a CLIP.
@@ -82,14 +111,26 @@ impl Component for ClipTextEncoder {
         store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
     }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        diffusers::text_faults(self)
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        diffusers::save_text(self, &self.tokenizer, root, precision)
+    }
 }
 
 impl TextEncoder for ClipTextEncoder {
     fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
         let items = tokenize(&self.tokenizer, &self.config, captions)?;
-        let batch = self.config.batch(&items, &self.device)?;
+        let mut batch = self.config.batch(&items, &self.device)?;
+        let lengths = batch.lengths.clone();
+        if let Some(read_at) = self.config.read_at {
+            batch.lengths = items.iter().map(|(ids, length)| read_at.count(ids, *length)).collect();
+        }
         let output = self.model.forward(&batch);
-        let mask = TokenMask::from_lengths(&batch.lengths, self.config.context_length, &self.device);
+        let mask = TokenMask::from_lengths(&lengths, self.config.context_length, &self.device);
         Ok(TextCondition { pooled: output.pooled, tokens: output.tokens, mask })
     }
 

@@ -3,7 +3,7 @@
 
 use burn::module::{Initializer, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
 use dalle2_core::ConfigError;
 use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear};
@@ -34,6 +34,9 @@ pub struct VisionTransformerConfig {
     pub activation: Activation,
     /// Dropout in the transformer's branches while training.
     pub dropout: f64,
+    /// ε of the layer norms; `None` means 1e-5, CLIP's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_norm_eps: Option<f64>,
     /// Width D of the joint embedding space.
     pub embed_dim: usize,
     /// Mean of the pixels per channel, for pixels in [0, 1].
@@ -76,6 +79,7 @@ impl VisionTransformerConfig {
             d_ff: None,
             activation: Activation::QuickGelu,
             dropout: 0.0,
+            layer_norm_eps: None,
             embed_dim,
             mean: CLIP_MEAN,
             std: CLIP_STD,
@@ -124,6 +128,7 @@ impl VisionTransformerConfig {
             .with_d_ff(self.d_ff)
             .with_activation(self.activation)
             .with_dropout(self.dropout)
+            .with_layer_norm_eps(self.layer_norm_eps)
     }
 
     /// A tower with random weights: patches, class token and positions of deviation 0.02, the rest as in CLIP.
@@ -142,9 +147,9 @@ impl VisionTransformerConfig {
                 .with_initializer(small.clone())
                 .init(device),
             position_embedding: EmbeddingConfig::new(1 + self.n_patches(), w).with_initializer(small).init(device),
-            pre_norm: LayerNormConfig::new(w).init(device),
+            pre_norm: self.transformer().norm(device),
             transformer: self.transformer().init(device),
-            post_norm: LayerNormConfig::new(w).init(device),
+            post_norm: self.transformer().norm(device),
             projection: LinearConfig::new(w, self.embed_dim).with_bias(false).with_initializer(projection).init(device),
             image_size: self.image_size,
         }

@@ -77,6 +77,18 @@ impl TextCondition {
         }
     }
 
+    /// The captions from `first` on, `count` of them.
+    ///
+    /// # Panics
+    /// When there are not that many.
+    pub fn rows(&self, first: usize, count: usize) -> Self {
+        Self {
+            pooled: self.pooled.clone().narrow(0, first, count),
+            tokens: self.tokens.clone().narrow(0, first, count),
+            mask: TokenMask { keep: self.mask.keep.clone().narrow(0, first, count) },
+        }
+    }
+
     /// Joins two batches of the same token length and widths, `self` first.
     pub fn cat(self, other: Self) -> Self {
         Self {
@@ -150,5 +162,8 @@ mod tests {
         let found = text(&[1.0, 2.0], &[1, 4], &device).repeat_interleave(2);
         assert_eq!(found.tokens.into_data(), text(&[1.0, 1.0, 2.0, 2.0], &[1, 1, 4, 4], &device).tokens.into_data());
         assert_eq!(TokenMask::from_padding(found.mask.padding()).keep().into_data(), found.mask.keep().into_data());
+        let last = found.rows(3, 1);
+        assert_eq!(last.tokens.into_data(), text(&[2.0], &[4], &device).tokens.into_data());
+        assert_eq!(last.mask.keep().into_data(), text(&[2.0], &[4], &device).mask.keep().into_data());
     }
 }

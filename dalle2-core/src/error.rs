@@ -41,6 +41,15 @@ pub struct ShapeMismatch {
     pub found: Vec<usize>,
 }
 
+/// A tensor whose values cannot be used: another element type, a value that is not finite, a failed read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableTensor {
+    /// Name of the tensor in the file.
+    pub name: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
 /// Everything that can go wrong at a border: files, configuration, requests, checkpoints, data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,7 +82,7 @@ pub enum Error {
         message: String,
     },
     /// A weights file does not hold exactly the tensors of the model.
-    #[error("{}", weights_message(path, missing, unexpected, mismatched))]
+    #[error("{}", weights_message(path, [missing, unexpected], mismatched, unreadable))]
     Weights {
         /// The file.
         path: PathBuf,
@@ -83,6 +92,8 @@ pub enum Error {
         unexpected: Vec<String>,
         /// Tensors of another shape.
         mismatched: Vec<ShapeMismatch>,
+        /// Tensors whose values cannot be used.
+        unreadable: Vec<UnreadableTensor>,
     },
     /// An image could not be decoded or encoded.
     #[error("{}: {source}", path.display())]
@@ -104,6 +115,14 @@ pub enum Error {
     /// The caller's hook asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A model could not be fetched from the hub.
+    #[error("{repo}: {message}")]
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
     /// The device refused an operation.
     #[error("device: {0}")]
     Device(String),
@@ -129,7 +148,12 @@ impl Error {
     }
 }
 
-fn weights_message(path: &Path, missing: &[String], unexpected: &[String], mismatched: &[ShapeMismatch]) -> String {
+fn weights_message(
+    path: &Path,
+    [missing, unexpected]: [&[String]; 2],
+    mismatched: &[ShapeMismatch],
+    unreadable: &[UnreadableTensor],
+) -> String {
     let mut message = format!("{}: the tensors do not match the configuration", path.display());
     if !missing.is_empty() {
         message.push_str(&format!("\n  missing ({}): {}", missing.len(), missing.join(", ")));
@@ -139,6 +163,9 @@ fn weights_message(path: &Path, missing: &[String], unexpected: &[String], misma
     }
     for ShapeMismatch { name, expected, found } in mismatched {
         message.push_str(&format!("\n  {name}: the model needs shape {expected:?}, the file has {found:?}"));
+    }
+    for UnreadableTensor { name, message: fault } in unreadable {
+        message.push_str(&format!("\n  {name}: {fault}"));
     }
     message
 }

@@ -9,6 +9,7 @@
 //! | [`data`] | captioned images as Burn data sets |
 //! | `train` | the step-based trainer (feature `train`) |
 //! | [`store`] | strict safetensors storage with the configuration beside the weights |
+//! | [`diffusers`] | what reading and writing the layout of diffusers has in common for all parts |
 //! | [`metrics`] | figures for embeddings and images |
 //!
 //! The crates for CLIP, the priors and the decoder never see one another: they meet in the conditioning types and
@@ -18,10 +19,12 @@
 mod condition;
 pub mod data;
 mod device;
+pub mod diffusers;
 pub mod diffusion;
 mod error;
 pub mod image;
 pub mod metrics;
+mod network;
 pub mod nn;
 mod parts;
 mod scale;
@@ -32,7 +35,8 @@ pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
-pub use error::{ConfigError, Error, Result, ShapeMismatch};
+pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
+pub use network::{ComputeType, LoadOptions, Network, Reading, Residency, compute_type};
 pub use parts::{
     Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
     check_flow,

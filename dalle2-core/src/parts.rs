@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 
-use crate::{Error, Result, TextCondition, diffusion::NoiseSource, store::Precision};
+use crate::{Error, Result, TextCondition, diffusers::IndexEntry, diffusion::NoiseSource, store::Precision};
 
 /// A part of a pipeline as it stands on disk.
 ///
@@ -22,6 +22,21 @@ pub trait Component {
     fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
         let _ = precision;
         Err(Error::Mismatch(format!("{}: a {} has no form on disk", dir.display(), self.class_name())))
+    }
+
+    /// What keeps the part from being written in the layout of diffusers' unCLIP pipelines; empty when nothing does.
+    fn diffusers_faults(&self) -> Vec<String> {
+        vec![format!("diffusers has no {}", self.class_name())]
+    }
+
+    /// Writes the part's folders below `root` in the layout of diffusers' unCLIP pipelines, and returns their entries in
+    /// `model_index.json`. Call it only when [`Component::diffusers_faults`] finds none.
+    ///
+    /// # Errors
+    /// When a file cannot be written, a value does not fit the precision, or the part has no such form.
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        let _ = precision;
+        Err(Error::Mismatch(format!("{}: diffusers has no {}", root.display(), self.class_name())))
     }
 }
 

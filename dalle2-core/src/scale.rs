@@ -1,9 +1,10 @@
 //! How CLIP embeddings are scaled before a network sees them.
 
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
+use crate::{ConfigError, Error, Result};
 
 /// The scale between CLIP's embedding space and the space a prior or decoder works in, where each component
 /// should have about unit variance (DALL·E 2 multiplies by a constant, others normalise or use statistics).
@@ -32,6 +33,26 @@ pub enum EmbeddingScale {
 }
 
 impl EmbeddingScale {
+    /// Mean and standard deviation of embeddings, component by component, as [`EmbeddingScale::MeanStd`].
+    ///
+    /// # Shapes
+    /// - embeddings: `[N, D]`, N at least 2
+    ///
+    /// # Errors
+    /// When there are fewer than two embeddings, or the values cannot be read.
+    pub fn measure(embeddings: Tensor<2>) -> Result<Self> {
+        let n = embeddings.dims()[0];
+        if n < 2 {
+            return Err(Error::Input(format!("{n} embeddings have no deviation: give at least 2")));
+        }
+        let (variance, mean) = embeddings.var_mean(0);
+        let values = |row: Tensor<2>| {
+            let values = row.cast(FloatDType::F32).into_data().try_to_vec::<f32>();
+            values.map_err(|e| Error::Device(format!("reading the statistics of embeddings: {e}")))
+        };
+        Ok(Self::MeanStd { mean: values(mean)?, std: values(variance.sqrt())? })
+    }
+
     /// From CLIP's space to the network's.
     ///
     /// # Shapes
@@ -124,6 +145,23 @@ mod tests {
         let unit = EmbeddingScale::L2.unscale(EmbeddingScale::L2.scale(z));
         let expected = TensorData::from([[0.6f32, 0.8], [0.6, -0.8]]);
         unit.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-5, 1e-6));
+    }
+
+    #[test]
+    fn measured_embeddings_have_unit_variance_when_scaled() {
+        let device = Device::flex();
+        let z = Tensor::<2>::from_floats([[1.0, 10.0], [3.0, 20.0], [8.0, -30.0]], &device);
+        let scale = EmbeddingScale::measure(z.clone()).unwrap();
+        assert_eq!(scale, EmbeddingScale::MeanStd { mean: vec![4.0, 0.0], std: vec![13f32.sqrt(), 700f32.sqrt()] });
+        let (variance, mean) = scale.scale(z.clone()).var_mean(0);
+        let close = |found: Tensor<2>, expected: f32| {
+            found
+                .into_data()
+                .assert_approx_eq::<f32>(&TensorData::from([[expected; 2]]), Tolerance::rel_abs(1e-5, 1e-6));
+        };
+        close(variance, 1.0);
+        close(mean, 0.0);
+        assert!(EmbeddingScale::measure(z.slice([0..1])).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use burn::module::Param;
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use dalle2_core::nn::{layer_norm, linear};
 use dalle2_core::{EmbeddingScale, TextCondition, TokenMask};
 
@@ -45,6 +46,16 @@ impl Condition {
     }
 }
 
+/// How the outputs of the projection into context tokens are ordered: ours is token by token; diffusers' is channel by
+/// channel, where row c·n + j is channel c of token j.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContextOrder {
+    /// From diffusers' order to ours.
+    FromChannelsFirst,
+    /// From our order to diffusers'.
+    ToChannelsFirst,
+}
+
 impl Conditioning {
     pub(crate) fn new(config: &DecoderConfig, context_dim: usize, device: &Device) -> Self {
         let (d, time_dim) = (config.embed_dim, config.unet.time_dim());
@@ -76,7 +87,24 @@ impl Conditioning {
     pub fn null(&self, batch: usize) -> Tensor<2> {
         let null = self.null_embedding.val();
         let d = null.dims()[0];
-        null.reshape([1, d]).expand([batch, d])
+        null.cast(FloatDType::F32).reshape([1, d]).expand([batch, d])
+    }
+
+    /// The same projections with the rows of `embedding_to_context`, which are tokens of n_context · width channels, put
+    /// from one order into the other.
+    pub(crate) fn reorder_context(mut self, order: ContextOrder) -> Self {
+        let Linear { weight, bias } = &self.embedding_to_context;
+        let [d, rows] = weight.dims();
+        let (n, width) = (self.n_context, rows / self.n_context);
+        let [outer, inner] = match order {
+            ContextOrder::FromChannelsFirst => [width, n],
+            ContextOrder::ToChannelsFirst => [n, width],
+        };
+        let turned = weight.val().reshape([d, outer, inner]).swap_dims(1, 2).reshape([d, rows]);
+        let bias = bias.as_ref().map(|bias| bias.val().reshape([outer, inner]).swap_dims(0, 1).reshape([rows]));
+        self.embedding_to_context.weight = Param::from_tensor(turned);
+        self.embedding_to_context.bias = bias.map(Param::from_tensor);
+        self
     }
 
     /// Combines scaled embeddings with captions.
@@ -84,12 +112,13 @@ impl Conditioning {
     /// # Shapes
     /// `scaled: [B, D]`, `text` of batch B
     pub fn forward(&self, scaled: Tensor<2>, text: &TextCondition) -> Condition {
-        let b = scaled.dims()[0];
+        let (b, dtype) = (scaled.dims()[0], self.null_embedding.val().dtype());
+        let scaled = scaled.cast(dtype);
         let mut time = linear(&self.embedding_to_time, scaled.clone());
         if let Some(pooled) = &self.pooled_to_time {
-            time = time + linear(pooled, self.scale.scale(text.pooled.clone()));
+            time = time + linear(pooled, self.scale.scale(text.pooled.clone()).cast(dtype));
         }
-        let caption = layer_norm(&self.token_norm, linear(&self.token_proj, text.tokens.clone()));
+        let caption = layer_norm(&self.token_norm, linear(&self.token_proj, text.tokens.clone().cast(dtype)));
         let width = caption.dims()[2];
         let image = linear(&self.embedding_to_context, scaled).reshape([b, self.n_context, width]);
         let visible = Tensor::<2, Bool>::full([b, self.n_context], true, &caption.device());

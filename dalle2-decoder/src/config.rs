@@ -1,10 +1,12 @@
 //! Configurations of the decoder and the upsamplers, and their presets.
 
-use dalle2_core::diffusion::{BetaSchedule, NoiseSchedule, PredictionType, Sampler, VarianceType};
+use dalle2_core::diffusion::{
+    BetaSchedule, Clip, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions, VarianceType,
+};
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::unet::{TimeConditioning, UNetConfig};
+use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
 
 /// The diffusion process that a network was trained for, and how it is sampled by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,12 @@ pub struct DiffusionConfig {
     pub sampler: Sampler,
     /// Guidance scale when a request names none; 1 is no guidance.
     pub guidance: f64,
+    /// What is done to estimates of the clean images when a request does not say; not given means clamping to [−1, 1].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Clip>,
+    /// How the schedule's numbers are rounded; not given means to f64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
 }
 
 impl DiffusionConfig {
@@ -40,6 +48,8 @@ impl DiffusionConfig {
             sampling_steps,
             sampler: Sampler::Ddim { eta: 0.0 },
             guidance,
+            clip: None,
+            rounding: None,
         }
     }
 
@@ -48,7 +58,7 @@ impl DiffusionConfig {
     /// # Errors
     /// When `train_steps` is out of range.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
-        NoiseSchedule::new(self.schedule, self.train_steps)
+        Ok(NoiseSchedule::new(self.schedule, self.train_steps)?.rounded(self.rounding.unwrap_or_default()))
     }
 
     /// Channels that the network puts out for an RGB image.
@@ -69,12 +79,33 @@ impl DiffusionConfig {
         }
     }
 
+    /// How a sampler reads the network with these options.
+    pub fn sampler_options(&self, options: &SampleOptions) -> SamplerOptions {
+        SamplerOptions {
+            prediction: self.prediction,
+            variance: self.variance,
+            sampler: options.sampler.unwrap_or(self.sampler),
+            clip: self.clip.unwrap_or(Clip::Range(1.0)),
+        }
+    }
+
+    /// A process that diffusers' `UnCLIPScheduler` can express: prediction of ε on the cosine schedule, DDPM.
+    pub fn portable(variance: VarianceType, sampling_steps: usize, guidance: f64) -> Self {
+        Self {
+            prediction: PredictionType::Epsilon,
+            sampler: Sampler::Ddpm,
+            rounding: Some(Rounding::Single),
+            ..Self::cosine(variance, sampling_steps, guidance)
+        }
+    }
+
     /// Checks the values, and that the network has as many outputs as the variance needs.
     ///
     /// # Errors
     /// Names the first field that cannot work.
     pub fn validate(&self, unet: &UNetConfig) -> Result<(), ConfigError> {
         self.noise_schedule()?;
+        self.sampler_options(&self.defaults()).validate().map_err(|e| e.within("diffusion"))?;
         if !(1..=self.train_steps).contains(&self.sampling_steps) {
             let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
             return Err(ConfigError::new("diffusion.sampling_steps", self.sampling_steps, expected));
@@ -138,6 +169,7 @@ impl DecoderConfig {
                 time_dim: Some(256),
                 time_conditioning: TimeConditioning::Film,
                 dropout: 0.0,
+                variations: UNetVariations::default(),
             },
             diffusion: DiffusionConfig::cosine(VarianceType::LearnedRange, 30, 2.0),
         }
@@ -151,6 +183,25 @@ impl DecoderConfig {
         config.unet.context_dim = Some(96);
         config.unet.time_dim = Some(128);
         config
+    }
+
+    /// A small decoder in a form that diffusers can express: 32 px without a stem, attention at 8 × 8.
+    pub fn portable(embed_dim: usize) -> Self {
+        Self {
+            pooled_text: true,
+            embedding_scale: EmbeddingScale::None,
+            unet: UNetConfig {
+                channels: vec![32, 48, 96],
+                attention: vec![false, false, true],
+                n_res_blocks: 1,
+                patch: 1,
+                context_dim: Some(96),
+                time_dim: None,
+                ..Self::emoji(embed_dim, embed_dim).unet
+            },
+            diffusion: DiffusionConfig::portable(VarianceType::LearnedRange, 25, 3.0),
+            ..Self::emoji(embed_dim, embed_dim)
+        }
     }
 
     /// Checks that the parts fit.
@@ -192,8 +243,25 @@ pub struct UpsamplerConfig {
     pub factor: usize,
     /// The network; it reads six channels, the noisy image and the enlarged small one.
     pub unet: UNetConfig,
+    /// A second network of the same inputs and outputs, which takes the last sampling step (Karlo's is trained for it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_step: Option<UNetConfig>,
+    /// How the small image is enlarged; not given means [`Enlargement::Clamped`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enlargement: Option<Enlargement>,
     /// The diffusion process.
     pub diffusion: DiffusionConfig,
+}
+
+/// How the small image is brought to the size of the large one; both are bicubic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enlargement {
+    /// Clamped to [−1, 1] before and after.
+    #[default]
+    Clamped,
+    /// Clamped to [−1, 1] before only, so that it may overshoot at edges: as the reference implementation does it.
+    Overshooting,
 }
 
 impl UpsamplerConfig {
@@ -215,7 +283,10 @@ impl UpsamplerConfig {
                 time_dim: Some(128),
                 time_conditioning: TimeConditioning::Film,
                 dropout: 0.0,
+                variations: UNetVariations::default(),
             },
+            last_step: None,
+            enlargement: None,
             // 64 channels cannot carry the noise of blocks of 48 values, which predicting v would ask for.
             diffusion: DiffusionConfig {
                 prediction: PredictionType::XStart,
@@ -231,6 +302,35 @@ impl UpsamplerConfig {
         config
     }
 
+    /// One in a form that diffusers can express, 32 px to 64 px without a stem. The same network takes the last step.
+    pub fn portable() -> Self {
+        Self {
+            factor: 2,
+            unet: UNetConfig {
+                channels: vec![16, 32, 64],
+                attention: vec![false; 3],
+                patch: 1,
+                n_groups: 8,
+                time_dim: None,
+                time_conditioning: TimeConditioning::Additive,
+                ..Self::emoji().unet
+            },
+            enlargement: Some(Enlargement::Overshooting),
+            diffusion: DiffusionConfig::portable(VarianceType::FixedSmall, 7, 1.0),
+            ..Self::emoji()
+        }
+    }
+
+    /// The networks with the names of their fields.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = (&'static str, &UNetConfig)> {
+        [("unet", &self.unet)].into_iter().chain(self.last_step.as_ref().map(|unet| ("last_step", unet)))
+    }
+
+    /// Sides of the large images must be divisible by this.
+    pub fn stride(&self) -> usize {
+        self.networks().map(|(_, unet)| unet.stride()).max().unwrap_or(1)
+    }
+
     /// Side of the large images in pixels, as in training.
     pub fn output_size(&self) -> usize {
         self.input_size * self.factor
@@ -241,20 +341,38 @@ impl UpsamplerConfig {
     /// # Errors
     /// Names the first field that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.unet.validate().map_err(|e| e.within("unet"))?;
-        self.diffusion.validate(&self.unet)?;
+        for (name, unet) in self.networks() {
+            unet.validate().map_err(|e| e.within(name))?;
+            self.diffusion.validate(unet)?;
+            if unet.in_channels != 6 {
+                let expected = "must be 6: the noisy image and the enlarged small one";
+                return Err(ConfigError::new(format!("{name}.in_channels"), unet.in_channels, expected));
+            }
+            if unet.context_dim.is_some() {
+                let expected = "must be null: an upsampler reads no context";
+                return Err(ConfigError::new(
+                    format!("{name}.context_dim"),
+                    format!("{:?}", unet.context_dim),
+                    expected,
+                ));
+            }
+            if unet.attention.contains(&true) || (0..unet.channels.len()).any(|level| unet.up_attention(level)) {
+                let expected = "an upsampler has no attention, so that it runs at any size";
+                return Err(ConfigError::new(format!("{name}.attention"), format!("{:?}", unet.attention), expected));
+            }
+        }
         if !(2..=16).contains(&self.factor) {
             return Err(ConfigError::new("factor", self.factor, "must be between 2 and 16"));
         }
-        if self.unet.in_channels != 6 {
-            let expected = "must be 6: the noisy image and the enlarged small one";
-            return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, expected));
+        let stride = self.stride();
+        check_size("input_size", self.input_size, stride.div_ceil(self.factor))?;
+        match self.output_size().is_multiple_of(stride) {
+            true => Ok(()),
+            false => {
+                let expected = format!("times factor = {} must be a multiple of {stride}", self.factor);
+                Err(ConfigError::new("input_size", self.input_size, expected))
+            }
         }
-        if self.unet.attention.contains(&true) || self.unet.context_dim.is_some() {
-            let expected = "an upsampler has no attention, so that it runs at any size";
-            return Err(ConfigError::new("unet.attention", format!("{:?}", self.unet.attention), expected));
-        }
-        check_size("input_size", self.input_size, self.unet.stride().div_ceil(self.factor))
     }
 }
 

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
+use dalle2_core::{
+    Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
+};
 
 use crate::DecoderConfig;
 use crate::conditioning::{Condition, Conditioning};
+use crate::import::{self, DecoderFiles};
 use crate::sampling::{Process, split_variance};
 use crate::unet::{UNet, UNetContext};
 
@@ -64,8 +68,10 @@ impl DecoderNetwork {
 #[derive(Debug, Clone)]
 pub struct UnclipDecoder {
     config: DecoderConfig,
-    network: DecoderNetwork,
+    network: Network<DecoderNetwork>,
     schedule: NoiseSchedule,
+    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    files: Option<DecoderFiles>,
 }
 
 impl UnclipDecoder {
@@ -77,9 +83,13 @@ impl UnclipDecoder {
     /// # Errors
     /// When the configuration is not valid.
     pub fn new(config: DecoderConfig, network: DecoderNetwork) -> Result<Self> {
+        Self::hold(config, network.valid().into())
+    }
+
+    fn hold(config: DecoderConfig, network: Network<DecoderNetwork>) -> Result<Self> {
         config.validate()?;
         let schedule = config.diffusion.noise_schedule()?;
-        Ok(Self { config, network: network.valid(), schedule })
+        Ok(Self { config, network, schedule, files: None })
     }
 
     /// The configuration.
@@ -87,15 +97,45 @@ impl UnclipDecoder {
         &self.config
     }
 
+    /// The network; one that is not resident is read from disk.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn network(&self) -> Result<DecoderNetwork> {
+        self.network.get()
+    }
+
     /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors
     /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::load_with(dir, &LoadOptions::new(device))
+    }
+
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let config: DecoderConfig = store::read_config(dir, CLASS)?;
-        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
-        Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
+        config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
+        let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
+        Self::hold(config, network)
+    }
+
+    /// Reads the folders `decoder`, `text_proj` and `decoder_scheduler` of a diffusers unCLIP pipeline.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// the configuration.
+    pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let (config, files) = import::read_decoder(root.as_ref())?;
+        let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
+        let network = options.hold(move |reading| import::load_decoder(reading, build.init(&device)?, &root))?;
+        Ok(Self { files: Some(files), ..Self::hold(config, network)? })
     }
 
     fn process(&self) -> Process<'_> {
@@ -132,7 +172,16 @@ impl Component for UnclipDecoder {
 
     fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
         store::write_config(dir, CLASS, &self.config)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        import::decoder_faults(&self.config)
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        let files = self.files.clone().unwrap_or_else(|| import::decoder_files(&self.config));
+        import::save_decoder(self.network.get()?, &files, root, precision)
     }
 }
 
@@ -147,23 +196,24 @@ impl dalle2_core::Decoder for UnclipDecoder {
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
         self.check(&embedding, text, null)?;
+        let network = self.network.get()?;
         let batch = embedding.dims()[0];
         let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let conditioning = &self.network.conditioning;
+        let conditioning = &network.conditioning;
         let cond = conditioning.forward(conditioning.scale(embedding), text);
         let prepared = if guidance == 1.0 {
-            self.network.prepare(cond)
+            network.prepare(cond)
         } else {
             let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            self.network.prepare(uncond.cat(cond))
+            network.prepare(uncond.cat(cond))
         };
         let learned = self.config.unet.out_channels == 6;
         let denoise = |x_t: Tensor<4>, t: usize| {
             if guidance == 1.0 {
-                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
+                return split_variance(network.forward(x_t, &[t], &prepared), learned);
             }
             let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
-            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
+            let out = split_variance(network.forward(doubled, &[t], &prepared), learned);
             out.guided(guidance)
         };
         let (size, device) = (self.config.image_size, prepared.time.device());

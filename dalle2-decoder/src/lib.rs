@@ -11,6 +11,7 @@
 mod conditioning;
 mod config;
 mod decoder;
+mod import;
 mod loss;
 mod sampling;
 #[cfg(feature = "train")]
@@ -19,7 +20,7 @@ pub mod unet;
 mod upsampler;
 
 pub use conditioning::{Condition, Conditioning};
-pub use config::{DecoderConfig, DiffusionConfig, UpsamplerConfig};
+pub use config::{DecoderConfig, DiffusionConfig, Enlargement, UpsamplerConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use loss::{DiffusionLoss, Noised};
-pub use upsampler::DiffusionUpsampler;
+pub use upsampler::{DiffusionUpsampler, UpsamplerNetworks};

@@ -1,9 +1,7 @@
 //! What sampling has in common for the decoder and the upsamplers.
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{
-    Clip, NoiseSchedule, NoiseSource, Prediction, SamplerOptions, SamplingPlan, draw, guide, sample,
-};
+use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, Prediction, SamplingPlan, draw, guide, sample};
 use dalle2_core::{Result, SampleOptions, StepEvent, StepHook};
 
 use crate::DiffusionConfig;
@@ -47,6 +45,11 @@ impl Process<'_> {
         options.validate(self.config.train_steps)
     }
 
+    /// The timesteps of a generation.
+    pub fn plan(&self, options: &SampleOptions) -> Result<SamplingPlan> {
+        Ok(SamplingPlan::new(self.schedule, options.steps.unwrap_or(self.config.sampling_steps))?)
+    }
+
     /// Draws images by the reverse process, starting from noise.
     pub fn sample(
         &self,
@@ -58,13 +61,8 @@ impl Process<'_> {
         device: &Device,
     ) -> Result<Tensor<4>> {
         self.validate(options)?;
-        let plan = SamplingPlan::new(self.schedule, options.steps.unwrap_or(self.config.sampling_steps))?;
-        let sampler_options = SamplerOptions {
-            prediction: self.config.prediction,
-            variance: self.config.variance,
-            sampler: options.sampler.unwrap_or(self.config.sampler),
-            clip: Clip::Range(1.0),
-        };
+        let plan = self.plan(options)?;
+        let sampler_options = self.config.sampler_options(options);
         let x_t = draw(noise, shape, device)?;
         let images = sample(
             &plan,

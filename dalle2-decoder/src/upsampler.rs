@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook};
+use dalle2_core::{Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook};
 
-use crate::UpsamplerConfig;
+use crate::import::{self, UpsamplerFiles};
 use crate::sampling::{Process, split_variance};
 use crate::unet::UNet;
+use crate::{Enlargement, UpsamplerConfig};
 
 /// Class name in the configuration file.
 const CLASS: &str = "Dalle2Upsampler";
+/// Weights of the network of the last step, beside those of the other.
+const LAST_STEP_FILE: &str = "last_step.safetensors";
 
 impl UpsamplerConfig {
     /// Builds the network with fresh weights.
@@ -26,14 +30,34 @@ impl UpsamplerConfig {
         self.validate()?;
         Ok(self.unet.init(device))
     }
+
+    /// Builds the network of the last step with fresh weights, if the configuration has one.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn init_last_step(&self, device: &Device) -> Result<Option<UNet>, ConfigError> {
+        self.validate()?;
+        Ok(self.last_step.as_ref().map(|unet| unet.init(device)))
+    }
+}
+
+/// The networks of an upsampler.
+#[derive(Module, Debug)]
+pub struct UpsamplerNetworks {
+    /// Takes every step, or every step but the last.
+    pub first: UNet,
+    /// Takes the last step, if there is one for it.
+    pub last: Option<UNet>,
 }
 
 /// An upsampler that can be sampled.
 #[derive(Debug, Clone)]
 pub struct DiffusionUpsampler {
     config: UpsamplerConfig,
-    network: UNet,
+    networks: Network<UpsamplerNetworks>,
     schedule: NoiseSchedule,
+    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    files: Option<UpsamplerFiles>,
 }
 
 impl DiffusionUpsampler {
@@ -43,11 +67,30 @@ impl DiffusionUpsampler {
     /// Puts a network and its configuration together.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// When the configuration is not valid, or has a network for the last step: see [`Self::with_last_step`].
     pub fn new(config: UpsamplerConfig, network: UNet) -> Result<Self> {
+        if config.last_step.is_some() {
+            let expected = "needs a network of its own: give both to DiffusionUpsampler::with_last_step";
+            return Err(ConfigError::new("last_step", "set", expected).into());
+        }
+        Self::hold(config, UpsamplerNetworks { first: network, last: None }.valid().into())
+    }
+
+    /// As [`Self::new`], with a second network for the last step, which the configuration describes.
+    ///
+    /// # Errors
+    /// When the configuration is not valid or has no network for the last step.
+    pub fn with_last_step(config: UpsamplerConfig, network: UNet, last: UNet) -> Result<Self> {
+        if config.last_step.is_none() {
+            return Err(ConfigError::new("last_step", "null", "must describe the network of the last step").into());
+        }
+        Self::hold(config, UpsamplerNetworks { first: network, last: Some(last) }.valid().into())
+    }
+
+    fn hold(config: UpsamplerConfig, networks: Network<UpsamplerNetworks>) -> Result<Self> {
         config.validate()?;
         let schedule = config.diffusion.noise_schedule()?;
-        Ok(Self { config, network: network.valid(), schedule })
+        Ok(Self { config, networks, schedule, files: None })
     }
 
     /// The configuration.
@@ -55,15 +98,54 @@ impl DiffusionUpsampler {
         &self.config
     }
 
+    /// The networks; those that are not resident are read from disk.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn networks(&self) -> Result<UpsamplerNetworks> {
+        self.networks.get()
+    }
+
     /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors
     /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config: UpsamplerConfig = store::read_config(dir, CLASS)?;
-        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
-        Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
+        Self::load_with(dir, &LoadOptions::new(device))
+    }
+
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let dir = dir.as_ref().to_owned();
+        let config: UpsamplerConfig = store::read_config(&dir, CLASS)?;
+        config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        let (build, device) = (config.clone(), options.device.clone());
+        let networks = options.hold(move |reading| {
+            let first = reading.own_module(build.init(&device)?, dir.join(store::WEIGHTS_FILE))?;
+            let last = build.init_last_step(&device)?;
+            let last = last.map(|last| reading.own_module(last, dir.join(LAST_STEP_FILE))).transpose()?;
+            Ok(UpsamplerNetworks { first, last })
+        })?;
+        Self::hold(config, networks)
+    }
+
+    /// Reads the folders `super_res_first`, `super_res_last` and `super_res_scheduler` of a diffusers unCLIP pipeline,
+    /// and the size of the images to be enlarged from `decoder/config.json`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// the configuration.
+    pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let (config, files) = import::read_upsampler(root.as_ref())?;
+        let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
+        let networks = options.hold(move |reading| {
+            let (first, last) = (build.init(&device)?, build.init_last_step(&device)?);
+            import::load_upsampler(reading, UpsamplerNetworks { first, last }, &root)
+        })?;
+        Ok(Self { files: Some(files), ..Self::hold(config, networks)? })
     }
 
     fn process(&self) -> Process<'_> {
@@ -75,9 +157,13 @@ impl DiffusionUpsampler {
 ///
 /// # Shapes
 /// `[B, 3, h, w]` -> `[B, 3, h * factor, w * factor]`
-pub(crate) fn enlarge(low: Tensor<4>, factor: usize) -> Tensor<4> {
+pub(crate) fn enlarge(low: Tensor<4>, config: &UpsamplerConfig) -> Tensor<4> {
     let [_, _, h, w] = low.dims();
-    resize_bicubic(low.clamp(-1.0, 1.0), [h * factor, w * factor]).clamp(-1.0, 1.0)
+    let high = resize_bicubic(low.clamp(-1.0, 1.0), [h * config.factor, w * config.factor]);
+    match config.enlargement.unwrap_or_default() {
+        Enlargement::Clamped => high.clamp(-1.0, 1.0),
+        Enlargement::Overshooting => high,
+    }
 }
 
 impl Component for DiffusionUpsampler {
@@ -87,7 +173,21 @@ impl Component for DiffusionUpsampler {
 
     fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
         store::write_config(dir, CLASS, &self.config)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        let UpsamplerNetworks { first, last } = self.networks.get()?;
+        store::save_module(&first, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())?;
+        match last {
+            Some(last) => store::save_module(&last, dir.join(LAST_STEP_FILE), precision, &BTreeMap::new()),
+            None => Ok(()),
+        }
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        import::upsampler_faults(&self.config)
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        let files = self.files.clone().unwrap_or_else(|| import::upsampler_files(&self.config));
+        import::save_upsampler(&self.networks.get()?, &files, root, precision)
     }
 }
 
@@ -100,7 +200,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
         let [b, c, h, w] = images.dims();
-        let (factor, stride) = (self.config.factor, self.config.unet.stride());
+        let (factor, stride) = (self.config.factor, self.config.stride());
         let (high_h, high_w) = (h * factor, w * factor);
         if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
             return Err(Error::Input(format!(
@@ -112,13 +212,16 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
             let expected = "an upsampler has no condition to guide by: leave it out or give 1";
             return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
         }
+        let UpsamplerNetworks { first, last } = self.networks.get()?;
+        let last_t = self.process().plan(options)?.timesteps().last().copied();
         let device = images.device();
-        let low = enlarge(images, factor);
+        let low = enlarge(images, &self.config);
         let denoise = |x_t: Tensor<4>, t: usize| {
-            let emb = self.network.time_embedding(&[t], &device);
+            let network = last.as_ref().filter(|_| Some(t) == last_t).unwrap_or(&first);
+            let emb = network.time_embedding(&[t], &device);
             let emb = emb.clone().expand([b, emb.dims()[1]]);
             let input = Tensor::cat(vec![x_t, low.clone()], 1); // [B, 6, H, W]
-            split_variance(self.network.forward(input, emb, None), self.config.unet.out_channels == 6)
+            split_variance(network.forward(input, emb, None), self.config.unet.out_channels == 6)
         };
         self.process().sample([b, 3, high_h, high_w], options, denoise, noise, hook, &device)
     }

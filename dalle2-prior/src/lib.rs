@@ -32,6 +32,7 @@
 //! ```
 
 mod diffusion;
+mod import;
 
 #[cfg(feature = "train")]
 pub use diffusion::train;

@@ -19,6 +19,8 @@ pub enum Preset {
     Tiny,
     /// The bundled model: several hundred emoji at 32 px, enlarged to 128 px.
     Emoji,
+    /// As tiny, to 64 px, in a form that the example `convert` can write for diffusers.
+    Portable,
 }
 
 impl Preset {
@@ -27,6 +29,7 @@ impl Preset {
         match self {
             Self::Tiny => "tiny",
             Self::Emoji => "emoji",
+            Self::Portable => "portable",
         }
     }
 }

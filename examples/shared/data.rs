@@ -51,7 +51,7 @@ impl Data {
             return Ok(Self::Own(own));
         }
         let subset = args.subset.unwrap_or(match args.preset {
-            Preset::Tiny => Subset::Tiny,
+            Preset::Tiny | Preset::Portable => Subset::Tiny,
             Preset::Emoji => Subset::Small,
         });
         let store = EmojiStore::open(&[], Path::new(CACHE))?;

@@ -60,7 +60,7 @@ pub use noise::{NoiseSource, RecordedNoise, SeededNoise, draw, standard_normal};
 pub use plan::{PlanStep, SamplingPlan};
 pub use prediction::PredictionType;
 pub use sampler::{Clip, Denoise, OnStep, Prediction, Sampler, SamplerOptions, sample};
-pub use schedule::{BetaSchedule, NoiseSchedule};
+pub use schedule::{BetaSchedule, NoiseSchedule, Rounding};
 pub use variance::{PosteriorCoefficients, VarianceType};
 
 use burn::prelude::*;

@@ -1,6 +1,6 @@
 //! Which timesteps a sampler visits.
 
-use super::{NoiseSchedule, PosteriorCoefficients};
+use super::{NoiseSchedule, PosteriorCoefficients, Rounding};
 use crate::ConfigError;
 
 /// One step of a [`SamplingPlan`]: from timestep t to the one that the plan visits next.
@@ -47,6 +47,11 @@ impl SamplingPlan {
     ///
     /// # Errors
     /// When the list is empty, does not decrease strictly, or leaves the schedule.
+    ///
+    /// # Rounding
+    /// On a schedule of [`Rounding::Single`] the coefficients are rounded as by the reference implementation. At the
+    /// noisiest step of a strided plan α is too small for `f32` and becomes 0, and near t = 0 the difference 1 − ᾱ loses
+    /// digits, so that the reference's result is 0.05 % darker.
     pub fn from_timesteps(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<Self, ConfigError> {
         let total = schedule.num_steps();
         let Some(first) = timesteps.first() else {
@@ -62,25 +67,31 @@ impl SamplingPlan {
         let step = |(i, t): (usize, &usize)| {
             let alpha_cumprod = levels[*t];
             let alpha_cumprod_prev = timesteps.get(i + 1).map_or(1.0, |prev| levels[*prev]);
-            let posterior = PosteriorCoefficients::new(alpha_cumprod, alpha_cumprod_prev);
+            let posterior = match schedule.rounding() {
+                Rounding::Double => PosteriorCoefficients::new(alpha_cumprod, alpha_cumprod_prev),
+                Rounding::Single => {
+                    let adjacent = timesteps.get(i + 1).map_or(*t == 0, |prev| prev + 1 == *t);
+                    let beta = adjacent.then(|| schedule.betas()[*t]);
+                    PosteriorCoefficients::rounded(alpha_cumprod, alpha_cumprod_prev, beta)
+                }
+            };
             PlanStep { t: *t, alpha_cumprod, alpha_cumprod_prev, posterior }
         };
         Ok(Self { steps: timesteps.iter().enumerate().map(step).collect() })
     }
 
-    /// The same steps with coefficients rounded as by the reference implementation, which computes them in `f32`.
+    /// Some of the steps, in their order: to begin or to end a generation in the middle.
     ///
-    /// At the noisiest step of a strided plan α is too small for `f32` and becomes 0, and near t = 0 the difference
-    /// 1 − ᾱ loses digits, so that the reference's result is 0.05 % darker. Use it to compare with the reference.
-    pub fn in_single_precision(mut self) -> Self {
-        for i in 0..self.steps.len() {
-            let next = self.steps.get(i + 1).map(|step| step.t);
-            let step = &mut self.steps[i];
-            let adjacent = next.map_or(step.t == 0, |next| next + 1 == step.t);
-            let beta = adjacent.then_some(step.posterior.beta);
-            step.posterior = PosteriorCoefficients::rounded(step.alpha_cumprod, step.alpha_cumprod_prev, beta);
+    /// # Errors
+    /// When the range is empty or leaves the plan.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Result<Self, ConfigError> {
+        match self.steps.get(range.clone()) {
+            Some(steps) if !steps.is_empty() => Ok(Self { steps: steps.to_vec() }),
+            _ => {
+                let expected = format!("must hold some of the {} steps", self.num_steps());
+                Err(ConfigError::new("steps", format!("{range:?}"), expected))
+            }
         }
-        self
     }
 
     /// The steps in the order in which they are taken.
@@ -138,7 +149,7 @@ mod tests {
     #[test]
     fn single_precision_changes_the_third_digit_at_most() {
         let exact = SamplingPlan::new(&schedule(), 25).unwrap();
-        let rounded = exact.clone().in_single_precision();
+        let rounded = SamplingPlan::new(&schedule().rounded(Rounding::Single), 25).unwrap();
         for (a, b) in exact.steps().iter().zip(rounded.steps()) {
             let (a, b) = (a.posterior, b.posterior);
             for (a, b) in [(a.x_start, b.x_start), (a.x_t, b.x_t), (a.variance, b.variance), (a.beta, b.beta)] {
@@ -146,6 +157,15 @@ mod tests {
             }
         }
         assert_ne!(exact, rounded);
+    }
+
+    #[test]
+    fn a_part_of_a_plan_keeps_its_steps() {
+        let plan = SamplingPlan::new(&schedule(), 25).unwrap();
+        assert_eq!(plan.part(3..5).unwrap().steps(), &plan.steps()[3..5]);
+        for range in [3..3, 20..26] {
+            assert_eq!(plan.part(range).unwrap_err().field, "steps");
+        }
     }
 
     #[test]

@@ -38,10 +38,23 @@ impl BetaSchedule {
     }
 }
 
+/// How the numbers of a schedule, and the coefficients of plans along it, are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// To f64.
+    #[default]
+    Double,
+    /// To f32, where the reference implementation rounds: for its checkpoints, whose results then agree with it to the
+    /// last digits. ᾱ is the product, in f64, of the rounded 1 − β.
+    Single,
+}
+
 /// The forward process q(x_t | x_0): its tables over the timesteps `0..T`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NoiseSchedule {
     kind: BetaSchedule,
+    rounding: Rounding,
     betas: Vec<f64>,
     alphas_cumprod: Vec<f64>,
 }
@@ -66,7 +79,31 @@ impl NoiseSchedule {
                 Some(*product)
             })
             .collect();
-        Ok(Self { kind, betas, alphas_cumprod })
+        Ok(Self { kind, rounding: Rounding::Double, betas, alphas_cumprod })
+    }
+
+    /// The same schedule with rounded tables.
+    pub fn rounded(self, rounding: Rounding) -> Self {
+        if rounding == Rounding::Double || self.rounding == rounding {
+            return self;
+        }
+        let betas: Vec<f32> = self.betas.iter().map(|beta| *beta as f32).collect();
+        let mut product = 1.0;
+        let alphas_cumprod = betas.iter().map(|beta| {
+            product *= f64::from(1.0 - beta);
+            f64::from(product as f32)
+        });
+        Self {
+            kind: self.kind,
+            rounding,
+            alphas_cumprod: alphas_cumprod.collect(),
+            betas: betas.into_iter().map(f64::from).collect(),
+        }
+    }
+
+    /// How the tables are rounded.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
     }
 
     /// Shape of the schedule.

@@ -50,6 +50,8 @@ pub struct TransformerConfig {
     /// Probability of dropping an element of a block's two branches in training.
     #[config(default = 0.0)]
     pub dropout: f64,
+    /// ε of the layer norms; `None` means 1e-5, CLIP's.
+    pub layer_norm_eps: Option<f64>,
 }
 
 /// A stack of [`TransformerBlock`]s.
@@ -104,6 +106,11 @@ impl TransformerConfig {
         self.d_ff.unwrap_or(4 * self.d_model)
     }
 
+    /// A layer norm of width D with this configuration's ε.
+    pub fn norm(&self, device: &Device) -> LayerNorm {
+        LayerNormConfig::new(self.d_model).with_epsilon(self.layer_norm_eps.unwrap_or(1e-5)).init(device)
+    }
+
     /// Number of parameters, computed without allocating them.
     pub fn num_params(&self) -> usize {
         let (d, f) = (self.d_model, self.feed_forward_width());
@@ -135,6 +142,9 @@ impl TransformerConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ConfigError::new("dropout", self.dropout, "must be at least 0 and below 1"));
         }
+        if let Some(eps) = self.layer_norm_eps.filter(|eps| !(eps.is_finite() && *eps > 0.0)) {
+            return Err(ConfigError::new("layer_norm_eps", eps, "must be finite and above 0"));
+        }
         Ok(())
     }
 
@@ -153,7 +163,7 @@ impl TransformerConfig {
         let width = (d as f64).powf(-0.5);
         let onto_residual = width * (2.0 * self.n_layers as f64).powf(-0.5);
         TransformerBlock {
-            norm1: LayerNormConfig::new(d).init(device),
+            norm1: self.norm(device),
             attn: SelfAttention {
                 query: init_linear([d, d], width, device),
                 key: init_linear([d, d], width, device),
@@ -161,7 +171,7 @@ impl TransformerConfig {
                 output: init_linear([d, d], onto_residual, device),
                 n_heads: self.n_heads,
             },
-            norm2: LayerNormConfig::new(d).init(device),
+            norm2: self.norm(device),
             mlp: Mlp {
                 up: init_linear([d, f], (2.0 * d as f64).powf(-0.5), device),
                 down: init_linear([f, d], onto_residual, device),

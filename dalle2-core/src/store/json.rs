@@ -1,7 +1,8 @@
 //! JSON files, and files that appear whole or not at all.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -23,7 +24,21 @@ pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
         return Err(Error::format(path, message));
     }
     let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::json(path, e))
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let value = parse(path, &mut reader)?;
+    reader.end().map_err(|e| Error::json(path, e))?;
+    Ok(value)
+}
+
+/// Reads a value and names the field at fault, which serde itself does not do for a wrong type.
+fn parse<'de, T: serde::Deserialize<'de>, D>(path: &Path, reader: D) -> Result<T>
+where
+    D: serde::Deserializer<'de, Error = serde_json::Error>,
+{
+    serde_path_to_error::deserialize(reader).map_err(|e| match e.path().to_string() {
+        root if root == "." => Error::json(path, e.into_inner()),
+        field => Error::format(path, format!("`{field}`: {}", e.into_inner())),
+    })
 }
 
 /// Writes a value as indented JSON, atomically.
@@ -45,23 +60,52 @@ pub fn write_json<T: Serialize + ?Sized>(path: impl AsRef<Path>, value: &T) -> R
 /// When the directory or the file cannot be written; a file that was there before is then untouched.
 pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    let mut file = UnfinishedFile::create(path)?;
+    file.file().write_all(bytes).map_err(|e| Error::io(path, e))?;
+    file.finish()
+}
+
+/// A file under a temporary name beside the one it will have; dropped unfinished, it disappears.
+#[derive(Debug)]
+pub(super) struct UnfinishedFile {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl UnfinishedFile {
+    /// Creates the directory and the temporary file.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".writing-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(dir).map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.to_path_buf(), file })
     }
-    let mut file = builder.tempfile_in(dir).map_err(|e| Error::io(path, e))?;
-    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
-    file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
-    file.persist(path).map_err(|e| Error::io(path, e.error))?;
-    Ok(())
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Flushes the file to disk and gives it its name.
+    pub(super) fn finish(self) -> Result<()> {
+        let Self { path, file } = self;
+        file.as_file().sync_all().map_err(|e| Error::io(&path, e))?;
+        file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
+        Ok(())
+    }
 }
 
 /// Name of a component's configuration file inside its directory.
@@ -101,5 +145,5 @@ pub fn read_config<T: DeserializeOwned>(dir: impl AsRef<Path>, class: &str) -> R
         None => return Err(Error::format(&path, format!("`_class_name` is missing, expected \"{class}\""))),
     }
     object.remove("_dalle2_version");
-    serde_json::from_value(serde_json::Value::Object(object)).map_err(|e| Error::json(&path, e))
+    parse(&path, serde_json::Value::Object(object))
 }

@@ -1,11 +1,29 @@
 //! Strict storage: safetensors for weights, JSON for configurations, both written atomically.
 //!
 //! Loading accepts exactly the tensors of the module: missing, unexpected and wrongly shaped ones are all listed in
-//! one [`Error::Weights`](crate::Error::Weights), and nothing is applied. On disk the layout is PyTorch's: linear
-//! weights are `[out, in]`, and the parameters of norms are called `weight` and `bias`.
+//! one [`Error::Weights`](crate::Error::Weights). Reading and writing take the memory of one tensor beside the
+//! module's. On disk the layout is PyTorch's: linear weights are `[out, in]`, and the parameters of norms are called
+//! `weight` and `bias`.
+//!
+//! [`Weights`] is a checkpoint that other programs wrote: safetensors or a PyTorch state dict, in one file or several.
 
+mod find;
 mod json;
-mod weights;
+mod load;
+mod names;
+mod pytorch;
+mod safetensors_header;
+mod source;
+mod transpose;
+mod write;
 
+pub use find::{find_weights, weights_names};
 pub use json::{CONFIG_FILE, WEIGHTS_FILE, read_config, read_json, write_config, write_file, write_json};
-pub use weights::{Precision, load_module, load_module_as, save_module, save_module_as};
+pub use load::{check_module_from, load_module, load_module_as, load_module_from};
+pub use names::module_tensors;
+pub use safetensors::Dtype;
+pub use source::Weights;
+pub use write::{Precision, WeightsWriter, save_module, save_module_as};
+
+#[cfg(test)]
+mod tests;

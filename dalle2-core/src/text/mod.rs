@@ -4,6 +4,7 @@
 //! [`ClipTokenizer::from_dir`] reads the vocabulary that lies beside a downloaded model.
 
 mod clean;
+mod files;
 mod merges;
 mod tokenizer;
 

@@ -20,7 +20,7 @@ use tokenizers::{
 };
 
 use super::{
-    clean,
+    clean, files,
     merges::{self, END_OF_WORD, END_TEXT, START_TEXT},
 };
 use crate::{ConfigError, Error, Result};
@@ -61,6 +61,10 @@ pub struct ClipTokenizer {
     inner: Arc<Tokenizer>,
     start: u32,
     end: u32,
+    pad: u32,
+    max_length: Option<usize>,
+    /// The files it was read from, to be written again as they were; none for the embedded vocabulary.
+    files: Option<Arc<Vec<(String, Vec<u8>)>>>,
 }
 
 impl ClipTokenizer {
@@ -79,13 +83,28 @@ impl ClipTokenizer {
     }
 
     /// Reads the tokenizer that lies in a model directory: `tokenizer.json` if it is there, else `vocab.json` and
-    /// `merges.txt`.
+    /// `merges.txt`. The padding token and the length of sequences come from `tokenizer_config.json` and
+    /// `special_tokens_map.json`, where these are.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Json`] for a file that cannot be read, [`Error::Format`] where it is not a byte-pair
-    /// tokenizer with CLIP's start and end tokens; each names the file.
+    /// tokenizer with CLIP's start and end tokens, or the padding token is not in the vocabulary; each names the file.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
+        let mut tokenizer = Self::read_vocabulary(dir)?;
+        let settings = files::read_settings(dir)?;
+        if let Some((token, path)) = settings.pad {
+            let id = tokenizer.inner.token_to_id(&token);
+            tokenizer.pad = id.ok_or_else(|| {
+                Error::format(path, format!("`pad_token` is {token:?}, which the vocabulary does not have"))
+            })?;
+        }
+        tokenizer.max_length = settings.max_length;
+        tokenizer.files = Some(Arc::new(files::read_files(dir)?));
+        Ok(tokenizer)
+    }
+
+    fn read_vocabulary(dir: &Path) -> Result<Self> {
         let whole = dir.join("tokenizer.json");
         if whole.is_file() {
             let bytes = std::fs::read(&whole).map_err(|e| Error::io(&whole, e))?;
@@ -143,7 +162,30 @@ impl ClipTokenizer {
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         let special = [START_TEXT, END_TEXT].map(|token| AddedToken::from(token, true).normalized(false));
         inner.add_special_tokens(special).map_err(|e| e.to_string())?;
-        Ok(Self { inner: Arc::new(inner), start, end })
+        Ok(Self { inner: Arc::new(inner), start, end, pad: end, max_length: None, files: None })
+    }
+
+    /// Writes the tokenizer in Hugging Face's form: the files it was read from as they were, or `vocab.json`,
+    /// `merges.txt` and their settings for the embedded one, for sequences of `context_length` that are filled with the
+    /// token `pad`. The second value is the class that reads them.
+    ///
+    /// # Errors
+    /// When a file cannot be written or `pad` is not in the vocabulary.
+    pub fn save(&self, dir: impl AsRef<Path>, context_length: usize, pad: u32) -> Result<&'static str> {
+        let dir = dir.as_ref();
+        if let Some(kept) = &self.files {
+            files::write_files(dir, kept)?;
+            let slow = kept.iter().any(|(name, _)| name == "vocab.json");
+            return Ok(if slow { "CLIPTokenizer" } else { "CLIPTokenizerFast" });
+        }
+        let token = self.inner.id_to_token(pad);
+        let token =
+            token.ok_or_else(|| Error::Tokenizer(format!("the padding token {pad} is not in the vocabulary")))?;
+        let (vocabulary, merges) = merges::published()?;
+        let vocabulary = vocabulary.into_iter().map(|(token, id)| (token, id.into())).collect();
+        let merges: String = merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
+        files::write_files(dir, &files::new_files(&vocabulary, &merges, &token, context_length))?;
+        Ok("CLIPTokenizer")
     }
 
     /// Id of the token that opens every sequence.
@@ -154,6 +196,16 @@ impl ClipTokenizer {
     /// Id of the token that closes every sequence.
     pub fn end(&self) -> u32 {
         self.end
+    }
+
+    /// Id of the token that fills sequences, as the tokenizer's files say; the end token where they say nothing.
+    pub fn pad_token(&self) -> u32 {
+        self.pad
+    }
+
+    /// The length that sequences are padded to, where the tokenizer's files say it.
+    pub fn max_length(&self) -> Option<usize> {
+        self.max_length
     }
 
     /// Number of ids; every id is below it.

@@ -72,7 +72,7 @@ impl UpsamplerBatch {
             let [y, x] = [0; 2].map(|_: usize| rng.random_range(0..=(size - crop) / factor) * factor);
             let cut = |image: Tensor<4>| image.slice_dim(2, y..y + crop).slice_dim(3, x..x + crop);
             high_crops.push(cut(images.clone().slice_dim(0, i..i + 1)));
-            low_crops.push(cut(enlarge(small, factor)));
+            low_crops.push(cut(enlarge(small, config)));
         }
         let images = noised(&mut rng, Tensor::cat(high_crops, 0), config.diffusion.train_steps);
         Ok(Self { images, low: Tensor::cat(low_crops, 0) })

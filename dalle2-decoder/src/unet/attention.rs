@@ -29,7 +29,7 @@ pub struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    pub(super) fn new(config: &UNetConfig, channels: usize, device: &Device) -> Self {
+    pub(super) fn new(config: &UNetConfig, channels: usize, head_dim: usize, device: &Device) -> Self {
         let proj = || LinearConfig::new(channels, channels).init(device);
         let context = || config.context_dim.map(|d| LinearConfig::new(d, channels).init(device));
         let mut to_out: Linear =
@@ -43,7 +43,7 @@ impl AttentionBlock {
             add_k_proj: context(),
             add_v_proj: context(),
             to_out,
-            n_heads: channels / config.head_dim,
+            n_heads: channels / head_dim,
         }
     }
 

@@ -44,11 +44,13 @@ impl ResBlock {
             TimeConditioning::Film => 2 * c_out,
             TimeConditioning::Additive => c_out,
         };
+        let norm =
+            |channels| GroupNormConfig::new(config.n_groups, channels).with_epsilon(config.norm_eps()).init(device);
         Self {
-            norm1: GroupNormConfig::new(config.n_groups, c_in).init(device),
+            norm1: norm(c_in),
             conv1: conv3x3(c_in, c_out).init(device),
             time_emb_proj: LinearConfig::new(config.time_dim(), time_width).init(device),
-            norm2: GroupNormConfig::new(config.n_groups, c_out).init(device),
+            norm2: norm(c_out),
             dropout: DropoutConfig::new(config.dropout).init(),
             conv2: zero_conv3x3(c_out, c_out, device),
             conv_shortcut: (c_in != c_out).then(|| Conv2dConfig::new([c_in, c_out], [1, 1]).init(device)),

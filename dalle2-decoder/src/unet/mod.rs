@@ -13,5 +13,5 @@ mod model;
 
 pub use attention::{AttentionBlock, ContextCache};
 pub use block::ResBlock;
-pub use config::{TimeConditioning, UNetConfig};
+pub use config::{TimeConditioning, UNetConfig, UNetVariations};
 pub use model::{UNet, UNetContext};

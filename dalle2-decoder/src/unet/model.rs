@@ -3,6 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::DType;
 use dalle2_core::TokenMask;
 use dalle2_core::nn::{conv2d, group_norm_silu, linear, silu, timestep_embedding};
 
@@ -52,17 +53,18 @@ impl UNetConfig {
         let first = self.channels[0];
         let pixels = self.patch * self.patch;
         let levels = self.channels.len();
-        let attentions = |level: usize, n: usize| match self.attention[level] {
-            true => (0..n).map(|_| AttentionBlock::new(self, self.channels[level], device)).collect(),
-            false => Vec::new(),
+        let attentions = |head_dim: Option<usize>, channels: usize, n: usize| match head_dim {
+            Some(head_dim) => (0..n).map(|_| AttentionBlock::new(self, channels, head_dim, device)).collect(),
+            None => Vec::new(),
         };
 
         let mut skips = vec![first];
         let mut current = first;
         let mut down = Vec::with_capacity(levels);
         for (level, &channels) in self.channels.iter().enumerate() {
-            let mut resnets = Vec::with_capacity(self.n_res_blocks);
-            for _ in 0..self.n_res_blocks {
+            let blocks = self.res_blocks(level);
+            let mut resnets = Vec::with_capacity(blocks);
+            for _ in 0..blocks {
                 resnets.push(ResBlock::new(self, current, channels, Resample::Keep, device));
                 current = channels;
                 skips.push(current);
@@ -71,23 +73,26 @@ impl UNetConfig {
                 skips.push(current);
                 ResBlock::new(self, current, current, Resample::Down, device)
             });
-            down.push(Level { resnets, attentions: attentions(level, self.n_res_blocks), resampler });
+            let head_dim = self.attention[level].then(|| self.head_dim(level));
+            down.push(Level { resnets, attentions: attentions(head_dim, channels, blocks), resampler });
         }
         let mid = Level {
             resnets: (0..2).map(|_| ResBlock::new(self, current, current, Resample::Keep, device)).collect(),
-            attentions: attentions(levels - 1, 1),
+            attentions: attentions(self.mid_attention().then(|| self.head_dim(levels - 1)), current, 1),
             resampler: None,
         };
         let mut up = Vec::with_capacity(levels);
         for (level, &channels) in self.channels.iter().enumerate().rev() {
-            let mut resnets = Vec::with_capacity(self.n_res_blocks + 1);
-            for _ in 0..=self.n_res_blocks {
+            let blocks = self.res_blocks(level) + 1;
+            let mut resnets = Vec::with_capacity(blocks);
+            for _ in 0..blocks {
                 let skip = skips.pop().unwrap_or_default();
                 resnets.push(ResBlock::new(self, current + skip, channels, Resample::Keep, device));
                 current = channels;
             }
             let resampler = (level > 0).then(|| ResBlock::new(self, current, current, Resample::Up, device));
-            up.push(Level { resnets, attentions: attentions(level, self.n_res_blocks + 1), resampler });
+            let head_dim = self.up_attention(level).then(|| self.up_head_dim(level));
+            up.push(Level { resnets, attentions: attentions(head_dim, channels, blocks), resampler });
         }
 
         UNet {
@@ -97,7 +102,7 @@ impl UNetConfig {
             down,
             mid,
             up,
-            norm_out: GroupNormConfig::new(self.n_groups, first).init(device),
+            norm_out: GroupNormConfig::new(self.n_groups, first).with_epsilon(self.norm_eps()).init(device),
             conv_out: zero_conv3x3(first, self.out_channels * pixels, device),
             patch: self.patch,
             stride: self.stride(),
@@ -112,7 +117,7 @@ impl UNet {
     /// # Shapes
     /// `t: [B]` -> `[B, time_dim]`
     pub fn time_embedding(&self, t: &[usize], device: &Device) -> Tensor<2> {
-        let sinusoids = timestep_embedding(t, self.base_channels, device);
+        let sinusoids = timestep_embedding(t, self.base_channels, device).cast(self.dtype());
         linear(&self.time_linear_2, silu(linear(&self.time_linear_1, sinusoids)))
     }
 
@@ -122,11 +127,13 @@ impl UNet {
     /// `tokens: [B, S, context_dim]`, `mask: [B, S]`
     pub fn context(&self, tokens: Tensor<3>, mask: &TokenMask) -> UNetContext {
         let [b, s, _] = tokens.dims();
+        let tokens = tokens.cast(self.dtype());
         let caches = self.attentions().filter_map(|attention| attention.cache(tokens.clone())).collect();
         UNetContext { caches, padding: mask.padding().reshape([b, 1, 1, s]) }
     }
 
-    /// Predicts from noisy images; what is predicted is the caller's choice.
+    /// Predicts from noisy images; what is predicted is the caller's choice. The output has the element type of `x`,
+    /// whatever that of the weights.
     ///
     /// # Shapes
     /// `x: [B, in_channels, H, W]`, `emb: [B, time_dim]` -> `[B, out_channels, H, W]`
@@ -140,8 +147,9 @@ impl UNet {
             "sides of {h} x {w} images must be divisible by {}",
             self.stride
         );
-        let mut run = Run { emb, context, next: 0, masks: Vec::new() };
-        let mut x = conv2d(&self.conv_in, pixel_unshuffle(x, self.patch));
+        let (outer, inner) = (x.dtype(), self.dtype());
+        let mut run = Run { emb: emb.cast(inner), context, next: 0, masks: Vec::new() };
+        let mut x = conv2d(&self.conv_in, pixel_unshuffle(x.cast(inner), self.patch));
         let mut skips = vec![x.clone()];
         for level in &self.down {
             for (i, block) in level.resnets.iter().enumerate() {
@@ -167,7 +175,12 @@ impl UNet {
                 x = resampler.forward(x, run.emb.clone());
             }
         }
-        pixel_shuffle(conv2d(&self.conv_out, group_norm_silu(&self.norm_out, x)), self.patch)
+        pixel_shuffle(conv2d(&self.conv_out, group_norm_silu(&self.norm_out, x)), self.patch).cast(outer)
+    }
+
+    /// Element type of the weights, in which everything between input and output is computed.
+    fn dtype(&self) -> DType {
+        self.conv_in.weight.val().dtype()
     }
 
     fn attentions(&self) -> impl Iterator<Item = &AttentionBlock> {

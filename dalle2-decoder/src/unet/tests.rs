@@ -1,5 +1,5 @@
 use super::*;
-use crate::unet::TimeConditioning;
+use crate::unet::{TimeConditioning, UNetVariations};
 use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Distribution, Tolerance};
 
@@ -17,6 +17,7 @@ fn config() -> UNetConfig {
         time_dim: None,
         time_conditioning: TimeConditioning::Film,
         dropout: 0.0,
+        variations: UNetVariations::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    BetaSchedule, Clip, NoiseSchedule, PredictionType, Sampler, SamplerOptions, VarianceType,
+    BetaSchedule, Clip, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions, VarianceType,
 };
 use dalle2_core::nn::{TransformerConfig, l2_normalize};
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
@@ -64,6 +64,12 @@ pub struct DiffusionPriorConfig {
     pub guidance: f64,
     /// Embeddings drawn per caption when a request names no number; the one closest to z_t is kept.
     pub candidates: usize,
+    /// What the network predicts; not given means the clean embedding, which is what training here teaches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<PredictionType>,
+    /// How the schedule's numbers are rounded; not given means to f64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
 }
 
 impl DiffusionPriorConfig {
@@ -86,12 +92,28 @@ impl DiffusionPriorConfig {
             sampler: Sampler::Ddim { eta: 0.0 },
             guidance: 2.0,
             candidates: 2,
+            prediction: None,
+            rounding: None,
         }
     }
 
     /// A prior that learns a few dozen captions within minutes on a CPU.
     pub fn tiny(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::emoji(embed_dim, token_width, context_length) }
+    }
+
+    /// [`tiny`](Self::tiny) in a form that diffusers can express, for a CLIP whose captions' tokens are as wide as its
+    /// embeddings. `image_scale` should be measured on the embeddings to be learned, see [`EmbeddingScale::measure`].
+    pub fn portable(embed_dim: usize, context_length: usize, image_scale: EmbeddingScale) -> Self {
+        Self {
+            image_scale,
+            text_scale: EmbeddingScale::None,
+            x_start_bound: XStartBound::Range { value: 5.0 },
+            sampler: Sampler::Ddpm,
+            candidates: 1,
+            rounding: Some(Rounding::Single),
+            ..Self::tiny(embed_dim, embed_dim, context_length)
+        }
     }
 
     /// The size of Karlo v1 alpha's prior, 1.02 billion parameters, for CLIP ViT-L/14. The statistics of its
@@ -114,6 +136,8 @@ impl DiffusionPriorConfig {
             sampler: Sampler::Ddpm,
             guidance: 4.0,
             candidates: 1,
+            prediction: None,
+            rounding: Some(Rounding::Single),
         }
     }
 
@@ -130,6 +154,7 @@ impl DiffusionPriorConfig {
             x_start_bound: XStartBound::None,
             sampling_steps: 64,
             candidates: 2,
+            rounding: None,
             ..Self::karlo()
         }
     }
@@ -153,7 +178,12 @@ impl DiffusionPriorConfig {
     /// # Errors
     /// When `train_steps` is out of range.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
-        NoiseSchedule::new(self.schedule, self.train_steps)
+        Ok(NoiseSchedule::new(self.schedule, self.train_steps)?.rounded(self.rounding.unwrap_or_default()))
+    }
+
+    /// What the network predicts.
+    pub fn prediction(&self) -> PredictionType {
+        self.prediction.unwrap_or(PredictionType::XStart)
     }
 
     /// The sampling defaults.
@@ -166,14 +196,14 @@ impl DiffusionPriorConfig {
         }
     }
 
-    /// How the sampler reads the network: it predicts the clean embedding, and the variance is the posterior's.
-    pub(super) fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
+    /// How the sampler reads the network; the variance is the posterior's.
+    pub fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
         let clip = match self.x_start_bound {
             XStartBound::Range { value } => Clip::Range(value),
             XStartBound::None | XStartBound::Ball => Clip::None,
         };
         SamplerOptions {
-            prediction: PredictionType::XStart,
+            prediction: self.prediction(),
             variance: VarianceType::FixedSmall,
             sampler: sampler.unwrap_or(self.sampler),
             clip,
@@ -207,6 +237,10 @@ impl DiffusionPriorConfig {
         self.text_scale.validate(self.embed_dim).map_err(|e| e.within("text_scale"))?;
         if self.x_start_bound == XStartBound::Ball && self.image_scale != EmbeddingScale::L2 {
             let expected = "a ball bounds embeddings of image_scale \"l2\" only: use \"none\" or a range";
+            return Err(ConfigError::new("x_start_bound", "ball", expected));
+        }
+        if self.x_start_bound == XStartBound::Ball && self.prediction() != PredictionType::XStart {
+            let expected = "a ball bounds predictions of the clean embedding only: use \"none\" or a range";
             return Err(ConfigError::new("x_start_bound", "ball", expected));
         }
         self.sampler_options(None).validate()?;

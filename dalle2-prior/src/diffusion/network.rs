@@ -7,6 +7,7 @@
 use burn::module::{Initializer, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::{DType, FloatDType};
 use dalle2_core::nn::{Transformer, layer_norm, linear, silu, timestep_embedding};
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition, TokenMask};
 
@@ -36,8 +37,8 @@ pub struct PriorNetwork {
     /// Query token to clean embedding, `[d_model, D]`.
     pub output: Linear,
     #[module(skip)]
-    text_scale: EmbeddingScale,
-    n_heads: usize,
+    pub(crate) text_scale: EmbeddingScale,
+    pub(crate) n_heads: usize,
 }
 
 impl DiffusionPriorConfig {
@@ -84,6 +85,16 @@ impl PriorNetwork {
         self.read_query(hidden)
     }
 
+    /// [`Self::forward`] with attention among all tokens, padding included: what the reference implementation computes
+    /// when it is given no mask. Nothing samples in this way.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    pub fn forward_unmasked(&self, x_t: Tensor<2>, t: &[usize], text: &TextCondition) -> Tensor<2> {
+        let tokens = Tensor::cat(vec![self.caption_tokens(text), self.step_tokens(x_t, t)], 1);
+        self.read_query(self.transformer.forward(tokens, None))
+    }
+
     /// What does not change from step to step: the caption's way through the transformer.
     ///
     /// # Panics
@@ -109,8 +120,10 @@ impl PriorNetwork {
 
     /// The first S + 1 tokens, with their positions.
     fn caption_tokens(&self, text: &TextCondition) -> Tensor<3> {
-        let pooled = linear(&self.text_proj, self.text_scale.scale(text.pooled.clone()));
-        let tokens = Tensor::cat(vec![linear(&self.token_proj, text.tokens.clone()), pooled.unsqueeze_dim::<3>(1)], 1);
+        let dtype = self.dtype();
+        let pooled = linear(&self.text_proj, self.text_scale.scale(text.pooled.clone()).cast(dtype));
+        let tokens = linear(&self.token_proj, text.tokens.clone().cast(dtype));
+        let tokens = Tensor::cat(vec![tokens, pooled.unsqueeze_dim::<3>(1)], 1);
         let caption = tokens.dims()[1];
         tokens + self.positions.val().narrow(0, 0, caption).unsqueeze::<3>()
     }
@@ -118,7 +131,8 @@ impl PriorNetwork {
     /// The last three tokens, with their positions; `t` holds one timestep per item or one for all.
     fn step_tokens(&self, x_t: Tensor<2>, t: &[usize]) -> Tensor<3> {
         let (batch, d) = (x_t.dims()[0], self.query.dims()[1]);
-        let time = timestep_embedding(t, d, &x_t.device());
+        let x_t = x_t.cast(self.dtype());
+        let time = timestep_embedding(t, d, &x_t.device()).cast(self.dtype());
         let time = linear(&self.time_out, silu(linear(&self.time_in, time))).expand([batch, d]);
         let tokens = vec![time, linear(&self.image_proj, x_t), self.query.val().expand([batch, d])];
         let total = self.positions.dims()[0];
@@ -126,10 +140,16 @@ impl PriorNetwork {
         Tensor::stack::<3>(tokens, 1) + positions.unsqueeze::<3>()
     }
 
-    /// `[B, any, d_model]` -> `[B, D]`, from the last token.
+    /// `[B, any, d_model]` -> `[B, D]`, from the last token, in f32 for the arithmetic of the sampler.
     fn read_query(&self, hidden: Tensor<3>) -> Tensor<2> {
         let last = hidden.dims()[1] - 1;
-        linear(&self.output, layer_norm(&self.norm, hidden.narrow(1, last, 1).squeeze_dim::<2>(1)))
+        let query = layer_norm(&self.norm, hidden.narrow(1, last, 1).squeeze_dim::<2>(1));
+        linear(&self.output, query).cast(FloatDType::F32)
+    }
+
+    /// Element type of the weights, in which everything between inputs and output is computed.
+    fn dtype(&self) -> DType {
+        self.query.val().dtype()
     }
 }
 

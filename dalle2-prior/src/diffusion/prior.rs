@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, EmbeddingScale, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition};
+use dalle2_core::{
+    Component, EmbeddingScale, Error, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent, StepHook,
+    TextCondition,
+};
 
 use super::{DiffusionPriorConfig, PriorNetwork};
+use crate::import::{self, PriorFiles};
 
 /// A prior that draws image embeddings by diffusion (DALL·E 2, section 2.2).
 ///
@@ -18,8 +23,10 @@ use super::{DiffusionPriorConfig, PriorNetwork};
 #[derive(Debug, Clone)]
 pub struct DiffusionPrior {
     config: DiffusionPriorConfig,
-    network: PriorNetwork,
+    network: Network<PriorNetwork>,
     schedule: NoiseSchedule,
+    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    files: Option<PriorFiles>,
 }
 
 impl DiffusionPrior {
@@ -31,9 +38,13 @@ impl DiffusionPrior {
     /// # Errors
     /// When the configuration is not valid.
     pub fn new(config: DiffusionPriorConfig, network: PriorNetwork) -> Result<Self> {
+        Self::hold(config, network.valid().into())
+    }
+
+    fn hold(config: DiffusionPriorConfig, network: Network<PriorNetwork>) -> Result<Self> {
         config.validate()?;
         let schedule = config.noise_schedule()?;
-        Ok(Self { config, network: network.valid(), schedule })
+        Ok(Self { config, network, schedule, files: None })
     }
 
     /// The configuration.
@@ -41,9 +52,12 @@ impl DiffusionPrior {
         &self.config
     }
 
-    /// The network.
-    pub fn network(&self) -> &PriorNetwork {
-        &self.network
+    /// The network; one that is not resident is read from disk.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn network(&self) -> Result<PriorNetwork> {
+        self.network.get()
     }
 
     /// Reads what [`save`](Component::save) wrote.
@@ -51,10 +65,32 @@ impl DiffusionPrior {
     /// # Errors
     /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::load_with(dir, &LoadOptions::new(device))
+    }
+
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let config: DiffusionPriorConfig = store::read_config(dir, Self::CLASS)?;
-        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
-        Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
+        config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
+        let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
+        Self::hold(config, network)
+    }
+
+    /// Reads the folders `prior` and `prior_scheduler` of a diffusers unCLIP pipeline.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// the configuration.
+    pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let (config, files) = import::read_prior(root.as_ref())?;
+        let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
+        let network = options.hold(move |reading| import::load_prior(reading, build.init(&device)?, &build, &root))?;
+        Ok(Self { files: Some(files), ..Self::hold(config, network)? })
     }
 
     fn check(&self, name: &str, text: &TextCondition) -> Result<()> {
@@ -90,17 +126,17 @@ impl DiffusionPrior {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
-        let (batch, config) = (text.batch_size(), &self.config);
+        let (batch, config, network) = (text.batch_size(), &self.config, self.network.get()?);
         let plan = SamplingPlan::new(&self.schedule, options.steps.unwrap_or(config.sampling_steps))?;
         let guidance = options.guidance.unwrap_or(config.guidance);
         let prefix = match guidance {
-            1.0 => self.network.prefix(text),
-            _ => self.network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
+            1.0 => network.prefix(text),
+            _ => network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
         };
         let mut denoise = |x_t: Tensor<2>, t: usize| {
             let x_start = match guidance {
-                1.0 => self.network.forward_from(&prefix, x_t, t),
-                _ => guide_halves(self.network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), guidance),
+                1.0 => network.forward_from(&prefix, x_t, t),
+                _ => guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), guidance),
             };
             Ok(config.x_start_bound.project(x_start).into())
         };
@@ -140,7 +176,16 @@ impl Component for DiffusionPrior {
 
     fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
         store::write_config(dir, Self::CLASS, &self.config)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        import::prior_faults(&self.config)
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        let files = self.files.clone().unwrap_or_else(|| import::prior_files(&self.config));
+        import::save_prior(self.network.get()?, &self.config, &files, root, precision)
     }
 }
 

@@ -5,10 +5,10 @@
 
 use burn::prelude::*;
 use burn::train::{TrainOutput, TrainStep};
-use dalle2_core::diffusion::{NoiseSchedule, item_mse, standard_normal};
+use dalle2_core::diffusion::{NoiseSchedule, PredictionType, item_mse, standard_normal};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::train::StepOutput;
-use dalle2_core::{Result, TextCondition};
+use dalle2_core::{ConfigError, Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -82,8 +82,12 @@ impl PriorTask {
     /// A network with fresh weights on `device`.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// When the configuration is not valid, or its network predicts something else than the clean embedding.
     pub fn new(config: &DiffusionPriorConfig, device: &Device) -> Result<Self> {
+        if config.prediction() != PredictionType::XStart {
+            let expected = "training teaches the clean embedding only: leave it out";
+            return Err(ConfigError::new("prediction", format!("{:?}", config.prediction()), expected).into());
+        }
         Ok(Self { network: config.init(device)?, config: config.clone(), schedule: config.noise_schedule()? })
     }
 

@@ -1,0 +1,37 @@
+//! What reading and writing the layout of diffusers' unCLIP pipelines has in common for all parts: their JSON files with
+//! errors that name file and key, and their scheduler.
+//!
+//! Facts about the layout are those of diffusers 0.36; which part reads which folder is said beside the part.
+
+mod fields;
+mod scheduler;
+mod weights;
+
+pub use fields::Fields;
+pub use scheduler::{Process, UnclipScheduler};
+pub use weights::{load_weights, save_weights};
+
+/// Name of a diffusers model's weights file without its ending.
+pub const WEIGHTS_STEM: &str = "diffusion_pytorch_model";
+/// Name of a scheduler's configuration file.
+pub const SCHEDULER_FILE: &str = "scheduler_config.json";
+/// The version of diffusers whose form is written, as its files carry it.
+pub const VERSION: &str = "0.36.0";
+
+/// A part's entry in `model_index.json`: its folder, the library and the class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The folder.
+    pub folder: String,
+    /// The Python library, such as `diffusers`.
+    pub library: String,
+    /// The class, such as `PriorTransformer`.
+    pub class: String,
+}
+
+impl IndexEntry {
+    /// The entry of a folder.
+    pub fn new(folder: &str, library: &str, class: &str) -> Self {
+        Self { folder: folder.to_owned(), library: library.to_owned(), class: class.to_owned() }
+    }
+}

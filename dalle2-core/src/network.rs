@@ -1,0 +1,254 @@
+//! How the weights of a pipeline's parts are held: on which device, in which type, and for how long.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+
+use crate::store::{Weights, check_module_from, load_module_from};
+use crate::{ConfigError, Result};
+
+/// How long the weights of a stage stay in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residency {
+    /// From loading on: every generation starts at once.
+    #[default]
+    Resident,
+    /// While their stage runs: a stage is read from disk when it begins and dropped when it ends, so that memory holds
+    /// the largest stage and not the sum of all. Each batch of images reads every stage again.
+    OneStage,
+}
+
+/// The element type in which networks compute. Norms, softmax and the arithmetic of schedules stay in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ComputeType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+    /// 16-bit floats with the range of 32-bit ones.
+    BF16,
+}
+
+/// How a pipeline, or a part of one, is loaded.
+///
+/// ```
+/// use burn::prelude::Device;
+/// use dalle2_core::{ComputeType, LoadOptions, Residency};
+///
+/// let options = LoadOptions::new(&Device::flex()).residency(Residency::OneStage).compute_type(ComputeType::F16);
+/// assert_eq!(options.residency, Residency::OneStage);
+/// options.validate().unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Where the networks compute.
+    pub device: Device,
+    /// How long weights stay in memory.
+    pub residency: Residency,
+    /// The element type of the diffusion networks; CLIP's encoders, which run once per caption or image, stay in f32.
+    pub compute_type: ComputeType,
+}
+
+impl LoadOptions {
+    /// Everything resident, in f32.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), residency: Residency::default(), compute_type: ComputeType::default() }
+    }
+
+    /// How long weights stay in memory.
+    pub fn residency(mut self, residency: Residency) -> Self {
+        self.residency = residency;
+        self
+    }
+
+    /// The element type in which networks compute.
+    pub fn compute_type(mut self, compute_type: ComputeType) -> Self {
+        self.compute_type = compute_type;
+        self
+    }
+
+    /// Checks that the device can do what is asked of it.
+    ///
+    /// # Errors
+    /// When the device has no arithmetic in the element type.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self.device.supports_dtype(self.compute_type.dtype()) {
+            true => Ok(()),
+            false => {
+                let expected = format!("the device {:?} does not compute in it: use F32", self.device);
+                Err(ConfigError::new("compute_type", format!("{:?}", self.compute_type), expected))
+            }
+        }
+    }
+
+    /// Holds the network that `load` reads: reads it now; or compares its files with the configuration now, and reads
+    /// them whenever a stage begins.
+    ///
+    /// # Errors
+    /// When the options do not fit the device, or `load` fails now.
+    pub fn hold<M: Module>(&self, load: impl Fn(Reading) -> Result<M> + Send + Sync + 'static) -> Result<Network<M>> {
+        self.validate()?;
+        let dtype = self.compute_type;
+        match self.residency {
+            Residency::Resident => Ok(Network::Resident(dtype.cast(load(Reading::Values)?))),
+            Residency::OneStage => {
+                load(Reading::Headers)?;
+                Ok(Network::OnDisk(Arc::new(move || Ok(dtype.cast(load(Reading::Values)?)))))
+            }
+        }
+    }
+}
+
+/// How much of a weights file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Names, shapes and element types, to be compared with the module, which is left as it is.
+    Headers,
+    /// Everything.
+    Values,
+}
+
+impl Reading {
+    /// Reads the parameters of a module, without autodiff, or compares them with the file. `rename` gives the name in the
+    /// file of a parameter's field path.
+    ///
+    /// # Errors
+    /// As [`load_module_from`](crate::store::load_module_from).
+    pub fn module<M: Module>(self, module: M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<M> {
+        match self {
+            Self::Headers => check_module_from(&module, weights, rename).map(|()| module),
+            Self::Values => Ok(load_module_from(module, weights, rename)?.valid()),
+        }
+    }
+
+    /// The same for a file that this library wrote.
+    ///
+    /// # Errors
+    /// As [`load_module_from`](crate::store::load_module_from).
+    pub fn own_module<M: Module>(self, module: M, path: impl AsRef<Path>) -> Result<M> {
+        self.module(module, &Weights::open(path)?, &str::to_owned)
+    }
+}
+
+impl ComputeType {
+    /// Burn's name of the type.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::F16 => FloatDType::F16,
+            Self::BF16 => FloatDType::BF16,
+        }
+    }
+
+    /// Converts every parameter, one after another.
+    fn cast<M: Module>(self, module: M) -> M {
+        match self {
+            Self::F32 => module,
+            _ => module.map(&mut Cast(self.dtype())),
+        }
+    }
+}
+
+struct Cast(FloatDType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.cast(self.0))
+    }
+}
+
+/// A network that is in memory, or is read when it is needed.
+#[derive(Clone)]
+pub enum Network<M> {
+    /// In memory.
+    Resident(M),
+    /// Read anew by each [`Network::get`].
+    OnDisk(Arc<dyn Fn() -> Result<M> + Send + Sync>),
+}
+
+impl<M: Clone> Network<M> {
+    /// The network. Copies of a resident one share its weights; one that is on disk is read, and its weights live as
+    /// long as what is returned.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn get(&self) -> Result<M> {
+        match self {
+            Self::Resident(network) => Ok(network.clone()),
+            Self::OnDisk(load) => load(),
+        }
+    }
+}
+
+impl<M> From<M> for Network<M> {
+    fn from(network: M) -> Self {
+        Self::Resident(network)
+    }
+}
+
+impl<M> fmt::Debug for Network<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resident(_) => "Resident",
+            Self::OnDisk(_) => "OnDisk",
+        })
+    }
+}
+
+/// Element type of a network's first parameter; f32 for a network without any.
+pub fn compute_type(module: &impl Module) -> FloatDType {
+    struct First(Option<FloatDType>);
+    impl ModuleVisitor for First {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.0.is_none() {
+                self.0 = Some(param.val().dtype().into());
+            }
+        }
+    }
+    let mut first = First(None);
+    module.visit(&mut first);
+    first.0.unwrap_or(FloatDType::F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn load(reads: &Arc<AtomicUsize>) -> impl Fn(Reading) -> Result<Linear> + Send + Sync + 'static {
+        let reads = reads.clone();
+        move |reading| {
+            if reading == Reading::Values {
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(LinearConfig::new(3, 2).init(&Device::flex()))
+        }
+    }
+
+    #[test]
+    fn a_resident_network_is_read_once_and_one_on_disk_each_time() {
+        for (residency, before, after) in [(Residency::Resident, 1, 1), (Residency::OneStage, 0, 2)] {
+            let reads = Arc::new(AtomicUsize::new(0));
+            let network = LoadOptions::new(&Device::flex()).residency(residency).hold(load(&reads)).unwrap();
+            assert_eq!(reads.load(Ordering::Relaxed), before, "{residency:?}");
+            network.get().unwrap();
+            network.get().unwrap();
+            assert_eq!(reads.load(Ordering::Relaxed), after, "{residency:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_have_the_type_that_was_asked_for() {
+        for kind in [ComputeType::F32, ComputeType::F16, ComputeType::BF16] {
+            let reads = Arc::new(AtomicUsize::new(0));
+            let network = LoadOptions::new(&Device::flex()).compute_type(kind).hold(load(&reads)).unwrap();
+            assert_eq!(compute_type(&network.get().unwrap()), kind.dtype());
+        }
+    }
+}

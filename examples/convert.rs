@@ -1,0 +1,48 @@
+//! Writes a pipeline in the layout of diffusers, or says what keeps it from being written so.
+//!
+//! ```text
+//! cargo run --release --example convert -- runs/portable/export out/portable
+//! ```
+//!
+//! A pipeline that is in that layout already is written anew, for example in another precision.
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use dalle2::core::store::Precision;
+use dalle2::{Device, LoadOptions, Pipeline, Residency};
+
+/// Write a pipeline in the layout of diffusers.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Pipeline directory to read
+    from: PathBuf,
+    /// Directory to write
+    to: PathBuf,
+    /// Element type of the weights that are written
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Type,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let precision = match cli.precision {
+        Type::F32 => Precision::F32,
+        Type::F16 => Precision::F16,
+        Type::Bf16 => Precision::BF16,
+    };
+    // One part at a time in memory is enough for copying.
+    let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage);
+    Pipeline::from_pretrained_with(&cli.from, &options)?.save_diffusers(&cli.to, precision)?;
+    println!("wrote {}", cli.to.display());
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Pipelines in the layout of diffusers: `UnCLIPPipeline` and `UnCLIPImageVariationPipeline`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
+use dalle2_core::diffusers::{IndexEntry, VERSION};
+use dalle2_core::store::{Precision, write_json};
+use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
+use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
+use dalle2_prior::DiffusionPrior;
+use serde_json::{Map, Value, json};
+
+use crate::on_demand::OnDemand;
+use crate::pretrained::INDEX_FILE;
+use crate::{Pipeline, PipelineBuilder};
+
+/// From captions to images.
+const TEXT_TO_IMAGE: &str = "UnCLIPPipeline";
+/// From images to their variations.
+const VARIATION: &str = "UnCLIPImageVariationPipeline";
+
+/// Folders that both kinds of pipelines have, and the classes that may stand beside them in the index.
+const COMMON: [(&str, &[&str]); 8] = [
+    ("text_encoder", &["CLIPTextModelWithProjection"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+    ("text_proj", &["UnCLIPTextProjModel"]),
+    ("decoder", &["UNet2DConditionModel"]),
+    ("super_res_first", &["UNet2DModel"]),
+    ("super_res_last", &["UNet2DModel"]),
+    ("decoder_scheduler", &["UnCLIPScheduler"]),
+    ("super_res_scheduler", &["UnCLIPScheduler"]),
+];
+/// Folders of a pipeline that begins with a caption.
+const PRIOR: [(&str, &[&str]); 2] = [("prior", &["PriorTransformer"]), ("prior_scheduler", &["UnCLIPScheduler"])];
+/// Folders of a pipeline that begins with an image; one that begins with a caption may have them too.
+const IMAGE: [(&str, &[&str]); 2] = [
+    ("image_encoder", &["CLIPVisionModelWithProjection"]),
+    ("feature_extractor", &["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor"]),
+];
+
+/// Whether a pipeline of this class is in the layout of diffusers.
+pub(crate) fn is_diffusers(class: &str) -> bool {
+    [TEXT_TO_IMAGE, VARIATION].contains(&class)
+}
+
+/// Reads a pipeline whose index is `index`, `_class_name` included.
+pub(crate) fn load(dir: &Path, index: Map<String, Value>, options: &LoadOptions) -> Result<Pipeline> {
+    let path = dir.join(INDEX_FILE);
+    let parts = check_index(&path, &index)?;
+    let has = |name: &str| parts.contains(&name);
+    let mut builder = Pipeline::builder().device(&options.device);
+    builder = text_encoder(builder, dir, options)?;
+    if has("image_encoder") {
+        builder = image_encoder(builder, dir, options)?;
+    }
+    if has("prior") {
+        builder = builder.prior(DiffusionPrior::load_diffusers(dir, options)?);
+    }
+    let decoder = UnclipDecoder::load_diffusers(dir, options)?;
+    let upsampler = DiffusionUpsampler::load_diffusers(dir, options)?;
+    let pipeline = builder.decoder(decoder).upsampler(upsampler).build()?;
+    Ok(Pipeline { index: Some(Arc::new(index)), ..pipeline })
+}
+
+/// The parts of an index, all of known classes and none missing.
+fn check_index<'a>(path: &Path, index: &'a Map<String, Value>) -> Result<Vec<&'a str>> {
+    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    let first = if class == VARIATION { IMAGE } else { PRIOR };
+    let mut parts = Vec::new();
+    let mut faults = Vec::new();
+    for (name, entry) in index.iter().filter(|(name, _)| !name.starts_with('_')) {
+        let known = COMMON.iter().chain(&PRIOR).chain(&IMAGE).find(|(known, _)| known == name);
+        let entry_parts = entry.as_array().map(Vec::as_slice);
+        match (known, entry_parts) {
+            (_, Some([Value::Null, Value::Null])) => {}
+            (None, _) => faults.push(format!("`{name}` = {entry} is not a part of an unCLIP pipeline")),
+            (Some((_, classes)), Some([Value::String(library), Value::String(class)])) => {
+                if classes.contains(&class.as_str()) && is_library(name, library) {
+                    parts.push(name.as_str());
+                } else {
+                    let expected = classes.join(" or ");
+                    faults.push(format!("`{name}` has the unknown class {entry}, expected {expected}"));
+                }
+            }
+            _ => faults.push(format!("`{name}` is {entry}, expected [a library, a class name]")),
+        }
+    }
+    // A part of a wrong class has been reported; one that nobody named is missing.
+    let missing = COMMON.iter().chain(&first).map(|(name, _)| *name).filter(|name| !index.contains_key(*name));
+    faults.extend(missing.map(|name| format!("`{name}` is missing, which a {class} has")));
+    match faults.is_empty() {
+        true => Ok(parts),
+        false => Err(Error::format(path, faults.join("; "))),
+    }
+}
+
+/// The module that `text_proj` is in differs between releases of diffusers.
+fn is_library(part: &str, library: &str) -> bool {
+    match part {
+        "text_encoder" | "tokenizer" | "image_encoder" | "feature_extractor" => library == "transformers",
+        "text_proj" => library.split('.').next_back() == Some("unclip") || library == "diffusers",
+        _ => library == "diffusers",
+    }
+}
+
+fn text_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
+    let (dir, device) = (dir.to_owned(), options.device.clone());
+    let load = move || ClipTextEncoder::load_diffusers(&dir, &device);
+    Ok(match options.residency {
+        Residency::Resident => builder.text_encoder(load()?),
+        Residency::OneStage => builder.text_encoder(OnDemand::text(load)?),
+    })
+}
+
+fn image_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
+    let (dir, device) = (dir.to_owned(), options.device.clone());
+    let load = move || ClipImageEncoder::load_diffusers(&dir, &device);
+    Ok(match options.residency {
+        Residency::Resident => builder.image_encoder(load()?),
+        Residency::OneStage => builder.image_encoder(OnDemand::image(load)?),
+    })
+}
+
+impl Pipeline {
+    /// What keeps the pipeline from being written in the layout of diffusers; empty when nothing does.
+    ///
+    /// Presets whose pipelines can be written so are named in `docs/weights.md`.
+    pub fn diffusers_faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> = self.components().iter().flat_map(|part| part.diffusers_faults()).collect();
+        if self.upsamplers.len() != 1 {
+            faults.push(format!(
+                "diffusers' unCLIP has one super-resolution stage, this pipeline {}",
+                self.upsamplers.len()
+            ));
+        }
+        faults
+    }
+
+    /// Writes the pipeline to a directory in the layout of diffusers, so that its `UnCLIPPipeline` (or, without a prior,
+    /// `UnCLIPImageVariationPipeline`) opens it. A pipeline that was read from such a directory keeps its configuration
+    /// files and its index as they were.
+    ///
+    /// The index is written last, so a directory that could not be finished is not taken for a pipeline.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with everything that the layout cannot express, see [`Pipeline::diffusers_faults`]; when a
+    /// file cannot be written, or a value does not fit `precision`.
+    pub fn save_diffusers(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+        let (dir, faults) = (dir.as_ref(), self.diffusers_faults());
+        if !faults.is_empty() {
+            let faults = faults.join("\n  ");
+            return Err(Error::Mismatch(format!("the layout of diffusers cannot express this pipeline:\n  {faults}")));
+        }
+        let mut entries = Vec::new();
+        for part in self.components() {
+            entries.extend(part.save_diffusers(dir, precision)?);
+        }
+        write_json(dir.join(INDEX_FILE), &self.diffusers_index(entries))
+    }
+
+    fn components(&self) -> Vec<&dyn Component> {
+        let mut parts: Vec<&dyn Component> = vec![&*self.text_encoder, &*self.decoder];
+        if let Some(prior) = &self.prior {
+            parts.push(&**prior);
+        }
+        if let Some(image_encoder) = &self.image_encoder {
+            parts.push(&**image_encoder);
+        }
+        parts.extend(self.upsamplers.iter().map(|upsampler| -> &dyn Component { &**upsampler }));
+        parts
+    }
+
+    /// The index of these entries. One that was read is kept where it says the same: releases of diffusers differ in the
+    /// library that they name for a class.
+    fn diffusers_index(&self, entries: Vec<IndexEntry>) -> Map<String, Value> {
+        let mut index = match &self.index {
+            Some(index) => (**index).clone(),
+            None => {
+                let class = if self.prior.is_some() { TEXT_TO_IMAGE } else { VARIATION };
+                let mut index = Map::new();
+                index.insert("_class_name".into(), class.into());
+                index.insert("_diffusers_version".into(), VERSION.into());
+                index
+            }
+        };
+        for IndexEntry { folder, library, class } in entries {
+            let kept =
+                index.get(&folder).and_then(Value::as_array).is_some_and(|entry| entry.get(1) == Some(&json!(class)));
+            if !kept {
+                index.insert(folder, json!([library, class]));
+            }
+        }
+        index
+    }
+}

@@ -1,0 +1,101 @@
+//! CLIP's encoders that are read from disk whenever they are needed, for [`Residency::OneStage`](crate::Residency).
+//!
+//! The diffusion stages hold their networks in this way themselves; they know their widths from the configuration alone.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::prelude::*;
+use dalle2_core::diffusers::IndexEntry;
+use dalle2_core::store::Precision;
+use dalle2_core::{Component, ImageEncoder, Result, TextCondition, TextEncoder};
+
+type Load<T> = Arc<dyn Fn() -> Result<T> + Send + Sync>;
+
+/// An encoder on disk, with what neighbours ask of it.
+pub(crate) struct OnDemand<T> {
+    load: Load<T>,
+    class: String,
+    embed_dim: usize,
+    /// Token width and context length of a text encoder.
+    tokens: [usize; 2],
+    diffusers_faults: Vec<String>,
+}
+
+impl<T> fmt::Debug for OnDemand<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OnDemand({})", self.class)
+    }
+}
+
+impl<T: TextEncoder> OnDemand<T> {
+    /// Reads the encoder once, to check it and to learn its widths.
+    pub(crate) fn text(load: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
+        let encoder = load()?;
+        let tokens = [encoder.token_width(), encoder.context_length()];
+        Ok(Self { tokens, ..Self::new(&encoder, encoder.embed_dim(), load) })
+    }
+}
+
+impl<T: ImageEncoder> OnDemand<T> {
+    /// Reads the encoder once, to check it and to learn its width.
+    pub(crate) fn image(load: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
+        let encoder = load()?;
+        Ok(Self::new(&encoder, encoder.embed_dim(), load))
+    }
+}
+
+impl<T: Component> OnDemand<T> {
+    fn new(encoder: &T, embed_dim: usize, load: impl Fn() -> Result<T> + Send + Sync + 'static) -> Self {
+        let class = encoder.class_name().to_owned();
+        let diffusers_faults = encoder.diffusers_faults();
+        Self { load: Arc::new(load), class, embed_dim, tokens: [0; 2], diffusers_faults }
+    }
+}
+
+impl<T: Component> Component for OnDemand<T> {
+    fn class_name(&self) -> &str {
+        &self.class
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        (self.load)()?.save(dir, precision)
+    }
+
+    fn diffusers_faults(&self) -> Vec<String> {
+        self.diffusers_faults.clone()
+    }
+
+    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+        (self.load)()?.save_diffusers(root, precision)
+    }
+}
+
+impl<T: TextEncoder> TextEncoder for OnDemand<T> {
+    fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
+        (self.load)()?.encode(captions)
+    }
+
+    fn embed_dim(&self) -> usize {
+        self.embed_dim
+    }
+
+    fn token_width(&self) -> usize {
+        self.tokens[0]
+    }
+
+    fn context_length(&self) -> usize {
+        self.tokens[1]
+    }
+}
+
+impl<T: ImageEncoder> ImageEncoder for OnDemand<T> {
+    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        (self.load)()?.encode(images)
+    }
+
+    fn embed_dim(&self) -> usize {
+        self.embed_dim
+    }
+}
