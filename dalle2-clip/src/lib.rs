@@ -35,8 +35,8 @@
 //! # }
 //! ```
 
-pub mod diffusers;
-mod eval;
+mod diffusers;
+pub mod eval;
 mod image_encoder;
 mod import;
 mod loss;
