@@ -8,7 +8,7 @@ use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::store::{Precision, read_json, write_json};
 use dalle2_core::{Component, Error, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
-use dalle2_prior::DiffusionPrior;
+use dalle2_prior::{AutoregressivePrior, DiffusionPrior};
 use serde_json::{Value, json};
 
 use crate::{Pipeline, PipelineBuilder};
@@ -125,6 +125,7 @@ fn load_part(
         ("text_encoder", ClipTextEncoder::CLASS) => builder.text_encoder(ClipTextEncoder::load(dir, device)?),
         ("image_encoder", ClipImageEncoder::CLASS) => builder.image_encoder(ClipImageEncoder::load(dir, device)?),
         ("prior", DiffusionPrior::CLASS) => builder.prior(DiffusionPrior::load(dir, device)?),
+        ("prior", AutoregressivePrior::CLASS) => builder.prior(AutoregressivePrior::load(dir, device)?),
         ("decoder", UnclipDecoder::CLASS) => builder.decoder(UnclipDecoder::load(dir, device)?),
         (_, DiffusionUpsampler::CLASS) if upsampler => builder.upsampler(DiffusionUpsampler::load(dir, device)?),
         ("text_encoder" | "image_encoder" | "prior" | "decoder", _) => {

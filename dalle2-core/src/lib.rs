@@ -24,6 +24,7 @@ pub mod image;
 pub mod metrics;
 pub mod nn;
 mod parts;
+mod pca;
 mod scale;
 pub mod store;
 pub mod text;
@@ -37,4 +38,5 @@ pub use parts::{
     Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
     check_flow,
 };
+pub use pca::{Components, EmbeddingPca};
 pub use scale::EmbeddingScale;

@@ -53,13 +53,18 @@ pub struct SampleOptions {
     pub sampler: Option<crate::diffusion::Sampler>,
     /// Prior only: candidates per caption, of which the one with the highest z_i · z_t is kept.
     pub candidates: Option<usize>,
+    /// Autoregressive prior only: divides the logits, finite and at least 0; 0 takes the most probable value, 1 leaves
+    /// the model's distribution.
+    pub temperature: Option<f64>,
+    /// Autoregressive prior only: the most probable values that together have this probability are drawn from, in (0, 1].
+    pub top_p: Option<f64>,
 }
 
 impl SampleOptions {
-    /// Checks the values against the number of training timesteps of the stage.
+    /// Checks the values for a diffusion stage, against its number of training timesteps.
     ///
     /// # Errors
-    /// Names the first field that is out of range.
+    /// Names the first field that is out of range or that no diffusion stage has.
     pub fn validate(&self, train_steps: usize) -> Result<()> {
         use crate::ConfigError;
         if let Some(steps) = self.steps
@@ -74,6 +79,12 @@ impl SampleOptions {
         }
         if self.candidates == Some(0) {
             return Err(ConfigError::new("candidates", 0, "must be at least 1").into());
+        }
+        for (field, value) in [("temperature", self.temperature), ("top_p", self.top_p)] {
+            if let Some(value) = value {
+                let expected = "only an autoregressive prior has it: this stage samples by diffusion";
+                return Err(ConfigError::new(field, value, expected).into());
+            }
         }
         Ok(())
     }

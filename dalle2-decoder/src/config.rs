@@ -65,7 +65,7 @@ impl DiffusionConfig {
             steps: Some(self.sampling_steps),
             guidance: Some(self.guidance),
             sampler: Some(self.sampler),
-            candidates: None,
+            ..Default::default()
         }
     }
 

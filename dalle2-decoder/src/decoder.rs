@@ -102,8 +102,57 @@ impl UnclipDecoder {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
 
-    fn check(&self, embedding: &Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<()> {
-        let [b, d] = embedding.dims();
+    /// Draws images from captions alone: in place of the image embedding, the network reads the learned one that stood for
+    /// "no image" in training. What a pipeline without a prior would draw (DALL·E 2, section 5.1).
+    ///
+    /// # Errors
+    /// As [`sample`](dalle2_core::Decoder::sample).
+    pub fn sample_captions(
+        &self,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let batch = text.batch_size();
+        self.check([batch, self.config.embed_dim], text, null)?;
+        let scaled = self.network.conditioning.null(batch);
+        self.draw(self.network.conditioning.forward(scaled, text), null, options, noise, hook)
+    }
+
+    /// Draws images for conditions, one row each; guidance moves away from the empty caption without an image.
+    fn draw(
+        &self,
+        cond: Condition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let batch = cond.time.dims()[0];
+        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        let conditioning = &self.network.conditioning;
+        let prepared = if guidance == 1.0 {
+            self.network.prepare(cond)
+        } else {
+            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
+            self.network.prepare(uncond.cat(cond))
+        };
+        let learned = self.config.unet.out_channels == 6;
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            if guidance == 1.0 {
+                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
+            }
+            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
+            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
+            out.guided(guidance)
+        };
+        let (size, device) = (self.config.image_size, prepared.time.device());
+        self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+    }
+
+    fn check(&self, [b, d]: [usize; 2], text: &TextCondition, null: &TextCondition) -> Result<()> {
         let [text_b, s, w] = text.tokens.dims();
         let [null_b, null_s, _] = null.tokens.dims();
         if d != self.config.embed_dim || w != self.config.token_width {
@@ -117,11 +166,7 @@ impl UnclipDecoder {
                 "{b} embeddings need {b} captions and one empty caption of {s} tokens, got {text_b}, {null_b} of {null_s}"
             )));
         }
-        let sum = embedding.clone().abs().sum().into_scalar::<f32>();
-        match sum.is_finite() {
-            true => Ok(()),
-            false => Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into())),
-        }
+        Ok(())
     }
 }
 
@@ -146,28 +191,13 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.check(&embedding, text, null)?;
-        let batch = embedding.dims()[0];
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        self.check(embedding.dims(), text, null)?;
+        if !embedding.clone().abs().sum().into_scalar::<f32>().is_finite() {
+            return Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into()));
+        }
         let conditioning = &self.network.conditioning;
         let cond = conditioning.forward(conditioning.scale(embedding), text);
-        let prepared = if guidance == 1.0 {
-            self.network.prepare(cond)
-        } else {
-            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            self.network.prepare(uncond.cat(cond))
-        };
-        let learned = self.config.unet.out_channels == 6;
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            if guidance == 1.0 {
-                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
-            }
-            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
-            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
-            out.guided(guidance)
-        };
-        let (size, device) = (self.config.image_size, prepared.time.device());
-        self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+        self.draw(cond, null, options, noise, hook)
     }
 
     fn embed_dim(&self) -> usize {

@@ -64,11 +64,16 @@ pub struct DiffusionPriorConfig {
     pub guidance: f64,
     /// Embeddings drawn per caption when a request names no number; the one closest to z_t is kept.
     pub candidates: usize,
+    /// Whether the network also reads its estimate of the last step (Chen et al. 2022, arXiv 2208.04202, section 3.2);
+    /// not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_conditioning: Option<bool>,
 }
 
 impl DiffusionPriorConfig {
-    /// The bundled emoji prior: 1.8 M parameters and the projections.
-    pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+    /// The size of the bundled prior, for things that a CPU can train in minutes to an hour: 1.8 M parameters and the
+    /// projections.
+    pub fn small(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         Self {
             embed_dim,
             token_width,
@@ -86,12 +91,18 @@ impl DiffusionPriorConfig {
             sampler: Sampler::Ddim { eta: 0.0 },
             guidance: 2.0,
             candidates: 2,
+            self_conditioning: None,
         }
+    }
+
+    /// The bundled emoji prior, [`Self::small`].
+    pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+        Self::small(embed_dim, token_width, context_length)
     }
 
     /// A prior that learns a few dozen captions within minutes on a CPU.
     pub fn tiny(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
-        Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::emoji(embed_dim, token_width, context_length) }
+        Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::small(embed_dim, token_width, context_length) }
     }
 
     /// The size of Karlo v1 alpha's prior, 1.02 billion parameters, for CLIP ViT-L/14. The statistics of its
@@ -114,6 +125,7 @@ impl DiffusionPriorConfig {
             sampler: Sampler::Ddpm,
             guidance: 4.0,
             candidates: 1,
+            self_conditioning: None,
         }
     }
 
@@ -145,7 +157,26 @@ impl DiffusionPriorConfig {
         let projections = (self.token_width + 1) * d + 2 * (e + 1) * d + (d + 1) * e;
         let time = 2 * (d + 1) * d;
         let tokens = (self.context_length + EXTRA_TOKENS + 1) * d;
-        projections + time + tokens + 2 * d + self.transformer().num_params()
+        let own_estimate = if self.is_self_conditioned() { (e + 1) * d } else { 0 };
+        projections + time + tokens + 2 * d + own_estimate + self.transformer().num_params()
+    }
+
+    /// Length of the sequence that the transformer reads.
+    pub fn sequence_length(&self) -> usize {
+        self.context_length + EXTRA_TOKENS
+    }
+
+    /// Multiply-accumulates of one forward pass for one caption; a training step takes about three times as many, with
+    /// self-conditioning half a pass more.
+    pub fn num_macs(&self) -> u64 {
+        let [s, w, e, d] = [self.context_length, self.token_width, self.embed_dim, self.d_model].map(|n| n as u64);
+        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
+        s * w * d + 3 * e * d + 2 * d * d + own_estimate + self.transformer().num_macs(self.sequence_length())
+    }
+
+    /// Whether the network also reads its own last estimate.
+    pub fn is_self_conditioned(&self) -> bool {
+        self.self_conditioning.unwrap_or(false)
     }
 
     /// The schedule's tables.
@@ -163,6 +194,7 @@ impl DiffusionPriorConfig {
             guidance: Some(self.guidance),
             sampler: Some(self.sampler),
             candidates: Some(self.candidates),
+            ..Default::default()
         }
     }
 
@@ -265,6 +297,10 @@ mod tests {
     fn the_parameters_are_counted_exactly() {
         let config = DiffusionPriorConfig::tiny(12, 10, 5);
         assert_eq!(config.init(&Device::flex()).unwrap().num_params(), config.num_params());
+        let own = DiffusionPriorConfig { self_conditioning: Some(true), ..config };
+        assert_eq!(own.init(&Device::flex()).unwrap().num_params(), own.num_params());
+        let transformer = 3 * (9 * 12 * 128 * 128 + 2 * 9 * 9 * 128);
+        assert_eq!(own.num_macs(), 5 * 10 * 128 + 4 * 12 * 128 + 2 * 128 * 128 + transformer);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use dalle2_core::store::{self, Precision};
 use dalle2_core::{Component, EmbeddingScale, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition};
 
 use super::{DiffusionPriorConfig, PriorNetwork};
+use crate::caption::{CaptionForm, closest};
 
 /// A prior that draws image embeddings by diffusion (DALL·E 2, section 2.2).
 ///
@@ -57,28 +58,9 @@ impl DiffusionPrior {
         Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
     }
 
-    fn check(&self, name: &str, text: &TextCondition) -> Result<()> {
-        let ([batch, embed], [tokens_batch, s, w]) = (text.pooled.dims(), text.tokens.dims());
-        let expected = [self.config.context_length, self.config.token_width, self.config.embed_dim];
-        if [s, w, embed] != expected {
-            let [needs_s, needs_w, needs_d] = expected;
-            return Err(Error::Mismatch(format!(
-                "the prior reads {needs_s} tokens of width {needs_w} and embeddings of width {needs_d}; \
-                 the {name} has {s} tokens of width {w} and an embedding of width {embed}"
-            )));
-        }
-        if batch == 0 || tokens_batch != batch || text.mask.dims() != [batch, s] {
-            return Err(Error::Input(format!(
-                "the {name} has {batch} embeddings, {tokens_batch} rows of tokens and a mask of {:?}",
-                text.mask.dims()
-            )));
-        }
-        // One number, so one round trip to the device: infinities and NaN survive the sum of magnitudes.
-        let sum = text.pooled.clone().abs().sum() + text.tokens.clone().abs().sum();
-        match sum.into_scalar::<f32>().is_finite() {
-            true => Ok(()),
-            false => Err(Error::Input(format!("the encoded {name} for the prior holds a value that is not finite"))),
-        }
+    fn form(&self) -> CaptionForm {
+        let DiffusionPriorConfig { context_length, token_width, embed_dim, .. } = self.config;
+        CaptionForm { context_length, token_width, embed_dim }
     }
 
     /// Draws one scaled embedding per row of `text`.
@@ -97,12 +79,19 @@ impl DiffusionPrior {
             1.0 => self.network.prefix(text),
             _ => self.network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
         };
+        let mut last: Option<Tensor<2>> = None; // the network's own estimate, for self-conditioning
         let mut denoise = |x_t: Tensor<2>, t: usize| {
+            let estimate = last.take();
             let x_start = match guidance {
-                1.0 => self.network.forward_from(&prefix, x_t, t),
-                _ => guide_halves(self.network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), guidance),
+                1.0 => self.network.forward_from(&prefix, x_t, t, estimate),
+                _ => {
+                    let estimate = estimate.map(|estimate| estimate.repeat_dim(0, 2));
+                    guide_halves(self.network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, estimate), guidance)
+                }
             };
-            Ok(config.x_start_bound.project(x_start).into())
+            let x_start = config.x_start_bound.project(x_start);
+            last = config.is_self_conditioned().then(|| x_start.clone());
+            Ok(x_start.into())
         };
         let x_t = draw(noise, [batch, config.embed_dim], &text.pooled.device())?;
         let mut on_step = |step, total, _: &Tensor<2>| hook(StepEvent { step, total, x_start: None });
@@ -116,21 +105,6 @@ impl DiffusionPrior {
             scale => scale.unscale(scaled),
         }
     }
-}
-
-/// Of each caption's consecutive candidates, the one with the highest cosine to the caption's embedding.
-///
-/// # Shapes
-/// - candidates: `[B * n, D]`
-/// - text: `[B, D]`
-/// - output: `[B, D]`
-fn closest(candidates: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
-    let ([rows, d], batch) = (candidates.dims(), text.dims()[0]);
-    let n = rows / batch;
-    let images = l2_normalize(candidates.clone()).reshape([batch, n, d]);
-    let cosine = (images * l2_normalize(text).unsqueeze_dim::<3>(1)).sum_dim(2).squeeze_dim::<2>(2); // [B, n]
-    let best = cosine.argmax(1).unsqueeze_dim::<3>(2).expand([batch, 1, d]);
-    candidates.reshape([batch, n, d]).gather(1, best).squeeze_dim::<2>(1)
 }
 
 impl Component for DiffusionPrior {
@@ -154,18 +128,10 @@ impl Prior for DiffusionPrior {
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
         Prior::validate(self, options)?;
-        self.check("caption", text)?;
-        self.check("empty caption", null)?;
-        if null.batch_size() != 1 {
-            return Err(Error::Input(format!("one empty caption is needed for guidance, got {}", null.batch_size())));
-        }
+        self.form().check_both(text, null)?;
         let candidates = options.candidates.unwrap_or(self.config.candidates);
         let scaled = self.diffuse(&text.repeat_interleave(candidates), null, options, noise, hook)?;
-        let embeddings = self.unscale(scaled);
-        match candidates {
-            1 => Ok(embeddings),
-            _ => Ok(closest(embeddings, text.pooled.clone())),
-        }
+        Ok(closest(self.unscale(scaled), text.pooled.clone()))
     }
 
     fn embed_dim(&self) -> usize {
