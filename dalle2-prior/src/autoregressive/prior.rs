@@ -192,9 +192,13 @@ impl Prior for AutoregressivePrior {
             let expected = format!("an autoregressive prior takes one step per component, {}", self.config.components);
             return Err(ConfigError::new("steps", steps, expected).into());
         }
-        if let Some(sampler) = options.sampler {
-            let expected = "an autoregressive prior has no sampler: set `temperature` or `top_p`";
-            return Err(ConfigError::new("sampler", format!("{sampler:?}"), expected).into());
+        let shown = |value: Option<String>, field: &'static str| value.map(|value| (field, value));
+        let foreign = shown(options.sampler.map(|v| format!("{v:?}")), "sampler")
+            .or_else(|| shown(options.spacing.as_ref().map(|v| format!("{v:?}")), "spacing"))
+            .or_else(|| shown(options.guidance_interval.map(|v| format!("{v:?}")), "guidance_interval"));
+        if let Some((field, value)) = foreign {
+            let expected = "an autoregressive prior has no timesteps: set `temperature` or `top_p`";
+            return Err(ConfigError::new(field, value, expected).into());
         }
         Ok(check_sampling(options)?)
     }
