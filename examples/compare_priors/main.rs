@@ -35,7 +35,7 @@ use decode::Gallery;
 use measure::{Collected, Estimates, Sweep, best, draw, figures, first, milliseconds, select, sweep};
 use runs::{Lab, Trained};
 use serde_json::json;
-use settings::{Cli, Configs, Plan};
+use settings::{Cli, Configs};
 use shared::cli::init_logging;
 use shared::priors::Kind;
 use table::{Row, Table};

@@ -40,11 +40,15 @@ pub fn write(dir: &Path, table: &Table, plots: &[&str], sheets: &[String]) -> Re
     html.push_str("</ul>");
     for (title, head, body) in table.sections() {
         let _ = write!(html, "<h2>{}</h2><div class=\"wide\"><table><tr>", escape(title.trim_end_matches('.')));
-        head.iter().for_each(|cell| drop(write!(html, "<th>{}</th>", escape(cell))));
+        for cell in head {
+            let _ = write!(html, "<th>{}</th>", escape(&cell));
+        }
         html.push_str("</tr>");
         for row in body {
             html.push_str("<tr>");
-            row.iter().for_each(|cell| drop(write!(html, "<td>{}</td>", escape(cell))));
+            for cell in row {
+                let _ = write!(html, "<td>{}</td>", escape(&cell));
+            }
             html.push_str("</tr>");
         }
         html.push_str("</table></div>");

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    BetaSchedule, Clip, NoiseSchedule, PredictionType, Sampler, SamplerOptions, VarianceType,
+    AnalyticVariance, BetaSchedule, Clip, NoiseSchedule, PredictionType, Sampler, SamplerOptions, VarianceType,
 };
 use dalle2_core::nn::{TransformerConfig, l2_normalize};
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
@@ -68,6 +68,11 @@ pub struct DiffusionPriorConfig {
     /// not if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_conditioning: Option<bool>,
+    /// The variance of DDPM's steps that is best for the training data, once measured
+    /// ([`DiffusionPrior::with_measured_variance`](crate::DiffusionPrior::with_measured_variance)); the posterior's if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analytic_variance: Option<AnalyticVariance>,
 }
 
 impl DiffusionPriorConfig {
@@ -92,6 +97,7 @@ impl DiffusionPriorConfig {
             guidance: 2.0,
             candidates: 2,
             self_conditioning: None,
+            analytic_variance: None,
         }
     }
 
@@ -126,11 +132,12 @@ impl DiffusionPriorConfig {
             guidance: 4.0,
             candidates: 1,
             self_conditioning: None,
+            analytic_variance: None,
         }
     }
 
-    /// The size of the paper's diffusion prior (table 3), "1B" there, for a CLIP of width 1024. The paper samples with
-    /// the analytic variance; this samples with the posterior's.
+    /// The size of the paper's diffusion prior (table 3), "1B" there, for a CLIP of width 1024. It samples with the
+    /// posterior's variance until the paper's analytic one is measured.
     pub fn paper() -> Self {
         Self {
             embed_dim: 1024,
@@ -157,7 +164,7 @@ impl DiffusionPriorConfig {
         let projections = (self.token_width + 1) * d + 2 * (e + 1) * d + (d + 1) * e;
         let time = 2 * (d + 1) * d;
         let tokens = (self.context_length + EXTRA_TOKENS + 1) * d;
-        let own_estimate = if self.is_self_conditioned() { (e + 1) * d } else { 0 };
+        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
         projections + time + tokens + 2 * d + own_estimate + self.transformer().num_params()
     }
 
@@ -198,7 +205,8 @@ impl DiffusionPriorConfig {
         }
     }
 
-    /// How the sampler reads the network: it predicts the clean embedding, and the variance is the posterior's.
+    /// How the sampler reads the network: it predicts the clean embedding, and the variance of DDPM is the analytic one
+    /// where it has been measured, else the posterior's.
     pub(super) fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
         let clip = match self.x_start_bound {
             XStartBound::Range { value } => Clip::Range(value),
@@ -206,7 +214,10 @@ impl DiffusionPriorConfig {
         };
         SamplerOptions {
             prediction: PredictionType::XStart,
-            variance: VarianceType::FixedSmall,
+            variance: match self.analytic_variance {
+                Some(_) => VarianceType::Analytic,
+                None => VarianceType::FixedSmall,
+            },
             sampler: sampler.unwrap_or(self.sampler),
             clip,
         }
@@ -242,6 +253,9 @@ impl DiffusionPriorConfig {
             return Err(ConfigError::new("x_start_bound", "ball", expected));
         }
         self.sampler_options(None).validate()?;
+        if let Some(table) = &self.analytic_variance {
+            table.validate(self.train_steps)?;
+        }
         self.noise_schedule()?;
         if !(1..=self.train_steps).contains(&self.sampling_steps) {
             let expected = format!("must be between 1 and train_steps = {}", self.train_steps);

@@ -26,7 +26,7 @@ pub struct PriorNetwork {
     pub time_out: Linear,
     /// Noised image embedding to a token, `[D, d_model]`.
     pub image_proj: Linear,
-    /// The estimate of the last step, added to the noised embedding's token, `[D, d_model]`; only with
+    /// The estimate of the last step, added to the noised embedding's token, `[D, d_model]` without bias; only with
     /// self-conditioning.
     pub estimate_proj: Option<Linear>,
     /// The query's token, `[1, d_model]`.
@@ -60,7 +60,9 @@ impl DiffusionPriorConfig {
             time_in: linear(d, d),
             time_out: linear(d, d),
             image_proj: linear(embed, d),
-            estimate_proj: self.is_self_conditioned().then(|| linear(embed, d)),
+            estimate_proj: self
+                .is_self_conditioned()
+                .then(|| LinearConfig::new(embed, d).with_bias(false).init(device)),
             query: small.init([1, d], device),
             positions: small.init([self.context_length + EXTRA_TOKENS, d], device),
             transformer: self.transformer().init(device),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, draw, guide_halves, sample};
+use dalle2_core::diffusion::{AnalyticEstimator, NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{Component, EmbeddingScale, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition};
@@ -58,6 +58,41 @@ impl DiffusionPrior {
         Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
     }
 
+    /// Measures the variance of DDPM's steps that is best for some pairs of the training data, and samples with it from now
+    /// on (Bao et al. 2022, arXiv 2201.06503; the paper's prior does). It is saved with the configuration.
+    ///
+    /// # Shapes
+    /// - text: B captions
+    /// - image: `[B, D]`, their image embeddings in CLIP's space
+    ///
+    /// # Errors
+    /// When the captions or embeddings do not fit the prior, `timesteps` is 0 or above the number of the schedule, or the
+    /// noise source fails.
+    pub fn with_measured_variance(
+        mut self,
+        text: &TextCondition,
+        image: Tensor<2>,
+        timesteps: usize,
+        noise: &mut dyn NoiseSource,
+    ) -> Result<Self> {
+        self.form().check("caption", text)?;
+        if image.dims() != text.pooled.dims() {
+            let (found, expected) = (image.dims(), text.pooled.dims());
+            return Err(Error::Mismatch(format!("image embeddings of shape {found:?} for captions of {expected:?}")));
+        }
+        let plan = SamplingPlan::new(&self.schedule, timesteps)?;
+        let (x_start, prefix) = (self.config.image_scale.scale(image), self.network.prefix(text));
+        let (shape, device) = (x_start.dims(), x_start.device());
+        let mut estimator = AnalyticEstimator::new();
+        for t in plan.timesteps() {
+            let x_t = self.schedule.q_sample(x_start.clone(), &vec![t; shape[0]], draw(noise, shape, &device)?);
+            let predicted = self.network.forward_from(&prefix, x_t, t, None);
+            estimator.add(t, x_start.clone(), self.config.x_start_bound.project(predicted))?;
+        }
+        self.config.analytic_variance = Some(estimator.finish()?);
+        Ok(self)
+    }
+
     fn form(&self) -> CaptionForm {
         let DiffusionPriorConfig { context_length, token_width, embed_dim, .. } = self.config;
         CaptionForm { context_length, token_width, embed_dim }
@@ -74,6 +109,10 @@ impl DiffusionPrior {
     ) -> Result<Tensor<2>> {
         let (batch, config) = (text.batch_size(), &self.config);
         let plan = options.plan(&self.schedule, &config.defaults())?;
+        let plan = match &config.analytic_variance {
+            Some(table) => plan.with_analytic_variance(table),
+            None => plan,
+        };
         let guidance = options.guidance.unwrap_or(config.guidance);
         let prefix = match guidance {
             1.0 => self.network.prefix(text),

@@ -248,7 +248,7 @@ mod tests {
         let own = (0..200).filter(|seed| draw(*seed).own_estimate).count();
         assert!((70..130).contains(&own), "{own} of 200");
         let seed = (0..).find(|seed| draw(*seed).own_estimate).unwrap();
-        assert_eq!(task.step(draw(seed)).grads.len(), 2 * 7 + 2 + 2 + 2 * 16, "one more layer than without");
+        assert_eq!(task.step(draw(seed)).grads.len(), 2 * 7 + 2 + 1 + 2 * 16, "one more matrix than without");
     }
 
     #[test]
