@@ -8,6 +8,7 @@ use burn::prelude::Tensor;
 use dalle2::Device;
 use dalle2::core::data::EmbeddingSet;
 use dalle2::core::image::RgbImage;
+use dalle2::core::{Decoder, TextEncoder};
 use dalle2::decoder::UnclipDecoder;
 use dalle2_emoji::{EmojiStore, NearestIndex};
 
@@ -51,6 +52,9 @@ impl World {
         let device = dalle2::device(&cli.device)?;
         let encoders = Encoders::load(&cli.model, &device)?;
         let decoder = UnclipDecoder::load(cli.model.join("decoder"), &device)?;
+        let (found, needed) =
+            ([decoder.embed_dim(), decoder.token_width()], [encoders.text.embed_dim(), encoders.text.token_width()]);
+        ensure!(found == needed, "the decoder reads embeddings and tokens of widths {found:?}, CLIP gives {needed:?}");
         let store = Arc::new(EmojiStore::open(&[64], Path::new(CACHE))?);
         let nearest = NearestIndex::new(&store)?;
         let splits = emoji_splits(&store, plan.subset)?;
