@@ -34,6 +34,18 @@ pub struct Cli {
     /// Trainings of each prior; the preset's if not given
     #[arg(long, value_name = "K")]
     pub seeds: Option<usize>,
+    /// Width of the diffusion prior's transformer; the other's follows
+    #[arg(long, value_name = "N")]
+    pub width: Option<usize>,
+    /// Blocks of both transformers
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Principal components
+    #[arg(long, value_name = "K")]
+    pub components: Option<usize>,
+    /// Pairs in a step
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
     /// Guidance scales that are tried
     #[arg(long, value_name = "SCALE", value_delimiter = ',', default_value = "1,1.5,2,3,5")]
     pub guidance: Vec<f64>,
@@ -41,7 +53,7 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     pub decode: Option<usize>,
     /// Sampling steps of the decoder
-    #[arg(long, value_name = "N", default_value_t = 15)]
+    #[arg(long, value_name = "N", default_value_t = 12)]
     pub decoder_steps: usize,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
@@ -125,14 +137,14 @@ impl Cli {
             subset: Subset::Small,
             variations: 6,
             seeds: 3,
-            d_model: 128,
+            d_model: 96,
             n_heads: 4,
-            n_layers: 4,
+            n_layers: 3,
             components: 64,
             batch_size: 32,
-            steps: 1500,
+            steps: 1000,
             learning_rate: 1e-3,
-            decode: 32,
+            decode: 24,
             samples: 4,
         };
         let mut plan = match self.preset {
@@ -151,6 +163,11 @@ impl Cli {
         };
         plan.seeds = self.seeds.unwrap_or(plan.seeds);
         plan.decode = self.decode.unwrap_or(plan.decode);
+        plan.d_model = self.width.unwrap_or(plan.d_model);
+        plan.n_layers = self.layers.unwrap_or(plan.n_layers);
+        plan.components = self.components.unwrap_or(plan.components);
+        plan.batch_size = self.batch_size.unwrap_or(plan.batch_size);
+        ensure!(plan.batch_size > 0, "--batch-size 0: at least one pair in a step");
         ensure!(plan.seeds > 0, "--seeds 0: at least one training of each prior");
         ensure!(plan.decode > 1, "--decode {}: at least 2 captions are needed for a comparison", plan.decode);
         ensure!(!self.guidance.is_empty(), "--guidance: at least one scale");
