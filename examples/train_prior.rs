@@ -1,139 +1,196 @@
-//! Trains the diffusion prior on the embeddings of a frozen CLIP, and adds it to the pipeline directory.
+//! Trains a prior on the embeddings of a frozen CLIP, and adds it to the pipeline directory.
 //!
 //! ```text
 //! cargo run --release --example train_prior -- --preset tiny
+//! cargo run --release --example train_prior -- --preset tiny --kind autoregressive
 //! ```
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod shared;
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
-use burn::prelude::Tensor;
 use clap::Parser;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::metrics::cosine_similarity;
-use dalle2::core::store::Precision;
-use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
-use dalle2::core::{EmbeddingScale, Prior, TextEncoder};
-use dalle2::prior::train::{CAPTION_DROPOUT, PriorBatch, PriorTask};
-use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
-use dalle2::{Device, SampleOptions, install_part};
+use dalle2::core::data::EmbeddingSet;
+use dalle2::core::diffusion::LossWeight;
+use dalle2::core::train::{TrainConfig, materialize};
+use dalle2::core::{Components, EmbeddingScale, SampleOptions, TextEncoder};
+use dalle2::prior::train::{AutoregressiveTask, PriorTask};
+use dalle2::prior::{
+    AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,
+};
+use dalle2::{ConfigError, Device};
 use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::data::{Data, Frozen};
-use shared::hooks::go_on;
+use shared::priors::{AutoregressiveSource, DiffusionSource, Kind, Pairs, PriorHooks, Truth};
 
 /// Captions of the validation, at most.
 const VALIDATION: usize = 128;
+/// Pairs from which principal components and buckets are found when no embedded set is given.
+const QUANTIZER_PAIRS: usize = 4096;
 
 /// Train the prior: CLIP image embeddings from captions.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(flatten)]
     train: TrainArgs,
+    /// Which prior
+    #[arg(long, value_enum, default_value = "diffusion")]
+    kind: Kind,
+    /// Trains from pairs that embed_dataset wrote, without CLIP
+    #[arg(long, value_name = "DIR")]
+    embeddings: Option<PathBuf>,
+    /// Diffusion: the network also reads its own last estimate
+    #[arg(long)]
+    self_conditioning: bool,
+    /// Diffusion: weights errors by min(signal-to-noise ratio, GAMMA)
+    #[arg(long, value_name = "GAMMA")]
+    min_snr: Option<f64>,
+    /// Autoregressive: principal components; the preset's if not given
+    #[arg(long, value_name = "K", conflicts_with = "explained")]
+    components: Option<usize>,
+    /// Autoregressive: as many components as explain this share of the variance
+    #[arg(long, value_name = "SHARE")]
+    explained: Option<f64>,
 }
 
-/// Batches of captions and the embeddings of their images.
-struct Source {
-    data: Data,
-    clip: Frozen,
-    config: DiffusionPriorConfig,
-    batch_size: usize,
-    seed: u64,
-}
-
-impl BatchSource for Source {
-    type Batch = PriorBatch;
-
-    fn batch(&self, step: u64, device: &Device) -> dalle2::Result<PriorBatch> {
-        let items = self.data.batch(self.seed, step, self.batch_size, self.clip.image_size())?;
-        let encoded = self.clip.encode(&items)?.to_device(device);
-        let null = self.clip.null().to_device(device);
-        let (seed, train_steps) = (mix_seed(self.seed, 1, step), self.config.train_steps);
-        Ok(PriorBatch::draw(seed, &encoded.text, &null, encoded.embedding, CAPTION_DROPOUT, train_steps))
-    }
-}
-
-/// Compares drawn embeddings with the true ones, and exports the prior.
-struct PriorHooks<'a> {
-    args: &'a TrainArgs,
-    config: DiffusionPriorConfig,
-    clip: Frozen,
-    data: &'a Data,
-}
-
-impl PriorHooks<'_> {
-    fn prior(&self, model: &PriorTask) -> dalle2::Result<DiffusionPrior> {
-        DiffusionPrior::new(self.config.clone(), model.network.clone())
-    }
-}
-
-impl Hooks<PriorTask> for PriorHooks<'_> {
-    /// Cosine of drawn and true embeddings for plain captions, and the same with the captions' embeddings moved on by
-    /// one, which is what a prior that ignores its caption would reach.
-    fn validate(&mut self, model: &PriorTask, _step: u64) -> dalle2::Result<Vec<(String, f64)>> {
-        let items = self.data.plain(self.clip.image_size(), VALIDATION)?;
-        let encoded = self.clip.encode(&items)?;
-        let seeds: Vec<u64> = (0..items.len() as u64).collect();
-        let mut noise = SeededNoise::new(&seeds, 1);
-        let options = SampleOptions::default();
-        let drawn = self.prior(model)?.sample(&encoded.text, self.clip.null(), &options, &mut noise, &mut go_on)?;
-        let n = items.len();
-        let shifted = Tensor::cat(vec![drawn.clone().slice_dim(0, 1..n), drawn.clone().slice_dim(0, 0..1)], 0);
-        let mean = |a: Tensor<2>| -> dalle2::Result<f64> {
-            Ok(f64::from(cosine_similarity(a, encoded.embedding.clone())?.mean().into_scalar::<f32>()))
-        };
-        Ok(vec![("cosine_drawn".into(), mean(drawn)?), ("cosine_shifted".into(), mean(shifted)?)])
-    }
-
-    fn export(&mut self, model: &PriorTask, _dir: &Path) -> dalle2::Result<()> {
-        install_part(self.args.export_dir(), "prior", &self.prior(model)?, Precision::F16)
-    }
+/// Widths and lengths of the captions that the prior reads.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    embed_dim: usize,
+    token_width: usize,
+    context_length: usize,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let args = &cli.train;
     init_logging();
-    let device = args.device()?;
-    let data = Data::open(args)?;
-    let clip = Frozen::load(args, &device)?;
-    let (d, w, s) = (clip.text.embed_dim(), clip.text.token_width(), clip.text.context_length());
-    let (config, train) = match args.preset {
-        Preset::Tiny => (DiffusionPriorConfig::tiny(d, w, s), TrainConfig { steps: 600, batch_size: 48, ..defaults() }),
-        Preset::Portable => {
-            let sample = clip.encode(&data.plain(clip.image_size(), VALIDATION)?)?.embedding;
-            let config = DiffusionPriorConfig::portable(d, s, EmbeddingScale::measure(sample)?);
-            (config, TrainConfig { steps: 600, batch_size: 48, ..defaults() })
-        }
-        Preset::Emoji => {
-            (DiffusionPriorConfig::emoji(d, w, s), TrainConfig { steps: 800, batch_size: 64, ..defaults() })
-        }
-    };
-    let train = args.train_config(train);
-    let task = PriorTask::new(&config, &device.clone().autodiff())?;
-    materialize(&task, &device, train.seed);
-    println!("prior with {} parameters on {} concepts", config.num_params(), data.len());
-    let source = Source {
-        data: data.clone(),
-        clip: clip.clone(),
-        config: config.clone(),
-        batch_size: train.batch_size,
-        seed: train.seed,
-    };
-    let mut hooks = PriorHooks { args, config: config.clone(), clip, data: &data };
-    args.run("prior", train, &config, task, &source, &mut hooks)
+    let device = cli.train.device()?;
+    let (pairs, truth, sizes) = open(&cli, &device)?;
+    let train = cli.train.train_config(match cli.train.preset {
+        Preset::Tiny | Preset::Portable => TrainConfig { steps: 600, batch_size: 48, ..defaults(cli.kind) },
+        Preset::Emoji => TrainConfig { steps: 800, batch_size: 64, ..defaults(cli.kind) },
+    });
+    match cli.kind {
+        Kind::Diffusion => train_diffusion(&cli, train, pairs, truth, sizes, &device),
+        Kind::Autoregressive => train_autoregressive(&cli, train, pairs, truth, sizes, &device),
+    }
 }
 
-/// β2 and ε as in the paper (table 3), the weight decay too.
-fn defaults() -> TrainConfig {
+fn train_diffusion(
+    cli: &Cli,
+    train: TrainConfig,
+    pairs: Pairs,
+    truth: Truth,
+    Sizes { embed_dim: d, token_width: w, context_length: s }: Sizes,
+    device: &Device,
+) -> Result<()> {
+    let mut config = match cli.train.preset {
+        Preset::Tiny => DiffusionPriorConfig::tiny(d, w, s),
+        Preset::Portable => {
+            let (image, _) = pairs.sample(VALIDATION, device)?;
+            DiffusionPriorConfig::portable(d, s, EmbeddingScale::measure(image)?)
+        }
+        Preset::Emoji => DiffusionPriorConfig::emoji(d, w, s),
+    };
+    config.self_conditioning = cli.self_conditioning.then_some(true);
+    let weight = cli.min_snr.map_or(LossWeight::Uniform, |gamma| LossWeight::MinSnr { gamma });
+    let task = PriorTask::new(&config, &device.clone().autodiff())?.with_loss_weight(weight)?;
+    materialize(&task, device, train.seed);
+    let (batch_size, seed) = (train.batch_size, train.seed);
+    let source = DiffusionSource { pairs, batch_size, train_steps: config.train_steps, seed };
+    let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
+    // What trains, besides the model: a run is only gone on with under the same weights.
+    let described = serde_json::json!({ "prior": config, "loss_weight": weight });
+    let described = if weight == LossWeight::Uniform { serde_json::to_value(&config)? } else { described };
+    cli.train.run("prior", train, &described, task, &source, &mut hooks)
+}
+
+fn train_autoregressive(
+    cli: &Cli,
+    train: TrainConfig,
+    pairs: Pairs,
+    truth: Truth,
+    Sizes { embed_dim: d, token_width: w, context_length: s }: Sizes,
+    device: &Device,
+) -> Result<()> {
+    if cli.self_conditioning || cli.min_snr.is_some() {
+        let expected = "--self-conditioning and --min-snr belong to --kind diffusion";
+        return Err(ConfigError::new("kind", cli.kind.name(), expected).into());
+    }
+    let mut config = match cli.train.preset {
+        Preset::Tiny => AutoregressivePriorConfig::tiny(d, w, s),
+        Preset::Portable => {
+            let expected = "diffusers has no autoregressive prior: use another preset, or --kind diffusion";
+            return Err(ConfigError::new("preset", "portable", expected).into());
+        }
+        Preset::Emoji => AutoregressivePriorConfig::small(d, w, s),
+    };
+    let components = match (cli.components, cli.explained) {
+        (_, Some(share)) => Components::Explained(share),
+        (count, None) => Components::Fixed(count.unwrap_or(config.components)),
+    };
+    let (image, text) = pairs.sample(QUANTIZER_PAIRS, device)?;
+    let options = QuantizerOptions { components, ..QuantizerOptions::of(&config) };
+    let quantizer = EmbeddingQuantizer::fit(image.clone(), text, &options)?;
+    config.components = quantizer.num_components();
+    let lost = 100.0 * quantizer.reconstruction_error(image)?;
+    println!("{} of {d} principal components lose {lost:.2} % of the variance", config.components);
+
+    let task = AutoregressiveTask::new(&config, quantizer.clone(), &device.clone().autodiff())?;
+    materialize(&task, device, train.seed);
+    let (batch_size, seed) = (train.batch_size, train.seed);
+    let source = AutoregressiveSource { pairs, batch_size, quantizer, seed };
+    let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
+    cli.train.run("autoregressive_prior", train, &config, task, &source, &mut hooks)
+}
+
+fn hooks(cli: &Cli, truth: Truth, cost: TrainingCost, batch_size: usize) -> PriorHooks {
+    println!("{} prior with {} parameters, {} tokens for each pair", cli.kind.name(), cost.parameters, cost.tokens);
+    let (options, export) = (SampleOptions::default(), Some(cli.train.export_dir()));
+    PriorHooks { truth, options, cost, batch_size, export, seconds: 0.0 }
+}
+
+/// The pairs to train on, and those that validation draws.
+fn open(cli: &Cli, device: &Device) -> Result<(Pairs, Truth, Sizes)> {
+    if let Some(dir) = &cli.embeddings {
+        let set = Arc::new(EmbeddingSet::open(dir)?);
+        let info = set.info();
+        let sizes =
+            Sizes { embed_dim: info.embed_dim, token_width: info.token_width, context_length: info.context_length };
+        let n = set.len().min(VALIDATION);
+        let indices: Vec<usize> = (0..n).map(|i| i * set.len() / n).collect();
+        let truth = Truth::of_set(&set, &indices, device);
+        println!("{} embedded pairs, {} shards left out", set.len(), set.problems().len());
+        return Ok((Pairs::of_set(set, cli.train.seed)?, truth, sizes));
+    }
+    let data = Data::open(&cli.train)?;
+    let clip = Frozen::load(&cli.train, device)?;
+    let sizes = Sizes {
+        embed_dim: clip.text.embed_dim(),
+        token_width: clip.text.token_width(),
+        context_length: clip.text.context_length(),
+    };
+    let encoded = clip.encode(&data.plain(clip.image_size(), VALIDATION)?)?;
+    let truth = Truth { text: encoded.text, null: clip.null().clone(), image: encoded.embedding };
+    println!("{} concepts", data.len());
+    Ok((Pairs::Clip { data, clip, seed: cli.train.seed }, truth, sizes))
+}
+
+/// β2, ε and weight decay as in the paper (table 3).
+fn defaults(kind: Kind) -> TrainConfig {
+    let (weight_decay, beta_2, epsilon) = match kind {
+        Kind::Diffusion => (6.0e-2, 0.96, 1e-6),
+        Kind::Autoregressive => (4.0e-2, 0.91, 1e-10),
+    };
     TrainConfig {
         learning_rate: 1e-3,
         warmup: 100,
-        weight_decay: 6.0e-2,
-        beta_2: 0.96,
-        epsilon: 1e-6,
+        weight_decay,
+        beta_2,
+        epsilon,
         ema_decay: Some(0.998),
         checkpoint_every: 250,
         validate_every: Some(500),

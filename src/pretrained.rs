@@ -8,7 +8,7 @@ use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::store::{Precision, read_json, write_json};
 use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
-use dalle2_prior::DiffusionPrior;
+use dalle2_prior::{AutoregressivePrior, DiffusionPrior};
 use serde_json::{Map, Value, json};
 
 use crate::on_demand::OnDemand;
@@ -177,6 +177,7 @@ impl Part<'_> {
             ("text_encoder", ClipTextEncoder::CLASS) => builder.text_encoder(ClipTextEncoder::load(dir, &device)?),
             ("image_encoder", ClipImageEncoder::CLASS) => builder.image_encoder(ClipImageEncoder::load(dir, &device)?),
             ("prior", DiffusionPrior::CLASS) => builder.prior(DiffusionPrior::load_with(dir, options)?),
+            ("prior", AutoregressivePrior::CLASS) => builder.prior(AutoregressivePrior::load(dir, &device)?),
             ("decoder", UnclipDecoder::CLASS) => builder.decoder(UnclipDecoder::load_with(dir, options)?),
             (_, DiffusionUpsampler::CLASS) if upsampler => {
                 builder.upsampler(DiffusionUpsampler::load_with(dir, options)?)

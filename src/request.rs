@@ -124,6 +124,18 @@ impl GenerateRequest {
         self
     }
 
+    /// Temperature of an autoregressive prior; 0 takes the most probable values. A diffusion prior refuses it.
+    pub fn prior_temperature(mut self, temperature: f64) -> Self {
+        self.prior.temperature = Some(temperature);
+        self
+    }
+
+    /// Share of the probability that an autoregressive prior draws from, in (0, 1]. A diffusion prior refuses it.
+    pub fn prior_top_p(mut self, share: f64) -> Self {
+        self.prior.top_p = Some(share);
+        self
+    }
+
     /// Sampling steps of the decoder.
     pub fn decoder_steps(mut self, steps: usize) -> Self {
         self.decoder.steps = Some(steps);

@@ -9,7 +9,10 @@ use burn::tensor::{Distribution, Tensor};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
-use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
+use dalle2::prior::{
+    AutoregressivePrior, AutoregressivePriorConfig, DiffusionPrior, DiffusionPriorConfig, EmbeddingQuantizer,
+    QuantizerOptions,
+};
 use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
 
 fn clip() -> ClipConfig {
@@ -108,6 +111,43 @@ fn a_saved_pipeline_generates_the_same() {
     let loaded = Pipeline::from_pretrained(dir.path(), &device).unwrap();
     assert_eq!(saved.generate(request()).unwrap().images, loaded.generate(request()).unwrap().images);
     assert!(loaded.image_encoder().is_some());
+}
+
+#[test]
+fn an_autoregressive_prior_takes_the_place_of_a_diffusion_prior() {
+    let device = Device::flex();
+    let (config, model) = (clip(), clip().init(&device));
+    let (d, w, s) = (config.embed_dim(), config.text.d_model, config.text.context_length);
+    let prior = AutoregressivePriorConfig {
+        components: 8,
+        d_model: 32,
+        n_heads: 2,
+        n_layers: 1,
+        ..AutoregressivePriorConfig::tiny(d, w, s)
+    };
+    let random = || Tensor::random([40, d], Distribution::Normal(0.0, 1.0), &device);
+    let quantizer = EmbeddingQuantizer::fit(random(), random(), &QuantizerOptions::of(&prior)).unwrap();
+    let network = prior.init(&device).unwrap();
+    let saved = Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .prior(AutoregressivePrior::new(prior, network, quantizer).unwrap())
+        .decoder(decoder(16, &device))
+        .device(&device)
+        .build()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    saved.save_pretrained(dir.path()).unwrap();
+    let loaded = Pipeline::from_pretrained(dir.path(), &device).unwrap();
+    let request = || GenerateRequest::new("a red apple").seed(7).decoder_steps(3);
+    let expected = saved.generate(request()).unwrap().images;
+    assert_eq!(loaded.generate(request()).unwrap().images, expected);
+    assert_ne!(loaded.generate(request().prior_temperature(0.0)).unwrap().images, expected);
+
+    let steps = message(loaded.generate(request().prior_steps(25)));
+    assert!(steps.contains("`prior.steps` = 25") && steps.contains("component, 8"), "{steps}");
+    let temperature = message(pipeline(&device).generate(request().prior_temperature(0.5)));
+    assert!(temperature.contains("temperature` = 0.5") && temperature.contains("autoregressive"), "{temperature}");
+    assert!(message(loaded.generate(request().prior_top_p(f64::NAN))).contains("top_p` = NaN"));
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl ClipBatcher {
 
 impl Jitter {
     /// The image moved and scaled about its centre; pixels from beyond the border repeat the border.
-    fn apply(&self, image: &RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
+    pub fn apply(&self, image: &RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         let mut uniform = |limit: f32| (rng.random::<f32>() * 2.0 - 1.0) * limit;
         let scale = 1.0 + uniform(self.scale);
         let [w, h] = [image.width() as f32, image.height() as f32];

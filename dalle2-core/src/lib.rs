@@ -23,10 +23,12 @@ pub mod diffusers;
 pub mod diffusion;
 mod error;
 pub mod image;
+mod inpainting;
 pub mod metrics;
 mod network;
 pub mod nn;
 mod parts;
+mod pca;
 mod scale;
 pub mod store;
 pub mod text;
@@ -36,9 +38,11 @@ pub mod train;
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
 pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
+pub use inpainting::Inpainting;
 pub use network::{ComputeType, LoadOptions, Network, Reading, Residency, compute_type};
 pub use parts::{
-    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
+    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Tiling, Upsampler,
     check_flow,
 };
+pub use pca::{Components, EmbeddingPca};
 pub use scale::EmbeddingScale;

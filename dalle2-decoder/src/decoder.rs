@@ -5,16 +5,17 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
-    Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
+    Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
 };
 
 use crate::DecoderConfig;
+use crate::channels::known_channels;
 use crate::conditioning::{Condition, Conditioning};
 use crate::import::{self, DecoderFiles};
-use crate::sampling::{Process, split_variance};
+use crate::sampling::{Kept, Process, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -46,6 +47,23 @@ impl DecoderConfig {
         let context_dim = self.unet.context_dim.unwrap_or_default();
         Ok(DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) })
     }
+
+    /// What the network reads: the noisy images, and behind them, where it has channels for them, its last estimate of
+    /// the clean images (zero if there is none yet) and the known pixels.
+    ///
+    /// # Shapes
+    /// - x_t, estimate: `[B, 3, H, W]`
+    /// - result: `[B, in_channels, H, W]`
+    pub(crate) fn input(&self, x_t: Tensor<4>, estimate: Option<Tensor<4>>, known: Option<&Known<4>>) -> Tensor<4> {
+        let mut parts = vec![x_t.clone()];
+        if self.self_conditioning {
+            parts.push(estimate.unwrap_or_else(|| x_t.zeros_like()));
+        }
+        if self.inpainting {
+            parts.push(known_channels(known, &x_t));
+        }
+        if parts.len() == 1 { x_t } else { Tensor::cat(parts, 1) }
+    }
 }
 
 impl DecoderNetwork {
@@ -57,10 +75,10 @@ impl DecoderNetwork {
     /// The network's raw output, 6 channels when the variance is learned.
     ///
     /// # Shapes
-    /// `x_t: [B, 3, H, W]`, `t: [B]` or `[1]` -> `[B, 3 or 6, H, W]`
-    pub(crate) fn forward(&self, x_t: Tensor<4>, t: &[usize], prepared: &Prepared) -> Tensor<4> {
-        let emb = self.unet.time_embedding(t, &x_t.device()) + prepared.time.clone();
-        self.unet.forward(x_t, emb, Some(&prepared.context))
+    /// `x: [B, in_channels, H, W]`, `t: [B]` or `[1]` -> `[B, 3 or 6, H, W]`
+    pub(crate) fn forward(&self, x: Tensor<4>, t: &[usize], prepared: &Prepared) -> Tensor<4> {
+        let emb = self.unet.time_embedding(t, &x.device()) + prepared.time.clone();
+        self.unet.forward(x, emb, Some(&prepared.context))
     }
 }
 
@@ -142,8 +160,24 @@ impl UnclipDecoder {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
 
-    fn check(&self, embedding: &Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<()> {
-        let [b, d] = embedding.dims();
+    /// Draws images from captions alone: in place of the image embedding, the network reads the learned one that stood for
+    /// "no image" in training. What a pipeline without a prior would draw (DALL·E 2, section 5.1).
+    ///
+    /// # Errors
+    /// As [`sample`](dalle2_core::Decoder::sample).
+    pub fn sample_captions(
+        &self,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.draw(None, (text, null), None, options, noise, hook)
+    }
+
+    fn check(&self, embedding: Option<&Tensor<2>>, text: &TextCondition, null: &TextCondition) -> Result<()> {
+        let [b, d] = embedding.map_or([text.batch_size(), self.config.embed_dim], |embedding| embedding.dims());
         let [text_b, s, w] = text.tokens.dims();
         let [null_b, null_s, _] = null.tokens.dims();
         if d != self.config.embed_dim || w != self.config.token_width {
@@ -157,8 +191,8 @@ impl UnclipDecoder {
                 "{b} embeddings need {b} captions and one empty caption of {s} tokens, got {text_b}, {null_b} of {null_s}"
             )));
         }
-        let sum = embedding.clone().abs().sum().into_scalar::<f32>();
-        match sum.is_finite() {
+        let sum = embedding.map(|embedding| embedding.clone().abs().sum().into_scalar::<f32>());
+        match sum.is_none_or(f32::is_finite) {
             true => Ok(()),
             false => Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into())),
         }
@@ -185,6 +219,61 @@ impl Component for UnclipDecoder {
     }
 }
 
+impl UnclipDecoder {
+    /// Draws images, around the kept part of others if there are any; from captions alone if there is no embedding.
+    fn draw(
+        &self,
+        embedding: Option<Tensor<2>>,
+        (text, null): (&TextCondition, &TextCondition),
+        kept: Option<&Inpainting>,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.check(embedding.as_ref(), text, null)?;
+        let network = self.network.get()?;
+        let batch = text.batch_size();
+        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        let interval = options.guidance_interval.or(self.config.diffusion.guidance_interval);
+        let interval = interval.filter(|_| guidance != 1.0);
+        let conditioning = &network.conditioning;
+        let scaled = embedding.map_or_else(|| conditioning.null(batch), |embedding| conditioning.scale(embedding));
+        let cond = conditioning.forward(scaled, text);
+        // Outside its interval guidance is off, and the conditional half is all that is computed.
+        let unguided = interval.map(|interval| (interval, network.prepare(cond.clone())));
+        let prepared = if guidance == 1.0 {
+            network.prepare(cond)
+        } else {
+            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
+            network.prepare(uncond.cat(cond))
+        };
+        let (size, device) = (self.config.image_size, prepared.time.device());
+        let shape = [batch, 3, size, size];
+        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let (config, process) = (&self.config, self.process());
+        let learned = config.unet.out_channels == 6;
+        let clip = config.diffusion.sampler_options(options).clip;
+        let mut estimate = None;
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
+            let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
+            let output = match (guidance, unguided) {
+                (1.0, _) => split_variance(network.forward(input, &[t], &prepared), learned),
+                (_, Some((_, cond))) => split_variance(network.forward(input, &[t], cond), learned),
+                _ => {
+                    let doubled = input.repeat_dim(0, 2); // [B, C, H, W] -> [2B, C, H, W]
+                    split_variance(network.forward(doubled, &[t], &prepared), learned).guided(guidance)
+                }
+            };
+            if config.self_conditioning {
+                estimate = Some(output.x_start(&process, clip, x_t, t));
+            }
+            output
+        };
+        process.sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+    }
+}
+
 impl dalle2_core::Decoder for UnclipDecoder {
     fn sample(
         &self,
@@ -195,29 +284,19 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.check(&embedding, text, null)?;
-        let network = self.network.get()?;
-        let batch = embedding.dims()[0];
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let conditioning = &network.conditioning;
-        let cond = conditioning.forward(conditioning.scale(embedding), text);
-        let prepared = if guidance == 1.0 {
-            network.prepare(cond)
-        } else {
-            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            network.prepare(uncond.cat(cond))
-        };
-        let learned = self.config.unet.out_channels == 6;
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            if guidance == 1.0 {
-                return split_variance(network.forward(x_t, &[t], &prepared), learned);
-            }
-            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
-            let out = split_variance(network.forward(doubled, &[t], &prepared), learned);
-            out.guided(guidance)
-        };
-        let (size, device) = (self.config.image_size, prepared.time.device());
-        self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+        self.draw(Some(embedding), (text, null), None, options, noise, hook)
+    }
+
+    fn inpaint(
+        &self,
+        embedding: Tensor<2>,
+        texts: (&TextCondition, &TextCondition),
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.draw(Some(embedding), texts, Some(inpainting), options, noise, hook)
     }
 
     fn embed_dim(&self) -> usize {

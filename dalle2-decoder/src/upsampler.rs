@@ -6,13 +6,15 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, draw};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, LoadOptions, Network, Result, SampleOptions, StepHook};
+use dalle2_core::{Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook};
 
+use crate::channels::known_channels;
 use crate::import::{self, UpsamplerFiles};
-use crate::sampling::{Process, split_variance};
+use crate::sampling::{Kept, Process, split_variance};
+use crate::tiles::in_tiles;
 use crate::unet::UNet;
 use crate::{Enlargement, UpsamplerConfig};
 
@@ -38,6 +40,18 @@ impl UpsamplerConfig {
     pub fn init_last_step(&self, device: &Device) -> Result<Option<UNet>, ConfigError> {
         self.validate()?;
         Ok(self.last_step.as_ref().map(|unet| unet.init(device)))
+    }
+
+    /// What the network reads: the noisy images, the enlarged small ones (and the level of their noise, behind them), and
+    /// the known pixels where it has channels for them.
+    ///
+    /// # Shapes
+    /// - x_t: `[B, 3, H, W]`
+    /// - low: `[B, 3 or 4, H, W]`
+    /// - result: `[B, in_channels, H, W]`
+    pub(crate) fn input(&self, x_t: Tensor<4>, low: Tensor<4>, known: Option<&Known<4>>) -> Tensor<4> {
+        let known = self.inpainting.then(|| known_channels(known, &x_t));
+        Tensor::cat([x_t, low].into_iter().chain(known).collect(), 1)
     }
 }
 
@@ -191,10 +205,12 @@ impl Component for DiffusionUpsampler {
     }
 }
 
-impl dalle2_core::Upsampler for DiffusionUpsampler {
-    fn sample(
+impl DiffusionUpsampler {
+    /// Draws large images, around the kept part of others if there are any.
+    fn draw(
         &self,
         images: Tensor<4>,
+        kept: Option<&Inpainting>,
         options: &SampleOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
@@ -214,16 +230,52 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         }
         let UpsamplerNetworks { first, last } = self.networks.get()?;
         let last_t = self.process().plan(options)?.timesteps().last().copied();
+        if let Some(tiling) = options.tiling {
+            tiling.validate(stride)?;
+        }
         let device = images.device();
-        let low = enlarge(images, &self.config);
+        let shape = [b, 3, high_h, high_w];
+        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let mut low = enlarge(images, &self.config);
+        if let Some(level) = &self.config.noise_level {
+            low = level.channels(low, draw(noise, shape, &device)?, &vec![level.sampling; b]);
+        }
+        let learned = self.config.unet.out_channels == 6;
         let denoise = |x_t: Tensor<4>, t: usize| {
             let network = last.as_ref().filter(|_| Some(t) == last_t).unwrap_or(&first);
             let emb = network.time_embedding(&[t], &device);
             let emb = emb.clone().expand([b, emb.dims()[1]]);
-            let input = Tensor::cat(vec![x_t, low.clone()], 1); // [B, 6, H, W]
-            split_variance(network.forward(input, emb, None), self.config.unet.out_channels == 6)
+            let input = self.config.input(x_t, low.clone(), kept.as_ref().map(|kept| &kept.known));
+            let out = match options.tiling {
+                Some(tiling) => in_tiles(&input, tiling, |tile| network.forward(tile, emb.clone(), None)),
+                None => network.forward(input, emb, None),
+            };
+            split_variance(out, learned)
         };
-        self.process().sample([b, 3, high_h, high_w], options, denoise, noise, hook, &device)
+        self.process().sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+    }
+}
+
+impl dalle2_core::Upsampler for DiffusionUpsampler {
+    fn sample(
+        &self,
+        images: Tensor<4>,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.draw(images, None, options, noise, hook)
+    }
+
+    fn inpaint(
+        &self,
+        images: Tensor<4>,
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.draw(images, Some(inpainting), options, noise, hook)
     }
 
     fn input_size(&self) -> usize {

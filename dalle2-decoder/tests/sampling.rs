@@ -160,3 +160,24 @@ fn bad_input_is_named() {
     let error = upsampler(&device).sample(low, &options(), &mut noise, &mut go).unwrap_err().to_string();
     assert!(error.contains("multiple of 8"), "{error}");
 }
+
+#[test]
+fn captions_alone_are_drawn_with_the_embedding_that_stands_for_no_image() {
+    let device = Device::flex();
+    let decoder = decoder(&device);
+    let (text, null) = (text(2, &device), text(1, &device));
+    let draw = |text: &TextCondition, guidance| {
+        let options = SampleOptions { guidance: Some(guidance), ..options() };
+        let mut noise = SeededNoise::new(&[4, 5], 2);
+        decoder.sample_captions(text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    // Without guidance the empty caption without an image is what guidance 0 leaves of any caption and image.
+    let nothing = SampleOptions { guidance: Some(0.0), ..options() };
+    let mut noise = SeededNoise::new(&[4, 5], 2);
+    let mut go_on = |_: dalle2_core::StepEvent<'_>| ControlFlow::Continue(());
+    let expected = decoder.sample(embedding(2, &device), &text, &null, &nothing, &mut noise, &mut go_on).unwrap();
+    let found = draw(&null.repeat_interleave(2), 1.0);
+    found.into_data().assert_approx_eq::<f32>(&expected.clone().into_data(), Tolerance::rel_abs(1e-4, 1e-5));
+    let other = draw(&text, 3.0);
+    assert!((other - expected).abs().max().into_scalar::<f32>() > 1e-3, "the caption is read");
+}

@@ -119,6 +119,8 @@ pub(crate) fn read_prior(root: &Path) -> Result<(DiffusionPriorConfig, PriorFile
         candidates: 1,
         prediction: (scheduler.prediction != PredictionType::XStart).then_some(scheduler.prediction),
         rounding: Some(UnclipScheduler::ROUNDING),
+        self_conditioning: None,
+        analytic_variance: None,
     };
     config.validate().map_err(|e| Error::format(fields.path(), e.to_string()))?;
     Ok((config, PriorFiles { network: fields.object().clone(), scheduler: scheduler_json }))
@@ -211,6 +213,10 @@ pub(crate) fn prior_faults(config: &DiffusionPriorConfig) -> Vec<String> {
         "ball".into(),
         "UnCLIPScheduler clamps to a range or not at all",
     );
+    let alone = !config.is_self_conditioned();
+    needs(alone, "self_conditioning", "true".into(), "PriorTransformer does not read its last estimate");
+    let measured = config.analytic_variance.is_some();
+    needs(!measured, "analytic_variance", "set".into(), "UnCLIPScheduler knows the posterior's variance only: leave it out");
     faults.extend(UnclipScheduler::faults(&Process {
         schedule: config.schedule,
         prediction: config.prediction(),
@@ -321,6 +327,7 @@ impl OnDisk {
             time_in: self.time_in,
             time_out: self.time_out,
             image_proj: self.image_proj,
+            estimate_proj: None,
             query: lead(self.query),
             positions: lead(self.positions),
             transformer: self.transformer,

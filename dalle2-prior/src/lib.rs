@@ -4,7 +4,10 @@
 //! |---|---|
 //! | [`DiffusionPrior`] | a [`dalle2_core::Prior`] that denoises the embedding with a causal transformer |
 //! | [`PriorNetwork`] | the transformer under it |
-//! | `train` | its training step (feature `train`) |
+//! | [`AutoregressivePrior`] | a [`dalle2_core::Prior`] that draws the embedding's principal components one by one |
+//! | [`AutoregressiveNetwork`], [`EmbeddingQuantizer`] | the transformer under it, and what turns embeddings into tokens |
+//! | [`TrainingCost`] | what a training step costs, for comparing the two |
+//! | `train` | the training steps of both (feature `train`) |
 //!
 //! A prior of your own implements [`dalle2_core::Prior`] and works in the same pipeline.
 //!
@@ -31,9 +34,18 @@
 //! # }
 //! ```
 
+mod autoregressive;
+mod budget;
+mod cache;
+mod caption;
 mod diffusion;
 mod import;
-
 #[cfg(feature = "train")]
-pub use diffusion::train;
+pub mod train;
+
+pub use autoregressive::{
+    AutoregressiveNetwork, AutoregressivePrior, AutoregressivePriorConfig, AutoregressiveState, EmbeddingQuantizer,
+    QuantizerOptions,
+};
+pub use budget::TrainingCost;
 pub use diffusion::{DiffusionPrior, DiffusionPriorConfig, Prefix, PriorNetwork, XStartBound};

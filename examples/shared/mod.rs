@@ -3,4 +3,6 @@
 
 pub mod cli;
 pub mod data;
+pub mod embed;
 pub mod hooks;
+pub mod priors;

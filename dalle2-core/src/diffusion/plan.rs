@@ -1,6 +1,6 @@
 //! Which timesteps a sampler visits.
 
-use super::{NoiseSchedule, PosteriorCoefficients, Rounding};
+use super::{AnalyticVariance, NoiseSchedule, PosteriorCoefficients, Rounding};
 use crate::ConfigError;
 
 /// One step of a [`SamplingPlan`]: from timestep t to the one that the plan visits next.
@@ -14,6 +14,8 @@ pub struct PlanStep {
     pub alpha_cumprod_prev: f64,
     /// β recomputed between the two, and the posterior that follows from it.
     pub posterior: PosteriorCoefficients,
+    /// Variance of the ancestral step that is best for the data, where the plan knows them.
+    pub analytic_variance: Option<f64>,
 }
 
 /// The timesteps of a generation, from the noisiest to the cleanest, with every coefficient a sampler needs.
@@ -75,7 +77,7 @@ impl SamplingPlan {
                     PosteriorCoefficients::rounded(alpha_cumprod, alpha_cumprod_prev, beta)
                 }
             };
-            PlanStep { t: *t, alpha_cumprod, alpha_cumprod_prev, posterior }
+            PlanStep { t: *t, alpha_cumprod, alpha_cumprod_prev, posterior, analytic_variance: None }
         };
         Ok(Self { steps: timesteps.iter().enumerate().map(step).collect() })
     }
@@ -92,6 +94,16 @@ impl SamplingPlan {
                 Err(ConfigError::new("steps", format!("{range:?}"), expected))
             }
         }
+    }
+
+    /// The same steps with the variances that are best for the data that `table` was measured on, for
+    /// [`VarianceType::Analytic`](super::VarianceType::Analytic).
+    pub fn with_analytic_variance(mut self, table: &AnalyticVariance) -> Self {
+        for step in &mut self.steps {
+            let spread = step.posterior.x_start.powi(2) * table.at(step.t);
+            step.analytic_variance = Some(step.posterior.variance + spread);
+        }
+        self
     }
 
     /// The steps in the order in which they are taken.

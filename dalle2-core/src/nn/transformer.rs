@@ -124,6 +124,14 @@ impl TransformerConfig {
         self.n_layers * (norms + attention + mlp)
     }
 
+    /// Multiply-accumulates of one forward pass over a sequence of `tokens`: the products with weights, and attention's
+    /// two products, of which a causal mask hides half but computes all.
+    pub fn num_macs(&self, tokens: usize) -> u64 {
+        let (d, f) = (self.d_model as u64, self.feed_forward_width() as u64);
+        let tokens = tokens as u64;
+        self.n_layers as u64 * (tokens * (4 * d * d + 2 * d * f) + 2 * tokens * tokens * d)
+    }
+
     /// Checks that the values can work together.
     ///
     /// # Errors
@@ -272,6 +280,12 @@ mod tests {
         for config in [config(), config().with_d_ff(Some(24)).with_activation(Activation::QuickGelu)] {
             assert_eq!(config.init(&Device::flex()).num_params(), config.num_params());
         }
+    }
+
+    #[test]
+    fn counts_its_multiplications() {
+        // Two blocks over three tokens: four products of 16 × 16 and two of 16 × 64 for each token, 3 × 3 scores twice.
+        assert_eq!(config().num_macs(3), 2 * (3 * (4 * 16 * 16 + 2 * 16 * 64) + 2 * 9 * 16));
     }
 
     #[test]

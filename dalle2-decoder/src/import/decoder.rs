@@ -58,6 +58,8 @@ pub(crate) fn read_decoder(root: &Path) -> Result<(DecoderConfig, DecoderFiles)>
         token_width: embed_dim,
         context_tokens: text_proj.get("clip_extra_context_tokens", 4)?,
         pooled_text: true,
+        self_conditioning: false,
+        inpainting: false,
         embedding_scale: EmbeddingScale::None,
         unet: unet.config,
         diffusion: diffusion_config(&scheduler, STEPS, GUIDANCE),
@@ -92,6 +94,9 @@ pub(crate) fn decoder_faults(config: &DecoderConfig) -> Vec<String> {
         format!("{scale:?}"),
         "diffusers does not scale: use None",
     );
+    for (field, set) in [("self_conditioning", config.self_conditioning), ("inpainting", config.inpainting)] {
+        needs(!set, field, "true".into(), "UnCLIPPipeline's decoder reads the noisy image only");
+    }
     let variance = config.diffusion.variance;
     let learned = variance == VarianceType::LearnedRange;
     needs(learned, "diffusion.variance", format!("{variance:?}"), "diffusers guides decoders of LearnedRange only");

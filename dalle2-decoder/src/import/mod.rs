@@ -17,6 +17,7 @@ pub(crate) use upsampler::{
     UpsamplerFiles, load_upsampler, read_upsampler, save_upsampler, upsampler_faults, upsampler_files,
 };
 
+use dalle2_core::ConfigError;
 use dalle2_core::diffusers::{Process, UnclipScheduler};
 use dalle2_core::diffusion::{BetaSchedule, Clip, Sampler};
 
@@ -53,11 +54,20 @@ fn scheduler(diffusion: &DiffusionConfig, steps: usize, guidance: f64) -> Unclip
 
 /// What keeps a process from being that of a diffusers scheduler.
 fn process_faults(diffusion: &DiffusionConfig) -> Vec<String> {
-    UnclipScheduler::faults(&Process {
+    let mut faults = UnclipScheduler::faults(&Process {
         schedule: diffusion.schedule,
         prediction: diffusion.prediction,
         variance: diffusion.variance,
         sampler: diffusion.sampler,
         clip: diffusion.clip.unwrap_or(Clip::Range(1.0)),
-    })
+    });
+    for (field, set) in
+        [("guidance_interval", diffusion.guidance_interval.is_some()), ("spacing", diffusion.spacing.is_some())]
+    {
+        if set {
+            let expected = "UnCLIPScheduler guides at every timestep and spaces them evenly: leave it out";
+            faults.push(ConfigError::new(field, "set", expected).to_string());
+        }
+    }
+    faults
 }

@@ -46,6 +46,8 @@ pub(crate) fn read_upsampler(root: &Path) -> Result<(UpsamplerConfig, UpsamplerF
     let config = UpsamplerConfig {
         input_size,
         factor: size / input_size,
+        noise_level: None,
+        inpainting: false,
         unet: first.config,
         last_step: Some(last.config),
         enlargement: Some(Enlargement::Overshooting),
@@ -71,7 +73,12 @@ pub(crate) fn upsampler_faults(config: &UpsamplerConfig) -> Vec<String> {
         let expected = "diffusers does not clamp the enlarged image: use Overshooting";
         ConfigError::new("enlargement", format!("{enlargement:?}"), expected).to_string()
     });
-    let faults = networks.chain(enlargement).chain(process_faults(&config.diffusion));
+    let inputs = [("noise_level", config.noise_level.is_some()), ("inpainting", config.inpainting)];
+    let inputs = inputs.into_iter().filter(|(_, set)| *set).map(|(field, _)| {
+        let expected = "super_res_first reads the noisy image and the enlarged small one only: leave it out";
+        ConfigError::new(field, "set", expected).to_string()
+    });
+    let faults = networks.chain(enlargement).chain(inputs).chain(process_faults(&config.diffusion));
     faults.map(|fault| format!("upsampler: {fault}")).collect()
 }
 

@@ -2,7 +2,8 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    BetaSchedule, Clip, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions, VarianceType,
+    AnalyticVariance, BetaSchedule, Clip, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions,
+    VarianceType,
 };
 use dalle2_core::nn::{TransformerConfig, l2_normalize};
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
@@ -73,11 +74,21 @@ pub struct DiffusionPriorConfig {
     /// How the schedule's numbers are rounded; not given means to f64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
+    /// Whether the network also reads its estimate of the last step (Chen et al. 2022, arXiv 2208.04202, section 3.2);
+    /// not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_conditioning: Option<bool>,
+    /// The variance of DDPM's steps that is best for the training data, once measured
+    /// ([`DiffusionPrior::with_measured_variance`](crate::DiffusionPrior::with_measured_variance)); the posterior's if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analytic_variance: Option<AnalyticVariance>,
 }
 
 impl DiffusionPriorConfig {
-    /// The bundled emoji prior: 1.8 M parameters and the projections.
-    pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+    /// The size of the bundled prior, for things that a CPU can train in minutes to an hour: 1.8 M parameters and the
+    /// projections.
+    pub fn small(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         Self {
             embed_dim,
             token_width,
@@ -97,12 +108,19 @@ impl DiffusionPriorConfig {
             candidates: 2,
             prediction: None,
             rounding: None,
+            self_conditioning: None,
+            analytic_variance: None,
         }
+    }
+
+    /// The bundled emoji prior, [`Self::small`].
+    pub fn emoji(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+        Self::small(embed_dim, token_width, context_length)
     }
 
     /// A prior that learns a few dozen captions within minutes on a CPU.
     pub fn tiny(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
-        Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::emoji(embed_dim, token_width, context_length) }
+        Self { d_model: 128, n_heads: 4, n_layers: 3, ..Self::small(embed_dim, token_width, context_length) }
     }
 
     /// [`tiny`](Self::tiny) in a form that diffusers can express, for a CLIP whose captions' tokens are as wide as its
@@ -141,11 +159,13 @@ impl DiffusionPriorConfig {
             candidates: 1,
             prediction: None,
             rounding: Some(Rounding::Single),
+            self_conditioning: None,
+            analytic_variance: None,
         }
     }
 
-    /// The size of the paper's diffusion prior (table 3), "1B" there, for a CLIP of width 1024. The paper samples with
-    /// the analytic variance; this samples with the posterior's.
+    /// The size of the paper's diffusion prior (table 3), "1B" there, for a CLIP of width 1024. It samples with the
+    /// posterior's variance until the paper's analytic one is measured.
     pub fn paper() -> Self {
         Self {
             embed_dim: 1024,
@@ -173,7 +193,26 @@ impl DiffusionPriorConfig {
         let projections = (self.token_width + 1) * d + 2 * (e + 1) * d + (d + 1) * e;
         let time = 2 * (d + 1) * d;
         let tokens = (self.context_length + EXTRA_TOKENS + 1) * d;
-        projections + time + tokens + 2 * d + self.transformer().num_params()
+        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
+        projections + time + tokens + 2 * d + own_estimate + self.transformer().num_params()
+    }
+
+    /// Length of the sequence that the transformer reads.
+    pub fn sequence_length(&self) -> usize {
+        self.context_length + EXTRA_TOKENS
+    }
+
+    /// Multiply-accumulates of one forward pass for one caption; a training step takes about three times as many, with
+    /// self-conditioning half a pass more.
+    pub fn num_macs(&self) -> u64 {
+        let [s, w, e, d] = [self.context_length, self.token_width, self.embed_dim, self.d_model].map(|n| n as u64);
+        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
+        s * w * d + 3 * e * d + 2 * d * d + own_estimate + self.transformer().num_macs(self.sequence_length())
+    }
+
+    /// Whether the network also reads its own last estimate.
+    pub fn is_self_conditioned(&self) -> bool {
+        self.self_conditioning.unwrap_or(false)
     }
 
     /// The schedule's tables.
@@ -196,10 +235,12 @@ impl DiffusionPriorConfig {
             guidance: Some(self.guidance),
             sampler: Some(self.sampler),
             candidates: Some(self.candidates),
+            ..Default::default()
         }
     }
 
-    /// How the sampler reads the network; the variance is the posterior's.
+    /// How the sampler reads the network; the variance of DDPM is the analytic one where it has been measured, else the
+    /// posterior's.
     pub fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
         let clip = match self.x_start_bound {
             XStartBound::Range { value } => Clip::Range(value),
@@ -207,7 +248,10 @@ impl DiffusionPriorConfig {
         };
         SamplerOptions {
             prediction: self.prediction(),
-            variance: VarianceType::FixedSmall,
+            variance: match self.analytic_variance {
+                Some(_) => VarianceType::Analytic,
+                None => VarianceType::FixedSmall,
+            },
             sampler: sampler.unwrap_or(self.sampler),
             clip,
         }
@@ -247,6 +291,9 @@ impl DiffusionPriorConfig {
             return Err(ConfigError::new("x_start_bound", "ball", expected));
         }
         self.sampler_options(None).validate()?;
+        if let Some(table) = &self.analytic_variance {
+            table.validate(self.train_steps)?;
+        }
         self.noise_schedule()?;
         if !(1..=self.train_steps).contains(&self.sampling_steps) {
             let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
@@ -302,6 +349,10 @@ mod tests {
     fn the_parameters_are_counted_exactly() {
         let config = DiffusionPriorConfig::tiny(12, 10, 5);
         assert_eq!(config.init(&Device::flex()).unwrap().num_params(), config.num_params());
+        let own = DiffusionPriorConfig { self_conditioning: Some(true), ..config };
+        assert_eq!(own.init(&Device::flex()).unwrap().num_params(), own.num_params());
+        let transformer = 3 * (9 * 12 * 128 * 128 + 2 * 9 * 9 * 128);
+        assert_eq!(own.num_macs(), 5 * 10 * 128 + 4 * 12 * 128 + 2 * 128 * 128 + transformer);
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod network;
 mod prefix;
 mod prior;
 #[cfg(feature = "train")]
-pub mod train;
+mod train;
 
 pub use config::{DiffusionPriorConfig, XStartBound};
 pub use network::PriorNetwork;
 pub use prefix::Prefix;
 pub use prior::DiffusionPrior;
+#[cfg(feature = "train")]
+pub use train::{CAPTION_DROPOUT, PriorBatch, PriorLoss, PriorTask};

@@ -12,6 +12,7 @@ use dalle2_core::nn::{Transformer, layer_norm, linear, silu, timestep_embedding}
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition, TokenMask};
 
 use super::{DiffusionPriorConfig, Prefix, config::EXTRA_TOKENS};
+use crate::caption;
 
 /// The network: noised embedding, timestep and caption to clean embedding, all in the scaled space.
 #[derive(Module, Debug)]
@@ -26,6 +27,9 @@ pub struct PriorNetwork {
     pub time_out: Linear,
     /// Noised image embedding to a token, `[D, d_model]`.
     pub image_proj: Linear,
+    /// The estimate of the last step, added to the noised embedding's token, `[D, d_model]` without bias; only with
+    /// self-conditioning.
+    pub estimate_proj: Option<Linear>,
     /// The query's token, `[1, d_model]`.
     pub query: Param<Tensor<2>>,
     /// Learned positions of all tokens, `[S + 4, d_model]`.
@@ -57,6 +61,9 @@ impl DiffusionPriorConfig {
             time_in: linear(d, d),
             time_out: linear(d, d),
             image_proj: linear(embed, d),
+            estimate_proj: self
+                .is_self_conditioned()
+                .then(|| LinearConfig::new(embed, d).with_bias(false).init(device)),
             query: small.init([1, d], device),
             positions: small.init([self.context_length + EXTRA_TOKENS, d], device),
             transformer: self.transformer().init(device),
@@ -80,7 +87,23 @@ impl PriorNetwork {
     /// # Panics
     /// When a batch, a width or the number of tokens is another one than the configuration's.
     pub fn forward(&self, x_t: Tensor<2>, t: &[usize], text: &TextCondition) -> Tensor<2> {
-        let tokens = Tensor::cat(vec![self.caption_tokens(text), self.step_tokens(x_t, t)], 1); // [B, S + 4, d_model]
+        self.forward_with(x_t, t, text, None)
+    }
+
+    /// [`Self::forward`] with the network's own last estimate `[B, D]`, which a network with self-conditioning reads and
+    /// others ignore; none stands for zeros.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    pub fn forward_with(
+        &self,
+        x_t: Tensor<2>,
+        t: &[usize],
+        text: &TextCondition,
+        estimate: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        let step = self.step_tokens(x_t, t, estimate);
+        let tokens = Tensor::cat(vec![self.caption_tokens(text), step], 1); // [B, S + 4, d_model]
         let hidden = self.transformer.forward(tokens, Some(attention_mask(&text.mask)));
         self.read_query(hidden)
     }
@@ -91,7 +114,7 @@ impl PriorNetwork {
     /// # Panics
     /// As [`Self::forward`].
     pub fn forward_unmasked(&self, x_t: Tensor<2>, t: &[usize], text: &TextCondition) -> Tensor<2> {
-        let tokens = Tensor::cat(vec![self.caption_tokens(text), self.step_tokens(x_t, t)], 1);
+        let tokens = Tensor::cat(vec![self.caption_tokens(text), self.step_tokens(x_t, t, None)], 1);
         self.read_query(self.transformer.forward(tokens, None))
     }
 
@@ -109,12 +132,13 @@ impl PriorNetwork {
     /// # Shapes
     /// - x_t: `[B, D]`
     /// - t: one timestep for the whole batch
+    /// - estimate: as for [`Self::forward_with`]
     /// - output: `[B, D]`
     ///
     /// # Panics
     /// As [`Self::forward`].
-    pub fn forward_from(&self, prefix: &Prefix, x_t: Tensor<2>, t: usize) -> Tensor<2> {
-        let hidden = prefix.forward(&self.transformer, self.step_tokens(x_t, &[t]));
+    pub fn forward_from(&self, prefix: &Prefix, x_t: Tensor<2>, t: usize, estimate: Option<Tensor<2>>) -> Tensor<2> {
+        let hidden = prefix.forward(&self.transformer, self.step_tokens(x_t, &[t], estimate));
         self.read_query(hidden)
     }
 
@@ -129,12 +153,19 @@ impl PriorNetwork {
     }
 
     /// The last three tokens, with their positions; `t` holds one timestep per item or one for all.
-    fn step_tokens(&self, x_t: Tensor<2>, t: &[usize]) -> Tensor<3> {
+    fn step_tokens(&self, x_t: Tensor<2>, t: &[usize], estimate: Option<Tensor<2>>) -> Tensor<3> {
         let (batch, d) = (x_t.dims()[0], self.query.dims()[1]);
         let x_t = x_t.cast(self.dtype());
         let time = timestep_embedding(t, d, &x_t.device()).cast(self.dtype());
         let time = linear(&self.time_out, silu(linear(&self.time_in, time))).expand([batch, d]);
-        let tokens = vec![time, linear(&self.image_proj, x_t), self.query.val().expand([batch, d])];
+        let image = match &self.estimate_proj {
+            Some(layer) => {
+                let estimate = estimate.map_or_else(|| x_t.zeros_like(), |estimate| estimate.cast(self.dtype()));
+                linear(&self.image_proj, x_t) + linear(layer, estimate)
+            }
+            None => linear(&self.image_proj, x_t),
+        };
+        let tokens = vec![time, image, self.query.val().expand([batch, d])];
         let total = self.positions.dims()[0];
         let positions = self.positions.val().narrow(0, total - (EXTRA_TOKENS - 1), EXTRA_TOKENS - 1);
         Tensor::stack::<3>(tokens, 1) + positions.unsqueeze::<3>()
@@ -153,26 +184,9 @@ impl PriorNetwork {
     }
 }
 
-/// Which tokens a token must not read (`true`): those after it, and padding before it. Padding may read itself, which
-/// nothing else does, so that no row masks everything.
-///
-/// # Shapes
-/// `[B, S]` -> `[B, 1, S + 4, S + 4]`
+/// The mask of the whole sequence, `[B, 1, S + 4, S + 4]`.
 fn attention_mask(mask: &TokenMask) -> Tensor<4, Bool> {
-    let padding = mask.padding();
-    let ([batch, text], device) = (padding.dims(), padding.device());
-    let total = text + EXTRA_TOKENS;
-    let triangle = |later: bool| {
-        let values: Vec<bool> = (0..total * total)
-            .map(|i| (i / total, i % total))
-            .map(|(q, k)| if later { k > q } else { k < q })
-            .collect();
-        Tensor::<4, Bool>::from_data(TensorData::new(values, [1, 1, total, total]), &device)
-    };
-    let all = [batch, 1, total, total];
-    let extra = Tensor::from_data(TensorData::new(vec![false; batch * EXTRA_TOKENS], [batch, EXTRA_TOKENS]), &device);
-    let padding = Tensor::cat(vec![padding, extra], 1).reshape([batch, 1, 1, total]).expand(all);
-    padding.bool_and(triangle(false).expand(all)).bool_or(triangle(true).expand(all))
+    caption::attention_mask(mask, EXTRA_TOKENS)
 }
 
 #[cfg(test)]
@@ -212,19 +226,6 @@ mod tests {
         let out = network.forward(random([2, 12], &device), &[3, 800], &text(&[5, 2], &device));
         assert_eq!(out.dims(), [2, 12]);
         assert_eq!(out.abs().max().into_scalar::<f32>(), 0.0);
-    }
-
-    #[test]
-    fn the_mask_is_causal_and_hides_padding() {
-        let device = Device::flex();
-        let mask = attention_mask(&TokenMask::from_lengths(&[2], 3, &device));
-        assert_eq!(mask.dims(), [1, 1, 7, 7]);
-        let hidden: Vec<bool> = mask.into_data().iter::<bool>().collect();
-        for (query, row) in hidden.chunks(7).enumerate() {
-            for (key, hidden) in row.iter().enumerate() {
-                assert_eq!(*hidden, key > query || (key == 2 && query != 2), "query {query}, key {key}");
-            }
-        }
     }
 
     #[test]
@@ -269,13 +270,34 @@ mod tests {
         let network = network(&device);
         let text = text(&[4], &device);
         let hidden = |x_t: Tensor<2>, t: usize| {
-            let tokens = Tensor::cat(vec![network.caption_tokens(&text), network.step_tokens(x_t, &[t])], 1);
+            let tokens = Tensor::cat(vec![network.caption_tokens(&text), network.step_tokens(x_t, &[t], None)], 1);
             network.transformer.forward(tokens, Some(attention_mask(&text.mask)))
         };
         let change = (hidden(random([1, 12], &device), 10) - hidden(random([1, 12], &device), 700)).abs().max_dim(2);
         let change = change.into_data().try_to_vec::<f32>().unwrap();
         assert!(change[..S + 1].iter().all(|c| *c == 0.0), "{change:?}");
         assert!(change[S + 1..].iter().all(|c| *c > 1e-4), "{change:?}");
+    }
+
+    #[test]
+    fn an_own_estimate_is_read_with_self_conditioning_alone() {
+        let device = Device::flex();
+        let (text, x_t) = (text(&[3, 5], &device), random([2, 12], &device));
+        let estimate = Some(random([2, 12], &device));
+        let plain = network(&device);
+        let both = [None, estimate.clone()].map(|e| plain.forward_with(x_t.clone(), &[40, 900], &text, e));
+        let [without, with] = both;
+        assert_eq!(difference(without, with), 0.0);
+
+        let config = DiffusionPriorConfig { self_conditioning: Some(true), ..DiffusionPriorConfig::tiny(12, 10, S) };
+        let mut network = config.init(&device).unwrap();
+        network.output = LinearConfig::new(128, 12).init(&device);
+        let zeros = network.forward_with(x_t.clone(), &[7; 2], &text, Some(x_t.zeros_like()));
+        assert_eq!(difference(network.forward(x_t.clone(), &[7; 2], &text), zeros.clone()), 0.0);
+        let whole = network.forward_with(x_t.clone(), &[7; 2], &text, estimate.clone());
+        assert!(difference(whole.clone(), zeros) > 1e-4);
+        let stepped = network.forward_from(&network.prefix(&text), x_t, 7, estimate);
+        stepped.into_data().assert_approx_eq::<f32>(&whole.into_data(), Tolerance::rel_abs(1e-4, 1e-5));
     }
 
     #[test]
@@ -286,7 +308,7 @@ mod tests {
         let prefix = network.prefix(&text);
         for t in [0, 999] {
             let whole = network.forward(x_t.clone(), &[t; 3], &text);
-            let stepped = network.forward_from(&prefix, x_t.clone(), t);
+            let stepped = network.forward_from(&prefix, x_t.clone(), t, None);
             stepped.into_data().assert_approx_eq::<f32>(&whole.into_data(), Tolerance::rel_abs(1e-4, 1e-5));
         }
     }

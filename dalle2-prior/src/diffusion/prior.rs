@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
+use dalle2_core::diffusion::{AnalyticEstimator, NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
@@ -14,6 +14,7 @@ use dalle2_core::{
 };
 
 use super::{DiffusionPriorConfig, PriorNetwork};
+use crate::caption::{CaptionForm, closest};
 use crate::import::{self, PriorFiles};
 
 /// A prior that draws image embeddings by diffusion (DALL·E 2, section 2.2).
@@ -93,28 +94,45 @@ impl DiffusionPrior {
         Ok(Self { files: Some(files), ..Self::hold(config, network)? })
     }
 
-    fn check(&self, name: &str, text: &TextCondition) -> Result<()> {
-        let ([batch, embed], [tokens_batch, s, w]) = (text.pooled.dims(), text.tokens.dims());
-        let expected = [self.config.context_length, self.config.token_width, self.config.embed_dim];
-        if [s, w, embed] != expected {
-            let [needs_s, needs_w, needs_d] = expected;
-            return Err(Error::Mismatch(format!(
-                "the prior reads {needs_s} tokens of width {needs_w} and embeddings of width {needs_d}; \
-                 the {name} has {s} tokens of width {w} and an embedding of width {embed}"
-            )));
+    /// Measures the variance of DDPM's steps that is best for some pairs of the training data, and samples with it from now
+    /// on (Bao et al. 2022, arXiv 2201.06503; the paper's prior does). It is saved with the configuration.
+    ///
+    /// # Shapes
+    /// - text: B captions
+    /// - image: `[B, D]`, their image embeddings in CLIP's space
+    ///
+    /// # Errors
+    /// When the captions or embeddings do not fit the prior, `timesteps` is 0 or above the number of the schedule, or the
+    /// noise source fails.
+    pub fn with_measured_variance(
+        mut self,
+        text: &TextCondition,
+        image: Tensor<2>,
+        timesteps: usize,
+        noise: &mut dyn NoiseSource,
+    ) -> Result<Self> {
+        self.form().check("caption", text)?;
+        if image.dims() != text.pooled.dims() {
+            let (found, expected) = (image.dims(), text.pooled.dims());
+            return Err(Error::Mismatch(format!("image embeddings of shape {found:?} for captions of {expected:?}")));
         }
-        if batch == 0 || tokens_batch != batch || text.mask.dims() != [batch, s] {
-            return Err(Error::Input(format!(
-                "the {name} has {batch} embeddings, {tokens_batch} rows of tokens and a mask of {:?}",
-                text.mask.dims()
-            )));
+        let plan = SamplingPlan::new(&self.schedule, timesteps)?;
+        let network = self.network.get()?;
+        let (x_start, prefix) = (self.config.image_scale.scale(image), network.prefix(text));
+        let (shape, device) = (x_start.dims(), x_start.device());
+        let mut estimator = AnalyticEstimator::new();
+        for t in plan.timesteps() {
+            let x_t = self.schedule.q_sample(x_start.clone(), &vec![t; shape[0]], draw(noise, shape, &device)?);
+            let predicted = network.forward_from(&prefix, x_t, t, None);
+            estimator.add(t, x_start.clone(), self.config.x_start_bound.project(predicted))?;
         }
-        // One number, so one round trip to the device: infinities and NaN survive the sum of magnitudes.
-        let sum = text.pooled.clone().abs().sum() + text.tokens.clone().abs().sum();
-        match sum.into_scalar::<f32>().is_finite() {
-            true => Ok(()),
-            false => Err(Error::Input(format!("the encoded {name} for the prior holds a value that is not finite"))),
-        }
+        self.config.analytic_variance = Some(estimator.finish()?);
+        Ok(self)
+    }
+
+    fn form(&self) -> CaptionForm {
+        let DiffusionPriorConfig { context_length, token_width, embed_dim, .. } = self.config;
+        CaptionForm { context_length, token_width, embed_dim }
     }
 
     /// Draws one scaled embedding per row of `text`.
@@ -127,18 +145,34 @@ impl DiffusionPrior {
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
         let (batch, config, network) = (text.batch_size(), &self.config, self.network.get()?);
-        let plan = SamplingPlan::new(&self.schedule, options.steps.unwrap_or(config.sampling_steps))?;
+        let plan = options.plan(&self.schedule, &config.defaults())?;
+        let plan = match &config.analytic_variance {
+            Some(table) => plan.with_analytic_variance(table),
+            None => plan,
+        };
         let guidance = options.guidance.unwrap_or(config.guidance);
         let prefix = match guidance {
             1.0 => network.prefix(text),
             _ => network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
         };
+        // Outside its interval guidance is off, and the conditional half is all that is computed.
+        let unguided = (guidance != 1.0 && options.guidance_interval.is_some()).then(|| network.prefix(text));
+        let mut last: Option<Tensor<2>> = None; // the network's own estimate, for self-conditioning
         let mut denoise = |x_t: Tensor<2>, t: usize| {
-            let x_start = match guidance {
-                1.0 => network.forward_from(&prefix, x_t, t),
-                _ => guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), guidance),
+            let estimate = last.take();
+            let x_start = match (guidance, &unguided) {
+                (1.0, _) => network.forward_from(&prefix, x_t, t, estimate),
+                (_, Some(unguided)) if !options.guides_at(t, config.train_steps) => {
+                    network.forward_from(unguided, x_t, t, estimate)
+                }
+                _ => {
+                    let estimate = estimate.map(|estimate| estimate.repeat_dim(0, 2));
+                    guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, estimate), guidance)
+                }
             };
-            Ok(config.x_start_bound.project(x_start).into())
+            let x_start = config.x_start_bound.project(x_start);
+            last = config.is_self_conditioned().then(|| x_start.clone());
+            Ok(x_start.into())
         };
         let x_t = draw(noise, [batch, config.embed_dim], &text.pooled.device())?;
         let mut on_step = |step, total, _: &Tensor<2>| hook(StepEvent { step, total, x_start: None });
@@ -152,21 +186,6 @@ impl DiffusionPrior {
             scale => scale.unscale(scaled),
         }
     }
-}
-
-/// Of each caption's consecutive candidates, the one with the highest cosine to the caption's embedding.
-///
-/// # Shapes
-/// - candidates: `[B * n, D]`
-/// - text: `[B, D]`
-/// - output: `[B, D]`
-fn closest(candidates: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
-    let ([rows, d], batch) = (candidates.dims(), text.dims()[0]);
-    let n = rows / batch;
-    let images = l2_normalize(candidates.clone()).reshape([batch, n, d]);
-    let cosine = (images * l2_normalize(text).unsqueeze_dim::<3>(1)).sum_dim(2).squeeze_dim::<2>(2); // [B, n]
-    let best = cosine.argmax(1).unsqueeze_dim::<3>(2).expand([batch, 1, d]);
-    candidates.reshape([batch, n, d]).gather(1, best).squeeze_dim::<2>(1)
 }
 
 impl Component for DiffusionPrior {
@@ -199,18 +218,10 @@ impl Prior for DiffusionPrior {
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
         Prior::validate(self, options)?;
-        self.check("caption", text)?;
-        self.check("empty caption", null)?;
-        if null.batch_size() != 1 {
-            return Err(Error::Input(format!("one empty caption is needed for guidance, got {}", null.batch_size())));
-        }
+        self.form().check_both(text, null)?;
         let candidates = options.candidates.unwrap_or(self.config.candidates);
         let scaled = self.diffuse(&text.repeat_interleave(candidates), null, options, noise, hook)?;
-        let embeddings = self.unscale(scaled);
-        match candidates {
-            1 => Ok(embeddings),
-            _ => Ok(closest(embeddings, text.pooled.clone())),
-        }
+        Ok(closest(self.unscale(scaled), text.pooled.clone()))
     }
 
     fn embed_dim(&self) -> usize {
@@ -231,6 +242,7 @@ impl Prior for DiffusionPrior {
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
         options.validate(self.config.train_steps)?;
+        options.plan(&self.schedule, &self.config.defaults())?;
         Ok(self.config.sampler_options(options.sampler).validate()?)
     }
 }

@@ -5,14 +5,14 @@
 
 use burn::prelude::*;
 use burn::train::{TrainOutput, TrainStep};
-use dalle2_core::diffusion::{NoiseSchedule, PredictionType, item_mse, standard_normal};
+use dalle2_core::diffusion::{LossWeight, NoiseSchedule, PredictionType, item_mse, standard_normal};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::train::StepOutput;
 use dalle2_core::{ConfigError, Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DiffusionPriorConfig, PriorNetwork};
+use super::{DiffusionPrior, DiffusionPriorConfig, PriorNetwork};
 
 /// Share of captions that become the empty one, which makes guidance possible (DALL·E 2, section 2.2).
 pub const CAPTION_DROPOUT: f64 = 0.1;
@@ -28,6 +28,9 @@ pub struct PriorBatch {
     pub t: Vec<usize>,
     /// Standard normal noise `[B, D]`.
     pub noise: Tensor<2>,
+    /// Whether a network with self-conditioning reads an estimate of its own in this step: half of the steps, so that it
+    /// can also begin without one.
+    pub own_estimate: bool,
 }
 
 impl PriorBatch {
@@ -54,7 +57,8 @@ impl PriorBatch {
         let drop: Vec<bool> = (0..b).map(|_| rng.random_bool(dropout)).collect();
         let noise = TensorData::new(standard_normal(&mut rng, b * d), [b, d]);
         let noise = Tensor::from_data(noise, &embedding.device());
-        Self { text: text.replace_rows(null, &drop), embedding, t, noise }
+        let own_estimate = rng.random_bool(0.5);
+        Self { text: text.replace_rows(null, &drop), embedding, t, noise, own_estimate }
     }
 }
 
@@ -67,11 +71,15 @@ pub struct PriorTask {
     config: DiffusionPriorConfig,
     #[module(skip)]
     schedule: NoiseSchedule,
+    #[module(skip)]
+    weight: LossWeight,
 }
 
 /// The loss of a batch and a figure to watch, each `[1]`.
 #[derive(Debug, Clone)]
 pub struct PriorLoss {
+    /// What is minimised: the squared error with the task's [`LossWeight`].
+    pub total: Tensor<1>,
     /// Mean squared error of the clean embedding in the scaled space.
     pub mse: Tensor<1>,
     /// Mean cosine of predicted and true embedding in CLIP's space, over all timesteps.
@@ -88,7 +96,26 @@ impl PriorTask {
             let expected = "training teaches the clean embedding only: leave it out";
             return Err(ConfigError::new("prediction", format!("{:?}", config.prediction()), expected).into());
         }
-        Ok(Self { network: config.init(device)?, config: config.clone(), schedule: config.noise_schedule()? })
+        let (network, schedule) = (config.init(device)?, config.noise_schedule()?);
+        Ok(Self { network, config: config.clone(), schedule, weight: LossWeight::Uniform })
+    }
+
+    /// Weights the errors of different timesteps, for example by min-SNR-γ.
+    ///
+    /// # Errors
+    /// When γ is not positive and finite.
+    pub fn with_loss_weight(mut self, weight: LossWeight) -> Result<Self> {
+        weight.validate()?;
+        self.weight = weight;
+        Ok(self)
+    }
+
+    /// The prior that the network is so far.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn prior(&self) -> Result<DiffusionPrior> {
+        DiffusionPrior::new(self.config.clone(), self.network.clone())
     }
 
     /// The configuration.
@@ -101,10 +128,24 @@ impl PriorTask {
         let scale = &self.config.image_scale;
         let x_start = scale.scale(batch.embedding);
         let x_t = self.schedule.q_sample(x_start.clone(), &batch.t, batch.noise);
-        let predicted = self.network.forward(x_t, &batch.t, &batch.text);
+        let estimate = (self.config.is_self_conditioned() && batch.own_estimate).then(|| {
+            let estimate = self.network.forward(x_t.clone(), &batch.t, &batch.text);
+            self.config.x_start_bound.project(estimate.detach())
+        });
+        let predicted = self.network.forward_with(x_t, &batch.t, &batch.text, estimate);
         let directions = [&predicted, &x_start].map(|x| l2_normalize(scale.unscale(x.clone().without_autodiff())));
         let [found, expected] = directions;
-        PriorLoss { mse: item_mse(predicted, x_start).mean(), cosine: (found * expected).sum_dim(1).mean() }
+        let errors = item_mse(predicted, x_start);
+        let mse = errors.clone().mean();
+        let total = match self.weight {
+            LossWeight::Uniform => mse.clone(),
+            weight => {
+                let weights = weight.weights(&self.schedule, PredictionType::XStart, &batch.t);
+                let count = weights.len();
+                (errors * Tensor::from_data(TensorData::new(weights, [count]), &mse.device())).mean()
+            }
+        };
+        PriorLoss { total, mse, cosine: (found * expected).sum_dim(1).mean() }
     }
 }
 
@@ -114,8 +155,8 @@ impl TrainStep for PriorTask {
 
     fn step(&self, batch: PriorBatch) -> TrainOutput<StepOutput> {
         let loss = self.loss(batch);
-        let output = StepOutput::new(loss.mse.clone()).with("cosine", loss.cosine);
-        TrainOutput::new(self, loss.mse.backward(), output)
+        let output = StepOutput::new(loss.total.clone()).with("mse", loss.mse).with("cosine", loss.cosine);
+        TrainOutput::new(self, loss.total.backward(), output)
     }
 }
 
@@ -124,7 +165,6 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::DiffusionPrior;
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::Distribution;
     use dalle2_core::diffusion::SeededNoise;
@@ -186,6 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn min_snr_weights_are_applied_and_checked() {
+        let device = Device::flex();
+        let task = || PriorTask::new(&config(), &device).unwrap();
+        let (text, null) = (text(1, 8, &device), text(9, 1, &device));
+        let batch = PriorBatch::draw(0, &text, &null, random(3, [8, D], &device), CAPTION_DROPOUT, 1000);
+        let schedule = config().noise_schedule().unwrap();
+        let expected: f64 = batch.t.iter().map(|t| schedule.snr(*t).min(5.0)).sum::<f64>() / 8.0;
+        // A fresh network predicts 0, so every error is the variance of a scaled embedding, 1.
+        let loss = task().with_loss_weight(LossWeight::MinSnr { gamma: 5.0 }).unwrap().loss(batch);
+        assert!((f64::from(loss.total.into_scalar::<f32>()) / expected - 1.0).abs() < 1e-4);
+        assert!((loss.mse.into_scalar::<f32>() - 1.0).abs() < 1e-5);
+        let error = task().with_loss_weight(LossWeight::MinSnr { gamma: f64::NAN }).unwrap_err().to_string();
+        assert!(error.contains("gamma"), "{error}");
+    }
+
+    #[test]
+    fn an_own_estimate_is_used_in_half_of_the_steps_and_gets_a_gradient() {
+        let device = Device::flex().autodiff();
+        let config = DiffusionPriorConfig { self_conditioning: Some(true), ..config() };
+        let task = PriorTask::new(&config, &device).unwrap();
+        let (text, null) = (text(1, 4, &device), text(9, 1, &device));
+        let images = random(3, [4, D], &device);
+        let draw = |seed| PriorBatch::draw(seed, &text, &null, images.clone(), CAPTION_DROPOUT, 1000);
+        let own = (0..200).filter(|seed| draw(*seed).own_estimate).count();
+        assert!((70..130).contains(&own), "{own} of 200");
+        let seed = (0..).find(|seed| draw(*seed).own_estimate).unwrap();
+        assert_eq!(task.step(draw(seed)).grads.len(), 2 * 7 + 2 + 1 + 2 * 16, "one more matrix than without");
+    }
+
+    #[test]
     fn random_pairs_are_learned_by_heart_and_sampled() {
         const PAIRS: usize = 32;
         const STEPS: u64 = 400;
@@ -200,13 +270,13 @@ mod tests {
         let on_ad = (captions.to_device(&ad), null.to_device(&ad), images.clone().to_device(&ad));
         for step in 0..STEPS {
             let batch = PriorBatch::draw(step, &on_ad.0, &on_ad.1, on_ad.2.clone(), CAPTION_DROPOUT, 1000);
-            let grads = GradientsParams::from_grads(task.loss(batch).mse.backward(), &task);
+            let grads = GradientsParams::from_grads(task.loss(batch).total.backward(), &task);
             let lr = 2e-3 * (1.0 - step as f64 / STEPS as f64);
             task = optimizer.step(lr, task, grads);
         }
 
         let prior = DiffusionPrior::new(config(), task.network).unwrap();
-        let options = SampleOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), sampler: None };
+        let options = SampleOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
         let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
         let cosine = (found * images).sum_dim(1).into_data().try_to_vec::<f32>().unwrap();

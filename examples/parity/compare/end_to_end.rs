@@ -122,7 +122,7 @@ impl Comparison {
         let prefix = network.prefix(&null.clone().cat(text.clone()));
         let plan = SamplingPlan::new(&config.noise_schedule()?, self.manifest.steps.prior)?;
         self.steps(stage, &plan, &config.sampler_options(None), |x_t, t| {
-            guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), PRIOR_GUIDANCE)
+            guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, None), PRIOR_GUIDANCE)
         })
     }
 

@@ -1,0 +1,208 @@
+//! The autoregressive prior as a part of a pipeline.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use dalle2_core::diffusion::{NoiseSource, guide_halves};
+use dalle2_core::store::{self, Precision};
+use dalle2_core::{
+    Component, ConfigError, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition, check_flow,
+};
+
+use super::config::check_sampling;
+use super::sampling::{Choice, uniform};
+use super::{AutoregressiveNetwork, AutoregressivePriorConfig, AutoregressiveState, EmbeddingQuantizer};
+use crate::caption::{CaptionForm, closest};
+
+/// A prior that draws image embeddings component by component (DALL·E 2, section 2.2).
+///
+/// The token of the dot product is drawn from the upper half of its distribution. Several candidates are drawn per
+/// caption and the one with the highest cosine of z_i and z_t is kept.
+#[derive(Debug, Clone)]
+pub struct AutoregressivePrior {
+    config: AutoregressivePriorConfig,
+    network: AutoregressiveNetwork,
+    quantizer: EmbeddingQuantizer,
+}
+
+impl AutoregressivePrior {
+    /// Class name in configuration files.
+    pub const CLASS: &'static str = "Dalle2AutoregressivePrior";
+
+    /// Puts a network, its configuration and its quantizer together.
+    ///
+    /// # Errors
+    /// When the configuration is not valid or the quantizer is not the one it describes.
+    pub fn new(
+        config: AutoregressivePriorConfig,
+        network: AutoregressiveNetwork,
+        quantizer: EmbeddingQuantizer,
+    ) -> Result<Self> {
+        config.validate()?;
+        quantizer.check(&config)?;
+        Ok(Self { config, network: network.valid(), quantizer })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &AutoregressivePriorConfig {
+        &self.config
+    }
+
+    /// The network.
+    pub fn network(&self) -> &AutoregressiveNetwork {
+        &self.network
+    }
+
+    /// What turns embeddings into tokens.
+    pub fn quantizer(&self) -> &EmbeddingQuantizer {
+        &self.quantizer
+    }
+
+    /// Reads what [`save`](Component::save) wrote.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the configuration is not valid, or tensors or edges do not match it.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config: AutoregressivePriorConfig = store::read_config(dir, Self::CLASS)?;
+        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        let quantizer = EmbeddingQuantizer::load(dir, config.image_scale.clone())?;
+        Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?, quantizer)
+    }
+
+    fn form(&self) -> CaptionForm {
+        let AutoregressivePriorConfig { context_length, token_width, embed_dim, .. } = self.config;
+        CaptionForm { context_length, token_width, embed_dim }
+    }
+
+    /// Draws `candidates` rows of K tokens for each caption, row-major.
+    fn draw_tokens(
+        &self,
+        (text, null): (&TextCondition, &TextCondition),
+        candidates: usize,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Vec<usize>> {
+        let (config, captions) = (&self.config, text.batch_size());
+        let (rows, k) = (captions * candidates, config.components);
+        let guidance = options.guidance.unwrap_or(config.guidance);
+        let choice = Choice {
+            temperature: options.temperature.unwrap_or(config.temperature),
+            top_p: options.top_p.unwrap_or(config.top_p),
+        };
+        let normal = noise.normal(&[rows, 1 + k])?; // the dot product and K components of each row
+        if normal.len() != rows * (1 + k) {
+            return Err(Error::Input(format!(
+                "the noise source gave {} values for shape [{rows}, {}]",
+                normal.len(),
+                1 + k
+            )));
+        }
+        let chance = |row: usize, i: usize| uniform(normal[row * (1 + k) + i]);
+
+        // Captions are read once each, the empty one too, and then serve all their candidates.
+        let own = (0..rows).map(|row| row / candidates);
+        let (read, order): (TextCondition, Vec<usize>) = match guidance {
+            1.0 => (text.clone(), own.collect()),
+            _ => (text.clone().cat(null.clone()), (0..rows).map(|_| captions).chain(own).collect()), // [uncond, cond]
+        };
+        let mut state = self.network.read_captions(&read).select(&order);
+        let half = config.dot_buckets / 2;
+        let dots = (0..rows).map(|row| half + (chance(row, 0) * half as f64) as usize);
+        let dropped = (0..order.len() - rows).map(|_| config.dot_buckets);
+        let dots = self.ids(dropped.chain(dots).collect());
+        let mut logits = self.network.read_dot(&mut state, dots);
+        let mut tokens = vec![0; rows * k];
+        for component in 0..k {
+            let guided = if order.len() == rows { logits.clone() } else { guide_halves(logits.clone(), guidance) };
+            let values: Vec<f32> =
+                guided.try_into_vec_as().map_err(|e| Error::Device(format!("reading logits back: {e}")))?;
+            for (row, logits) in values.chunks_exact(config.buckets).enumerate() {
+                tokens[row * k + component] = choice.draw(logits, chance(row, 1 + component))?;
+            }
+            check_flow(hook(StepEvent { step: component + 1, total: k, x_start: None }))?;
+            if component + 1 < k {
+                let column: Vec<usize> = (0..rows).map(|row| tokens[row * k + component]).collect();
+                logits = self.read_column(&mut state, column, order.len() / rows);
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Reads the tokens of one component, once for each half of a guidance batch.
+    fn read_column(&self, state: &mut AutoregressiveState, column: Vec<usize>, halves: usize) -> Tensor<2> {
+        self.network.read_bucket(state, self.ids(column.repeat(halves)))
+    }
+
+    fn ids(&self, values: Vec<usize>) -> Tensor<1, Int> {
+        let values: Vec<i64> = values.into_iter().map(|v| v as i64).collect();
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), &self.network.positions.val().device())
+    }
+}
+
+impl Component for AutoregressivePrior {
+    fn class_name(&self) -> &str {
+        Self::CLASS
+    }
+
+    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        store::write_config(dir, Self::CLASS, &self.config)?;
+        self.quantizer.save(dir)?;
+        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+    }
+}
+
+impl Prior for AutoregressivePrior {
+    fn sample(
+        &self,
+        text: &TextCondition,
+        null: &TextCondition,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<2>> {
+        Prior::validate(self, options)?;
+        self.form().check_both(text, null)?;
+        let candidates = options.candidates.unwrap_or(self.config.candidates);
+        let tokens = self.draw_tokens((text, null), candidates, options, noise, hook)?;
+        Ok(closest(self.quantizer.decode(&tokens, &text.pooled.device()), text.pooled.clone()))
+    }
+
+    fn embed_dim(&self) -> usize {
+        self.config.embed_dim
+    }
+
+    fn token_width(&self) -> usize {
+        self.config.token_width
+    }
+
+    fn context_length(&self) -> usize {
+        self.config.context_length
+    }
+
+    fn defaults(&self) -> SampleOptions {
+        self.config.defaults()
+    }
+
+    fn validate(&self, options: &SampleOptions) -> Result<()> {
+        if let Some(steps) = options.steps {
+            let expected = format!("an autoregressive prior takes one step per component, {}", self.config.components);
+            return Err(ConfigError::new("steps", steps, expected).into());
+        }
+        let shown = |value: Option<String>, field: &'static str| value.map(|value| (field, value));
+        let foreign = shown(options.sampler.map(|v| format!("{v:?}")), "sampler")
+            .or_else(|| shown(options.spacing.as_ref().map(|v| format!("{v:?}")), "spacing"))
+            .or_else(|| shown(options.guidance_interval.map(|v| format!("{v:?}")), "guidance_interval"));
+        if let Some((field, value)) = foreign {
+            let expected = "an autoregressive prior has no timesteps: set `temperature` or `top_p`";
+            return Err(ConfigError::new(field, value, expected).into());
+        }
+        Ok(check_sampling(options)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Figures of predicted embeddings.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::prelude::Tensor;
+use dalle2::core::diffusion::SeededNoise;
+use dalle2::core::metrics::{EmbeddingMetrics, Estimate, diversity};
+use dalle2::core::{Prior, SampleOptions, TextCondition};
+use serde::Serialize;
+
+use crate::shared::embed::Pair;
+use crate::shared::hooks::go_on;
+use crate::shared::priors::Truth;
+
+/// Figures by name, one value for each seed.
+#[derive(Debug, Clone, Default)]
+pub struct Collected(BTreeMap<String, Vec<f64>>);
+
+/// Figures by name, with intervals over seeds.
+pub type Estimates = BTreeMap<String, Estimate>;
+
+impl Collected {
+    /// Adds the figures of a seed.
+    pub fn push(&mut self, figures: impl IntoIterator<Item = (String, f64)>) {
+        for (name, value) in figures {
+            self.0.entry(name).or_default().push(value);
+        }
+    }
+
+    /// Means and intervals.
+    pub fn estimates(&self) -> Result<Estimates> {
+        self.0.iter().map(|(name, values)| Ok((name.clone(), Estimate::of(values)?))).collect()
+    }
+}
+
+/// The figures of a comparison by name.
+pub fn named(metrics: &EmbeddingMetrics) -> Vec<(String, f64)> {
+    metrics.figures().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The figures of predictions for all pairs, and the cosine for held-out wordings and compositions alone.
+pub fn figures(truth: &Truth, pairs: &[Pair], predicted: &Tensor<2>) -> Result<Vec<(String, f64)>> {
+    let mut figures = named(&truth.compare(predicted.clone())?);
+    for (name, composition) in [("cosine_wordings", false), ("cosine_compositions", true)] {
+        let rows: Vec<usize> = (0..pairs.len()).filter(|i| pairs[*i].composition == composition).collect();
+        if rows.len() > 1 {
+            let pick = |x: &Tensor<2>| select(x, &rows);
+            let metrics = EmbeddingMetrics::new(pick(predicted), pick(&truth.image), pick(&truth.text.pooled))?;
+            figures.push((name.to_owned(), metrics.cosine));
+        }
+    }
+    Ok(figures)
+}
+
+/// Rows of a matrix.
+pub fn select(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
+}
+
+/// `samples` embeddings for each caption, `[N, samples, D]`; each caption has a seed of its own.
+pub fn draw(prior: &dyn Prior, truth: &Truth, options: &SampleOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
+    const CAPTIONS: usize = 64;
+    let n = truth.text.batch_size();
+    let mut parts = Vec::new();
+    for first in (0..n).step_by(CAPTIONS) {
+        let count = CAPTIONS.min(n - first);
+        let text = rows(&truth.text, first, count).repeat_interleave(samples);
+        let mut noise = SeededNoise::consecutive(seed + first as u64, count, 1);
+        let drawn = prior.sample(&text, &truth.null, options, &mut noise, &mut go_on)?;
+        let d = drawn.dims()[1];
+        parts.push(drawn.reshape([count, samples, d]));
+    }
+    Ok(Tensor::cat(parts, 0))
+}
+
+/// Some captions of a batch.
+pub fn rows(text: &TextCondition, first: usize, count: usize) -> TextCondition {
+    TextCondition {
+        pooled: text.pooled.clone().narrow(0, first, count),
+        tokens: text.tokens.clone().narrow(0, first, count),
+        mask: dalle2::core::TokenMask::from_keep(text.mask.keep().narrow(0, first, count)),
+    }
+}
+
+/// The first sample of each caption, `[N, D]`.
+pub fn first(samples: &Tensor<3>) -> Tensor<2> {
+    samples.clone().narrow(1, 0, 1).squeeze_dim::<2>(1)
+}
+
+/// What a guidance scale gives on the validation pairs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sweep {
+    /// The scale.
+    pub guidance: f64,
+    /// Figures.
+    pub figures: Estimates,
+}
+
+/// Tries guidance scales on the trained priors of one kind.
+pub fn sweep(priors: &[&dyn Prior], truth: &Truth, scales: &[f64], samples: usize) -> Result<Vec<Sweep>> {
+    scales
+        .iter()
+        .map(|&guidance| {
+            let mut collected = Collected::default();
+            let options = SampleOptions { guidance: Some(guidance), ..Default::default() };
+            for (seed, prior) in priors.iter().enumerate() {
+                let drawn = draw(*prior, truth, &options, samples, 10_000 * seed as u64)?;
+                collected.push(named(&truth.compare(first(&drawn))?));
+                collected.push([("diversity".to_owned(), diversity(drawn)?)]);
+            }
+            Ok(Sweep { guidance, figures: collected.estimates()? })
+        })
+        .collect()
+}
+
+/// The scale with the highest cosine.
+pub fn best(sweep: &[Sweep]) -> f64 {
+    let cosine = |sweep: &&Sweep| sweep.figures.get("cosine").map_or(f64::NEG_INFINITY, |estimate| estimate.mean);
+    sweep.iter().max_by(|a, b| cosine(a).total_cmp(&cosine(b))).map_or(1.0, |sweep| sweep.guidance)
+}
+
+/// Milliseconds of one sample in a batch of four: the median of five batches after one that is not counted.
+pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &SampleOptions) -> Result<f64> {
+    const BATCH: usize = 4;
+    let count = BATCH.min(truth.text.batch_size());
+    let text = rows(&truth.text, 0, count);
+    let mut times = Vec::new();
+    for run in 0..6 {
+        let mut noise = SeededNoise::consecutive(run, count, 1);
+        let start = Instant::now();
+        drop(prior.sample(&text, &truth.null, options, &mut noise, &mut go_on)?.into_data());
+        times.push(1000.0 * start.elapsed().as_secs_f64() / count as f64);
+    }
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
