@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod nn;
 mod parts;
 mod scale;
+mod slerp;
 pub mod store;
 pub mod text;
 #[cfg(feature = "train")]
@@ -38,3 +39,4 @@ pub use parts::{
     check_flow,
 };
 pub use scale::EmbeddingScale;
+pub use slerp::slerp;

@@ -10,7 +10,7 @@ use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook
 
 use crate::DecoderConfig;
 use crate::conditioning::{Condition, Conditioning};
-use crate::sampling::{Process, split_variance};
+use crate::sampling::{Output, Process, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -102,6 +102,35 @@ impl UnclipDecoder {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
 
+    /// The network under these conditions, with guidance.
+    fn denoiser(
+        &self,
+        embedding: &Tensor<2>,
+        (text, null): (&TextCondition, &TextCondition),
+        options: &SampleOptions,
+    ) -> Result<impl FnMut(Tensor<4>, usize) -> Output + '_> {
+        self.check(embedding, text, null)?;
+        let batch = embedding.dims()[0];
+        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        let conditioning = &self.network.conditioning;
+        let cond = conditioning.forward(conditioning.scale(embedding.clone()), text);
+        let prepared = if guidance == 1.0 {
+            self.network.prepare(cond)
+        } else {
+            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
+            self.network.prepare(uncond.cat(cond))
+        };
+        let learned = self.config.unet.out_channels == 6;
+        Ok(move |x_t: Tensor<4>, t: usize| {
+            if guidance == 1.0 {
+                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
+            }
+            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
+            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
+            out.guided(guidance)
+        })
+    }
+
     fn check(&self, embedding: &Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<()> {
         let [b, d] = embedding.dims();
         let [text_b, s, w] = text.tokens.dims();
@@ -146,28 +175,29 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.check(&embedding, text, null)?;
-        let batch = embedding.dims()[0];
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let conditioning = &self.network.conditioning;
-        let cond = conditioning.forward(conditioning.scale(embedding), text);
-        let prepared = if guidance == 1.0 {
-            self.network.prepare(cond)
-        } else {
-            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            self.network.prepare(uncond.cat(cond))
-        };
-        let learned = self.config.unet.out_channels == 6;
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            if guidance == 1.0 {
-                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
-            }
-            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
-            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
-            out.guided(guidance)
-        };
-        let (size, device) = (self.config.image_size, prepared.time.device());
+        let denoise = self.denoiser(&embedding, (text, null), options)?;
+        let (batch, size, device) = (embedding.dims()[0], self.config.image_size, embedding.device());
         self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+    }
+
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        embedding: Tensor<2>,
+        texts: (&TextCondition, &TextCondition),
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let (batch, size) = (embedding.dims()[0], self.config.image_size);
+        if images.dims() != [batch, 3, size, size] {
+            let found = images.dims();
+            let message =
+                format!("images of shape {found:?} for {batch} embeddings: expected [{batch}, 3, {size}, {size}]");
+            return Err(Error::Input(message));
+        }
+        let denoise = self.denoiser(&embedding, texts, options)?;
+        self.process().invert(images, options, evaluations, denoise, hook)
     }
 
     fn embed_dim(&self) -> usize {

@@ -11,6 +11,7 @@
 mod conditioning;
 mod config;
 mod decoder;
+mod inversion;
 mod loss;
 mod sampling;
 #[cfg(feature = "train")]

@@ -16,8 +16,8 @@ pub(crate) struct Process<'a> {
 
 /// The network's output, split into the prediction and the variance.
 pub(crate) struct Output {
-    mean: Tensor<4>,
-    variance: Option<Tensor<4>>,
+    pub mean: Tensor<4>,
+    pub variance: Option<Tensor<4>>,
 }
 
 /// Splits `[B, 6, H, W]` into two halves when the variance is learned.
@@ -47,6 +47,11 @@ impl Process<'_> {
         options.validate(self.config.train_steps)
     }
 
+    /// The timesteps of a generation.
+    pub fn plan(&self, options: &SampleOptions) -> Result<SamplingPlan> {
+        Ok(SamplingPlan::new(self.schedule, options.steps.unwrap_or(self.config.sampling_steps))?)
+    }
+
     /// Draws images by the reverse process, starting from noise.
     pub fn sample(
         &self,
@@ -58,7 +63,7 @@ impl Process<'_> {
         device: &Device,
     ) -> Result<Tensor<4>> {
         self.validate(options)?;
-        let plan = SamplingPlan::new(self.schedule, options.steps.unwrap_or(self.config.sampling_steps))?;
+        let plan = self.plan(options)?;
         let sampler_options = SamplerOptions {
             prediction: self.config.prediction,
             variance: self.config.variance,

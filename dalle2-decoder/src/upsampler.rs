@@ -11,7 +11,7 @@ use dalle2_core::store::{self, Precision};
 use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook};
 
 use crate::UpsamplerConfig;
-use crate::sampling::{Process, split_variance};
+use crate::sampling::{Output, Process, split_variance};
 use crate::unet::UNet;
 
 /// Class name in the configuration file.
@@ -69,6 +69,35 @@ impl DiffusionUpsampler {
     fn process(&self) -> Process<'_> {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
+
+    /// The network beside these small images.
+    fn denoiser(
+        &self,
+        images: Tensor<4>,
+        options: &SampleOptions,
+    ) -> Result<impl FnMut(Tensor<4>, usize) -> Output + '_> {
+        let [b, c, h, w] = images.dims();
+        let (factor, stride) = (self.config.factor, self.config.unet.stride());
+        let (high_h, high_w) = (h * factor, w * factor);
+        if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
+            return Err(Error::Input(format!(
+                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: it must have 3 channels and sides whose {factor}-fold is a \
+                 multiple of {stride}"
+            )));
+        }
+        if options.guidance.is_some_and(|g| g != 1.0) {
+            let expected = "an upsampler has no condition to guide by: leave it out or give 1";
+            return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
+        }
+        let device = images.device();
+        let low = enlarge(images, factor);
+        Ok(move |x_t: Tensor<4>, t: usize| {
+            let emb = self.network.time_embedding(&[t], &device);
+            let emb = emb.clone().expand([b, emb.dims()[1]]);
+            let input = Tensor::cat(vec![x_t, low.clone()], 1); // [B, 6, H, W]
+            split_variance(self.network.forward(input, emb, None), self.config.unet.out_channels == 6)
+        })
+    }
 }
 
 /// Enlarges the small images to the size the network works at.
@@ -99,28 +128,29 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let [b, c, h, w] = images.dims();
-        let (factor, stride) = (self.config.factor, self.config.unet.stride());
-        let (high_h, high_w) = (h * factor, w * factor);
-        if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
+        let ([b, _, h, w], factor, device) = (images.dims(), self.config.factor, images.device());
+        let denoise = self.denoiser(images, options)?;
+        self.process().sample([b, 3, h * factor, w * factor], options, denoise, noise, hook, &device)
+    }
+
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        low: Tensor<4>,
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let ([b, _, h, w], factor) = (low.dims(), self.config.factor);
+        if images.dims() != [b, 3, h * factor, w * factor] {
             return Err(Error::Input(format!(
-                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: it must have 3 channels and sides whose {factor}-fold is a \
-                 multiple of {stride}"
+                "images of shape {:?} cannot have come from {:?} enlarged by {factor}",
+                images.dims(),
+                low.dims()
             )));
         }
-        if options.guidance.is_some_and(|g| g != 1.0) {
-            let expected = "an upsampler has no condition to guide by: leave it out or give 1";
-            return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
-        }
-        let device = images.device();
-        let low = enlarge(images, factor);
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            let emb = self.network.time_embedding(&[t], &device);
-            let emb = emb.clone().expand([b, emb.dims()[1]]);
-            let input = Tensor::cat(vec![x_t, low.clone()], 1); // [B, 6, H, W]
-            split_variance(self.network.forward(input, emb, None), self.config.unet.out_channels == 6)
-        };
-        self.process().sample([b, 3, high_h, high_w], options, denoise, noise, hook, &device)
+        let denoise = self.denoiser(low, options)?;
+        self.process().invert(images, options, evaluations, denoise, hook)
     }
 
     fn input_size(&self) -> usize {

@@ -46,6 +46,7 @@
 //! ```
 
 mod guidance;
+mod inversion;
 mod loss;
 mod noise;
 mod plan;
@@ -55,6 +56,7 @@ mod schedule;
 mod variance;
 
 pub use guidance::{guide, guide_halves};
+pub use inversion::{InversionOptions, invert};
 pub use loss::{LossWeight, VLB_WEIGHT, hybrid_loss, item_mse, learned_range_vlb};
 pub use noise::{NoiseSource, RecordedNoise, SeededNoise, draw, standard_normal};
 pub use plan::{PlanStep, SamplingPlan};
