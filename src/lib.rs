@@ -25,6 +25,7 @@
 mod builder;
 mod event;
 mod generate;
+mod manipulate;
 mod pipeline;
 mod pretrained;
 mod request;
@@ -39,6 +40,9 @@ pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;
 pub use event::{Event, Stage};
 pub use generate::{Generation, StageTime};
+pub use manipulate::{
+    Controls, Interpolate, Inversion, InvertOptions, NoisePath, Source, StartNoise, TextDiff, Variations,
+};
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;
 pub use request::GenerateRequest;
