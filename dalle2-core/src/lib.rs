@@ -21,6 +21,7 @@ mod device;
 pub mod diffusion;
 mod error;
 pub mod image;
+mod inpainting;
 pub mod metrics;
 pub mod nn;
 mod parts;
@@ -34,8 +35,9 @@ pub mod train;
 pub use condition::{TextCondition, TokenMask};
 pub use device::device;
 pub use error::{ConfigError, Error, Result, ShapeMismatch};
+pub use inpainting::Inpainting;
 pub use parts::{
-    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Upsampler,
+    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Tiling, Upsampler,
     check_flow,
 };
 pub use scale::EmbeddingScale;

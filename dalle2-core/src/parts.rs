@@ -6,7 +6,8 @@ use std::path::Path;
 
 use burn::prelude::*;
 
-use crate::{Error, Result, TextCondition, diffusion::NoiseSource, store::Precision};
+use crate::diffusion::{Clip, GuidanceInterval, NoiseSchedule, NoiseSource, Sampler, SamplingPlan, Spacing};
+use crate::{ConfigError, Error, Inpainting, Result, TextCondition, store::Precision};
 
 /// A part of a pipeline as it stands on disk.
 ///
@@ -42,6 +43,36 @@ pub struct StepEvent<'a> {
 /// Called after each sampling step; [`ControlFlow::Break`] stops the stage with [`Error::Cancelled`].
 pub type StepHook<'a> = &'a mut dyn FnMut(StepEvent<'_>) -> Flow;
 
+/// Tiles in which an upsampler's network is evaluated, so that memory is bounded by the tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiling {
+    /// Side of a tile in pixels of the large image.
+    pub size: usize,
+    /// Pixels that neighbouring tiles share, at most half of a side; their results are blended there.
+    pub overlap: usize,
+}
+
+impl Tiling {
+    /// Checks the tiles against the multiple that a network's sides must be of.
+    ///
+    /// # Errors
+    /// When a number is no multiple of `stride`, the side is 0, or the overlap is more than half of it.
+    pub fn validate(&self, stride: usize) -> Result<(), ConfigError> {
+        for (field, value) in [("tiling.size", self.size), ("tiling.overlap", self.overlap)] {
+            if !value.is_multiple_of(stride) {
+                return Err(ConfigError::new(field, value, format!("must be a multiple of {stride}")));
+            }
+        }
+        match self.size > 0 && 2 * self.overlap <= self.size {
+            true => Ok(()),
+            false => {
+                let expected = format!("must be at most half of tiling.size = {}, which must not be 0", self.size);
+                Err(ConfigError::new("tiling.overlap", self.overlap, expected))
+            }
+        }
+    }
+}
+
 /// How a stage samples. `None` means the stage's own default, which is stored in its configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleOptions {
@@ -49,8 +80,16 @@ pub struct SampleOptions {
     pub steps: Option<usize>,
     /// Classifier-free guidance scale, finite and at least 0; 1 means no guidance.
     pub guidance: Option<f64>,
+    /// The timesteps at which guidance acts; all of them if not set.
+    pub guidance_interval: Option<GuidanceInterval>,
     /// The sampler.
-    pub sampler: Option<crate::diffusion::Sampler>,
+    pub sampler: Option<Sampler>,
+    /// How the timesteps are spread over the schedule.
+    pub spacing: Option<Spacing>,
+    /// What is done to the estimates of the clean images; the prior has its own bound and ignores this.
+    pub clip: Option<Clip>,
+    /// Upsamplers only: tiles in which the network is evaluated; the whole image at once if not set.
+    pub tiling: Option<Tiling>,
     /// Prior only: candidates per caption, of which the one with the highest z_i · z_t is kept.
     pub candidates: Option<usize>,
 }
@@ -61,7 +100,6 @@ impl SampleOptions {
     /// # Errors
     /// Names the first field that is out of range.
     pub fn validate(&self, train_steps: usize) -> Result<()> {
-        use crate::ConfigError;
         if let Some(steps) = self.steps
             && !(1..=train_steps).contains(&steps)
         {
@@ -72,10 +110,34 @@ impl SampleOptions {
         {
             return Err(ConfigError::new("guidance", guidance, "must be finite and at least 0").into());
         }
+        if let Some(interval) = self.guidance_interval {
+            interval.validate()?;
+        }
         if self.candidates == Some(0) {
             return Err(ConfigError::new("candidates", 0, "must be at least 1").into());
         }
         Ok(())
+    }
+
+    /// The plan of a generation: this spacing and number of steps, or the model's own. A spacing that knows its number of
+    /// steps does not take the model's.
+    ///
+    /// # Errors
+    /// When the steps or the spacing do not fit the schedule or each other.
+    pub fn plan(&self, schedule: &NoiseSchedule, defaults: &Self) -> Result<SamplingPlan> {
+        let spacing = self.spacing.as_ref().or(defaults.spacing.as_ref()).unwrap_or(&Spacing::Even);
+        // Steps of a request replace a model's own spacing that has another number of them.
+        let spacing = match (&self.spacing, self.steps, spacing.num_steps()) {
+            (None, Some(steps), Some(own)) if steps != own => &Spacing::Even,
+            _ => spacing,
+        };
+        let steps = self.steps.or_else(|| spacing.num_steps()).or(defaults.steps);
+        Ok(spacing.plan(schedule, steps)?)
+    }
+
+    /// Whether guidance acts at timestep `t` of `train_steps`.
+    pub fn guides_at(&self, t: usize, train_steps: usize) -> bool {
+        self.guidance_interval.unwrap_or(GuidanceInterval::ALL).contains(t, train_steps)
     }
 }
 
@@ -173,6 +235,23 @@ pub trait Decoder: Component + Debug + Send + Sync {
         let _ = (images, embedding, texts, options, evaluations, hook);
         Err(Error::Mismatch(format!("a {} cannot find the noise of an image", self.class_name())))
     }
+    /// Like [`Decoder::sample`], around the kept part of images, which comes back as it is at this size.
+    ///
+    /// # Errors
+    /// As [`Decoder::sample`], when the kept images do not fit the batch, or when this decoder cannot inpaint, which is the
+    /// default.
+    fn inpaint(
+        &self,
+        embedding: Tensor<2>,
+        (text, null): (&TextCondition, &TextCondition),
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let _ = (embedding, text, null, inpainting, options, noise, hook);
+        Err(Error::Mismatch(format!("a {} cannot inpaint", self.class_name())))
+    }
     /// Width D of the embeddings it reads.
     fn embed_dim(&self) -> usize;
     /// Width W of the token encodings it reads.
@@ -220,6 +299,22 @@ pub trait Upsampler: Component + Debug + Send + Sync {
         let _ = (images, low, options, evaluations, hook);
         Err(Error::Mismatch(format!("a {} cannot find the noise of an image", self.class_name())))
     }
+    /// Like [`Upsampler::sample`], around the kept part of images of the size of the result.
+    ///
+    /// # Errors
+    /// As [`Upsampler::sample`], when the kept images do not fit the batch, or when this upsampler cannot inpaint, which is
+    /// the default.
+    fn inpaint(
+        &self,
+        images: Tensor<4>,
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let _ = (images, inpainting, options, noise, hook);
+        Err(Error::Mismatch(format!("a {} cannot inpaint", self.class_name())))
+    }
     /// Side of the images it was trained to read, in pixels.
     fn input_size(&self) -> usize;
     /// How many times larger the result is along each side.
@@ -241,5 +336,43 @@ pub fn check_flow(flow: Flow) -> Result<()> {
     match flow {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::BetaSchedule;
+
+    #[test]
+    fn plans_take_the_request_before_the_model() {
+        let schedule = NoiseSchedule::new(BetaSchedule::Cosine, 1000).unwrap();
+        let steps = |options: SampleOptions, defaults: SampleOptions| {
+            options.plan(&schedule, &defaults).map(|plan| plan.timesteps())
+        };
+        let none = SampleOptions::default;
+        let of = |steps, spacing| SampleOptions { steps, spacing, ..none() };
+        let even = |n| SamplingPlan::new(&schedule, n).unwrap().timesteps();
+        let sections = Some(Spacing::Sections(vec![4, 2]));
+
+        assert_eq!(steps(none(), of(Some(8), None)).unwrap(), even(8));
+        assert_eq!(steps(of(Some(3), None), of(Some(8), None)).unwrap(), even(3));
+        let own = steps(none(), of(Some(6), sections.clone())).unwrap();
+        assert_eq!(own.len(), 6);
+        assert_ne!(own, even(6));
+        assert_eq!(steps(of(None, sections.clone()), of(Some(8), None)).unwrap(), own);
+        assert_eq!(steps(of(Some(8), None), of(Some(6), sections.clone())).unwrap(), even(8));
+        let message = steps(of(Some(8), sections), none()).unwrap_err().to_string();
+        assert!(message.contains("steps") && message.contains('6'), "{message}");
+    }
+
+    #[test]
+    fn guidance_acts_within_its_interval() {
+        let options =
+            SampleOptions { guidance_interval: Some(GuidanceInterval { low: 0.2, high: 0.5 }), ..Default::default() };
+        assert!(options.guides_at(300, 1000) && !options.guides_at(100, 1000) && !options.guides_at(501, 1000));
+        assert!(SampleOptions::default().guides_at(999, 1000));
+        let bad = SampleOptions { guidance_interval: Some(GuidanceInterval { low: 0.9, high: 0.1 }), ..options };
+        assert!(bad.validate(1000).unwrap_err().to_string().contains("guidance_interval"));
     }
 }

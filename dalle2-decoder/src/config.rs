@@ -1,9 +1,14 @@
 //! Configurations of the decoder and the upsamplers, and their presets.
 
-use dalle2_core::diffusion::{BetaSchedule, NoiseSchedule, PredictionType, Sampler, VarianceType};
+use dalle2_core::diffusion::{
+    BetaSchedule, Clip, GuidanceInterval, LossWeight, NoiseSchedule, PredictionType, Sampler, SamplerOptions, Spacing,
+    VarianceType,
+};
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::NoiseLevel;
+use crate::channels::KNOWN_CHANNELS;
 use crate::unet::{TimeConditioning, UNetConfig};
 
 /// The diffusion process that a network was trained for, and how it is sampled by default.
@@ -20,12 +25,24 @@ pub struct DiffusionConfig {
     pub variance: VarianceType,
     /// Weight of the variational bound beside the mean squared error (λ, 1e-3 in improved DDPM); for a learned variance.
     pub vlb_weight: f64,
+    /// How the errors of different timesteps are weighted in training; not given means all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_weight: Option<LossWeight>,
     /// Sampling steps when a request names none.
     pub sampling_steps: usize,
     /// Sampler when a request names none.
     pub sampler: Sampler,
     /// Guidance scale when a request names none; 1 is no guidance.
     pub guidance: f64,
+    /// Timesteps at which guidance acts when a request names none; not given means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// How timesteps are spread when a request does not say; not given means evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<Spacing>,
+    /// What is done to estimates of the clean images when a request does not say; not given means clamping to [−1, 1].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Clip>,
 }
 
 impl DiffusionConfig {
@@ -37,9 +54,13 @@ impl DiffusionConfig {
             prediction: PredictionType::V,
             variance,
             vlb_weight: 1e-3,
+            loss_weight: None,
             sampling_steps,
             sampler: Sampler::Ddim { eta: 0.0 },
             guidance,
+            guidance_interval: None,
+            spacing: None,
+            clip: None,
         }
     }
 
@@ -64,8 +85,21 @@ impl DiffusionConfig {
         SampleOptions {
             steps: Some(self.sampling_steps),
             guidance: Some(self.guidance),
+            guidance_interval: self.guidance_interval,
             sampler: Some(self.sampler),
-            candidates: None,
+            spacing: self.spacing.clone(),
+            clip: self.clip,
+            ..Default::default()
+        }
+    }
+
+    /// How a sampler reads the network with these options.
+    pub(crate) fn sampler_options(&self, options: &SampleOptions) -> SamplerOptions {
+        SamplerOptions {
+            prediction: self.prediction,
+            variance: self.variance,
+            sampler: options.sampler.unwrap_or(self.sampler),
+            clip: options.clip.or(self.clip).unwrap_or(Clip::Range(1.0)),
         }
     }
 
@@ -81,6 +115,21 @@ impl DiffusionConfig {
         }
         if !(self.guidance.is_finite() && self.guidance >= 0.0) {
             return Err(ConfigError::new("diffusion.guidance", self.guidance, "must be finite and at least 0"));
+        }
+        if self.variance == VarianceType::Analytic {
+            let expected = "must be fixed_small, fixed_large or learned_range: the analytic variance is the prior's";
+            return Err(ConfigError::new("diffusion.variance", "analytic", expected));
+        }
+        if let Some(weight) = &self.loss_weight {
+            weight.validate().map_err(|e| e.within("diffusion"))?;
+        }
+        let defaults = self.defaults();
+        if let Some(interval) = &self.guidance_interval {
+            interval.validate().map_err(|e| e.within("diffusion"))?;
+        }
+        self.sampler_options(&defaults).validate().map_err(|e| e.within("diffusion"))?;
+        if let Some(spacing) = &self.spacing {
+            spacing.plan(&self.noise_schedule()?, Some(self.sampling_steps)).map_err(|e| e.within("diffusion"))?;
         }
         if !(self.vlb_weight.is_finite() && self.vlb_weight >= 0.0) {
             return Err(ConfigError::new("diffusion.vlb_weight", self.vlb_weight, "must be finite and at least 0"));
@@ -107,6 +156,13 @@ pub struct DecoderConfig {
     pub context_tokens: usize,
     /// Whether the caption's embedding z_t is added to the timestep embedding too (Karlo does, the paper does not).
     pub pooled_text: bool,
+    /// Whether the network reads its last estimate of the clean image too, three channels behind the noisy image
+    /// (Chen et al. 2022, Analog Bits, arXiv 2208.04202, section 3.2).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub self_conditioning: bool,
+    /// Whether the network reads known pixels and their mask, four channels behind all others, and so inpaints.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub inpainting: bool,
     /// Scale of the image embeddings that the network reads.
     pub embedding_scale: EmbeddingScale,
     /// The network.
@@ -124,6 +180,8 @@ impl DecoderConfig {
             token_width,
             context_tokens: 4,
             pooled_text: false,
+            self_conditioning: false,
+            inpainting: false,
             embedding_scale: EmbeddingScale::L2,
             unet: UNetConfig {
                 in_channels: 3,
@@ -153,6 +211,26 @@ impl DecoderConfig {
         config
     }
 
+    /// The channels that the network reads.
+    pub fn in_channels(&self) -> usize {
+        3 + if self.self_conditioning { 3 } else { 0 } + if self.inpainting { KNOWN_CHANNELS } else { 0 }
+    }
+
+    /// The same decoder with channels for known pixels; [`UNet::with_input_channels`](crate::unet::UNet::with_input_channels)
+    /// makes the network fit.
+    pub fn with_inpainting(mut self) -> Self {
+        self.inpainting = true;
+        self.unet.in_channels = self.in_channels();
+        self
+    }
+
+    /// The same decoder with channels for its last estimate.
+    pub fn with_self_conditioning(mut self) -> Self {
+        self.self_conditioning = true;
+        self.unet.in_channels = self.in_channels();
+        self
+    }
+
     /// Checks that the parts fit.
     ///
     /// # Errors
@@ -175,8 +253,12 @@ impl DecoderConfig {
                 "a decoder reads context tokens: give their width",
             ));
         }
-        if self.unet.in_channels != 3 {
-            return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, "must be 3: red, green, blue"));
+        if self.unet.in_channels != self.in_channels() {
+            let expected = format!(
+                "must be {}: 3 for the noisy image, 3 more with self_conditioning, {KNOWN_CHANNELS} more with inpainting",
+                self.in_channels()
+            );
+            return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, expected));
         }
         check_size("image_size", self.image_size, self.unet.stride())
     }
@@ -190,7 +272,13 @@ pub struct UpsamplerConfig {
     pub input_size: usize,
     /// How many times larger the result is along each side.
     pub factor: usize,
-    /// The network; it reads six channels, the noisy image and the enlarged small one.
+    /// Whether the network is told how much noise the small image was given, in one further channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<NoiseLevel>,
+    /// Whether the network reads known pixels and their mask, four channels behind all others, and so inpaints.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub inpainting: bool,
+    /// The network; it reads six channels, the noisy image and the enlarged small one, and those of the options above.
     pub unet: UNetConfig,
     /// The diffusion process.
     pub diffusion: DiffusionConfig,
@@ -202,6 +290,8 @@ impl UpsamplerConfig {
         Self {
             input_size: 32,
             factor: 4,
+            noise_level: None,
+            inpainting: false,
             unet: UNetConfig {
                 in_channels: 6,
                 out_channels: 3,
@@ -231,6 +321,18 @@ impl UpsamplerConfig {
         config
     }
 
+    /// The channels that the network reads.
+    pub fn in_channels(&self) -> usize {
+        6 + usize::from(self.noise_level.is_some()) + if self.inpainting { KNOWN_CHANNELS } else { 0 }
+    }
+
+    /// The same upsampler with channels for known pixels; see [`DecoderConfig::with_inpainting`].
+    pub fn with_inpainting(mut self) -> Self {
+        self.inpainting = true;
+        self.unet.in_channels = self.in_channels();
+        self
+    }
+
     /// Side of the large images in pixels, as in training.
     pub fn output_size(&self) -> usize {
         self.input_size * self.factor
@@ -246,8 +348,15 @@ impl UpsamplerConfig {
         if !(2..=16).contains(&self.factor) {
             return Err(ConfigError::new("factor", self.factor, "must be between 2 and 16"));
         }
-        if self.unet.in_channels != 6 {
-            let expected = "must be 6: the noisy image and the enlarged small one";
+        if let Some(level) = &self.noise_level {
+            level.validate()?;
+        }
+        if self.unet.in_channels != self.in_channels() {
+            let expected = format!(
+                "must be {}: 6 for the noisy image and the enlarged small one, 1 more with noise_level, {KNOWN_CHANNELS} \
+                 more with inpainting",
+                self.in_channels()
+            );
             return Err(ConfigError::new("unet.in_channels", self.unet.in_channels, expected));
         }
         if self.unet.attention.contains(&true) || self.unet.context_dim.is_some() {
@@ -263,4 +372,9 @@ fn check_size(field: &str, size: usize, stride: usize) -> Result<(), ConfigError
         true => Ok(()),
         false => Err(ConfigError::new(field, size, format!("must be a multiple of {stride} and at most 8192"))),
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

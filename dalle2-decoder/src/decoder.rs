@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook, TextCondition};
+use dalle2_core::{Component, ConfigError, Error, Inpainting, Result, SampleOptions, StepHook, TextCondition};
 
 use crate::DecoderConfig;
+use crate::channels::known_channels;
 use crate::conditioning::{Condition, Conditioning};
-use crate::sampling::{Output, Process, split_variance};
+use crate::sampling::{Kept, Process, Task, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -42,6 +43,23 @@ impl DecoderConfig {
         let context_dim = self.unet.context_dim.unwrap_or_default();
         Ok(DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) })
     }
+
+    /// What the network reads: the noisy images, and behind them, where it has channels for them, its last estimate of
+    /// the clean images (zero if there is none yet) and the known pixels.
+    ///
+    /// # Shapes
+    /// - x_t, estimate: `[B, 3, H, W]`
+    /// - result: `[B, in_channels, H, W]`
+    pub(crate) fn input(&self, x_t: Tensor<4>, estimate: Option<Tensor<4>>, known: Option<&Known<4>>) -> Tensor<4> {
+        let mut parts = vec![x_t.clone()];
+        if self.self_conditioning {
+            parts.push(estimate.unwrap_or_else(|| x_t.zeros_like()));
+        }
+        if self.inpainting {
+            parts.push(known_channels(known, &x_t));
+        }
+        if parts.len() == 1 { x_t } else { Tensor::cat(parts, 1) }
+    }
 }
 
 impl DecoderNetwork {
@@ -53,10 +71,10 @@ impl DecoderNetwork {
     /// The network's raw output, 6 channels when the variance is learned.
     ///
     /// # Shapes
-    /// `x_t: [B, 3, H, W]`, `t: [B]` or `[1]` -> `[B, 3 or 6, H, W]`
-    pub(crate) fn forward(&self, x_t: Tensor<4>, t: &[usize], prepared: &Prepared) -> Tensor<4> {
-        let emb = self.unet.time_embedding(t, &x_t.device()) + prepared.time.clone();
-        self.unet.forward(x_t, emb, Some(&prepared.context))
+    /// `x: [B, in_channels, H, W]`, `t: [B]` or `[1]` -> `[B, 3 or 6, H, W]`
+    pub(crate) fn forward(&self, x: Tensor<4>, t: &[usize], prepared: &Prepared) -> Tensor<4> {
+        let emb = self.unet.time_embedding(t, &x.device()) + prepared.time.clone();
+        self.unet.forward(x, emb, Some(&prepared.context))
     }
 }
 
@@ -102,35 +120,6 @@ impl UnclipDecoder {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
 
-    /// The network under these conditions, with guidance.
-    fn denoiser(
-        &self,
-        embedding: &Tensor<2>,
-        (text, null): (&TextCondition, &TextCondition),
-        options: &SampleOptions,
-    ) -> Result<impl FnMut(Tensor<4>, usize) -> Output + '_> {
-        self.check(embedding, text, null)?;
-        let batch = embedding.dims()[0];
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let conditioning = &self.network.conditioning;
-        let cond = conditioning.forward(conditioning.scale(embedding.clone()), text);
-        let prepared = if guidance == 1.0 {
-            self.network.prepare(cond)
-        } else {
-            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            self.network.prepare(uncond.cat(cond))
-        };
-        let learned = self.config.unet.out_channels == 6;
-        Ok(move |x_t: Tensor<4>, t: usize| {
-            if guidance == 1.0 {
-                return split_variance(self.network.forward(x_t, &[t], &prepared), learned);
-            }
-            let doubled = Tensor::cat(vec![x_t.clone(), x_t], 0); // [B, 3, H, W] -> [2B, 3, H, W]
-            let out = split_variance(self.network.forward(doubled, &[t], &prepared), learned);
-            out.guided(guidance)
-        })
-    }
-
     fn check(&self, embedding: &Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<()> {
         let [b, d] = embedding.dims();
         let [text_b, s, w] = text.tokens.dims();
@@ -165,6 +154,58 @@ impl Component for UnclipDecoder {
     }
 }
 
+impl UnclipDecoder {
+    /// Does the task under these conditions.
+    fn run(
+        &self,
+        embedding: Tensor<2>,
+        (text, null): (&TextCondition, &TextCondition),
+        task: Task<'_>,
+        options: &SampleOptions,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.check(&embedding, text, null)?;
+        let batch = embedding.dims()[0];
+        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
+        let interval = options.guidance_interval.or(self.config.diffusion.guidance_interval);
+        let interval = interval.filter(|_| guidance != 1.0);
+        let conditioning = &self.network.conditioning;
+        let cond = conditioning.forward(conditioning.scale(embedding), text);
+        // Outside its interval guidance is off, and the conditional half is all that is computed.
+        let unguided = interval.map(|interval| (interval, self.network.prepare(cond.clone())));
+        let prepared = if guidance == 1.0 {
+            self.network.prepare(cond)
+        } else {
+            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
+            self.network.prepare(uncond.cat(cond))
+        };
+        let (size, device) = (self.config.image_size, prepared.time.device());
+        let shape = [batch, 3, size, size];
+        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let (config, process) = (&self.config, self.process());
+        let learned = config.unet.out_channels == 6;
+        let clip = config.diffusion.sampler_options(options).clip;
+        let mut estimate = None;
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
+            let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
+            let output = match (guidance, unguided) {
+                (1.0, _) => split_variance(self.network.forward(input, &[t], &prepared), learned),
+                (_, Some((_, cond))) => split_variance(self.network.forward(input, &[t], cond), learned),
+                _ => {
+                    let doubled = input.repeat_dim(0, 2); // [B, C, H, W] -> [2B, C, H, W]
+                    split_variance(self.network.forward(doubled, &[t], &prepared), learned).guided(guidance)
+                }
+            };
+            if config.self_conditioning {
+                estimate = Some(output.x_start(&process, clip, x_t, t));
+            }
+            output
+        };
+        process.run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
+    }
+}
+
 impl dalle2_core::Decoder for UnclipDecoder {
     fn sample(
         &self,
@@ -175,9 +216,19 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let denoise = self.denoiser(&embedding, (text, null), options)?;
-        let (batch, size, device) = (embedding.dims()[0], self.config.image_size, embedding.device());
-        self.process().sample([batch, 3, size, size], options, denoise, noise, hook, &device)
+        self.run(embedding, (text, null), Task::Draw { kept: None, noise }, options, hook)
+    }
+
+    fn inpaint(
+        &self,
+        embedding: Tensor<2>,
+        texts: (&TextCondition, &TextCondition),
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.run(embedding, texts, Task::Draw { kept: Some(inpainting), noise }, options, hook)
     }
 
     fn invert(
@@ -189,15 +240,7 @@ impl dalle2_core::Decoder for UnclipDecoder {
         evaluations: usize,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let (batch, size) = (embedding.dims()[0], self.config.image_size);
-        if images.dims() != [batch, 3, size, size] {
-            let found = images.dims();
-            let message =
-                format!("images of shape {found:?} for {batch} embeddings: expected [{batch}, 3, {size}, {size}]");
-            return Err(Error::Input(message));
-        }
-        let denoise = self.denoiser(&embedding, texts, options)?;
-        self.process().invert(images, options, evaluations, denoise, hook)
+        self.run(embedding, texts, Task::Invert { images, evaluations }, options, hook)
     }
 
     fn embed_dim(&self) -> usize {

@@ -6,14 +6,19 @@
 //! | [`UnclipDecoder`] | P(x \| z_i, y), a [`dalle2_core::Decoder`] |
 //! | [`DiffusionUpsampler`] | P(x_high \| x_low), a [`dalle2_core::Upsampler`] |
 //! | [`unet::UNet`] | the network under both |
+//! | [`degradation`] | blur, noise and compression that an upsampler learns to mend |
 //! | `train` | their training steps (feature `train`) |
 
+mod channels;
 mod conditioning;
 mod config;
 mod decoder;
+pub mod degradation;
 mod inversion;
 mod loss;
+mod noise_level;
 mod sampling;
+mod tiles;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod unet;
@@ -23,4 +28,5 @@ pub use conditioning::{Condition, Conditioning};
 pub use config::{DecoderConfig, DiffusionConfig, UpsamplerConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use loss::{DiffusionLoss, Noised};
+pub use noise_level::NoiseLevel;
 pub use upsampler::DiffusionUpsampler;

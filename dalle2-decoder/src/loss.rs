@@ -2,7 +2,7 @@
 //! L_simple + λ L_vlb (Nichol & Dhariwal 2021, section 3.1).
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, item_mse, learned_range_vlb};
+use dalle2_core::diffusion::{LossWeight, NoiseSchedule, item_mse, learned_range_vlb};
 
 use crate::DiffusionConfig;
 
@@ -22,7 +22,7 @@ pub struct Noised {
 pub struct DiffusionLoss {
     /// What is minimised.
     pub total: Tensor<1>,
-    /// Mean squared error of the prediction.
+    /// Mean squared error of the prediction, not weighted.
     pub mse: Tensor<1>,
     /// Variational bound at the drawn timesteps in bits per dimension; `None` for a fixed variance.
     pub vlb: Option<Tensor<1>>,
@@ -46,15 +46,23 @@ impl Noised {
     pub fn loss(self, out: Tensor<4>, config: &DiffusionConfig, schedule: &NoiseSchedule) -> DiffusionLoss {
         let prediction = out.clone().slice_dim(1, 0..3);
         let target = config.prediction.target(schedule, self.x_start.clone(), self.noise.clone(), &self.t);
-        let mse = item_mse(prediction.clone(), target).mean();
+        let errors = item_mse(prediction.clone(), target);
+        let mse = errors.clone().mean();
+        let simple = match config.loss_weight {
+            None | Some(LossWeight::Uniform) => mse.clone(),
+            Some(weight) => {
+                let weights = weight.weights(schedule, config.prediction, &self.t);
+                (errors * Tensor::<1>::from_floats(weights.as_slice(), &mse.device())).mean()
+            }
+        };
         if out.dims()[1] == 3 {
-            return DiffusionLoss { total: mse.clone(), mse, vlb: None };
+            return DiffusionLoss { total: simple, mse, vlb: None };
         }
         let x_t = self.x_t(schedule);
         let x_start = config.prediction.x_start(schedule, prediction.detach(), x_t.clone(), &self.t);
         let x_start = x_start.clamp(-1.0, 1.0);
         let vlb = learned_range_vlb(schedule, self.x_start, x_t, &self.t, x_start, out.slice_dim(1, 3..6)).mean();
         let weight = config.vlb_weight * config.train_steps as f64;
-        DiffusionLoss { total: mse.clone() + vlb.clone() * weight, mse, vlb: Some(vlb) }
+        DiffusionLoss { total: simple + vlb.clone() * weight, mse, vlb: Some(vlb) }
     }
 }

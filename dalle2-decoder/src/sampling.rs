@@ -2,11 +2,49 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    Clip, NoiseSchedule, NoiseSource, Prediction, SamplerOptions, SamplingPlan, draw, guide, sample,
+    Clip, Known, NoiseSchedule, NoiseSource, Prediction, Resampling, draw, guide, repaint, sample,
 };
-use dalle2_core::{Result, SampleOptions, StepEvent, StepHook};
+use dalle2_core::{Error, Inpainting, Result, SampleOptions, StepEvent, StepHook};
 
 use crate::DiffusionConfig;
+
+/// The part of an image that is kept, at the size that is drawn.
+pub(crate) struct Kept {
+    pub known: Known<4>,
+    pub resampling: Resampling,
+}
+
+impl Kept {
+    /// At the size of a batch `[B, 3, H, W]`. A network that reads known pixels needs no resampling.
+    pub fn new(inpainting: &Inpainting, shape: [usize; 4], network_reads_it: bool) -> Result<Self> {
+        let known = inpainting.known([shape[2], shape[3]])?;
+        let n = known.x_start.dims()[0];
+        if n != 1 && n != shape[0] {
+            let message = format!("{n} images to keep for {} that are drawn: give one, or as many", shape[0]);
+            return Err(Error::Input(message));
+        }
+        let once = Resampling { rounds: 1, jump: 1 };
+        Ok(Self { known, resampling: if network_reads_it { once } else { inpainting.resampling() } })
+    }
+}
+
+/// What a network is asked for.
+pub(crate) enum Task<'a> {
+    /// Images, around the kept part of others if there are any.
+    Draw { kept: Option<&'a Inpainting>, noise: &'a mut dyn NoiseSource },
+    /// The noise of images.
+    Invert { images: Tensor<4>, evaluations: usize },
+}
+
+impl<'a> Task<'a> {
+    /// The images of which a part is kept.
+    pub fn kept(&self) -> Option<&'a Inpainting> {
+        match self {
+            Self::Draw { kept, .. } => *kept,
+            Self::Invert { .. } => None,
+        }
+    }
+}
 
 /// A diffusion process over images.
 pub(crate) struct Process<'a> {
@@ -29,6 +67,12 @@ pub(crate) fn split_variance(out: Tensor<4>, learned: bool) -> Output {
 }
 
 impl Output {
+    /// The clean images that the output implies, as the sampler will clip them.
+    pub fn x_start(&self, process: &Process<'_>, clip: Clip, x_t: Tensor<4>, t: usize) -> Tensor<4> {
+        let t = vec![t; x_t.dims()[0]];
+        clip.apply(process.config.prediction.x_start(process.schedule, self.mean.clone(), x_t, &t))
+    }
+
     /// Guides the prediction of a batch `[uncond, cond]`; the variance comes from the conditional half.
     ///
     /// # Shapes
@@ -44,44 +88,55 @@ impl Output {
 impl Process<'_> {
     /// Checks options against this process.
     pub fn validate(&self, options: &SampleOptions) -> Result<()> {
-        options.validate(self.config.train_steps)
+        options.validate(self.config.train_steps)?;
+        options.plan(self.schedule, &self.config.defaults())?;
+        Ok(self.config.sampler_options(options).validate()?)
     }
 
-    /// The timesteps of a generation.
-    pub fn plan(&self, options: &SampleOptions) -> Result<SamplingPlan> {
-        Ok(SamplingPlan::new(self.schedule, options.steps.unwrap_or(self.config.sampling_steps))?)
+    /// Does what the task asks for: draws images of this shape, or inverts images that must have it.
+    pub fn run(
+        &self,
+        (shape, device): ([usize; 4], &Device),
+        (task, kept): (Task<'_>, Option<&Kept>),
+        options: &SampleOptions,
+        denoise: impl FnMut(Tensor<4>, usize) -> Output,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        match task {
+            Task::Draw { noise, .. } => self.sample((shape, device), kept, options, denoise, noise, hook),
+            Task::Invert { images, .. } if images.dims() != shape => {
+                let found = images.dims();
+                Err(Error::Input(format!("images of shape {found:?} to invert: expected {shape:?}")))
+            }
+            Task::Invert { images, evaluations } => self.invert(images, options, evaluations, denoise, hook),
+        }
     }
 
-    /// Draws images by the reverse process, starting from noise.
+    /// Draws images by the reverse process, starting from noise; around the kept part of images if there are any.
     pub fn sample(
         &self,
-        shape: [usize; 4],
+        (shape, device): ([usize; 4], &Device),
+        kept: Option<&Kept>,
         options: &SampleOptions,
         mut denoise: impl FnMut(Tensor<4>, usize) -> Output,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
-        device: &Device,
     ) -> Result<Tensor<4>> {
         self.validate(options)?;
-        let plan = self.plan(options)?;
-        let sampler_options = SamplerOptions {
-            prediction: self.config.prediction,
-            variance: self.config.variance,
-            sampler: options.sampler.unwrap_or(self.config.sampler),
-            clip: Clip::Range(1.0),
-        };
+        let plan = options.plan(self.schedule, &self.config.defaults())?;
+        let sampler_options = self.config.sampler_options(options);
         let x_t = draw(noise, shape, device)?;
-        let images = sample(
-            &plan,
-            &sampler_options,
-            x_t,
-            &mut |x_t, t| {
-                let Output { mean, variance } = denoise(x_t, t);
-                Ok(Prediction { output: mean, variance })
-            },
-            noise,
-            &mut |step, total, x_start| hook(StepEvent { step, total, x_start: Some(x_start) }),
-        )?;
+        let mut denoise = |x_t, t| {
+            let Output { mean, variance } = denoise(x_t, t);
+            Ok(Prediction { output: mean, variance })
+        };
+        let mut on_step = |step, total, x_start: &Tensor<4>| hook(StepEvent { step, total, x_start: Some(x_start) });
+        let Some(kept) = kept else {
+            let images = sample(&plan, &sampler_options, x_t, &mut denoise, noise, &mut on_step)?;
+            return Ok(images.clamp(-1.0, 1.0));
+        };
+        let with = (&kept.known, kept.resampling);
+        let images = repaint(&plan, &sampler_options, with, x_t, &mut denoise, noise, &mut on_step)?;
         Ok(images.clamp(-1.0, 1.0))
     }
 }

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, draw};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Result, SampleOptions, StepHook};
+use dalle2_core::{Component, ConfigError, Error, Inpainting, Result, SampleOptions, StepHook};
 
 use crate::UpsamplerConfig;
-use crate::sampling::{Output, Process, split_variance};
+use crate::channels::known_channels;
+use crate::sampling::{Kept, Process, Task, split_variance};
+use crate::tiles::in_tiles;
 use crate::unet::UNet;
 
 /// Class name in the configuration file.
@@ -25,6 +27,18 @@ impl UpsamplerConfig {
     pub fn init(&self, device: &Device) -> Result<UNet, ConfigError> {
         self.validate()?;
         Ok(self.unet.init(device))
+    }
+
+    /// What the network reads: the noisy images, the enlarged small ones (and the level of their noise, behind them), and
+    /// the known pixels where it has channels for them.
+    ///
+    /// # Shapes
+    /// - x_t: `[B, 3, H, W]`
+    /// - low: `[B, 3 or 4, H, W]`
+    /// - result: `[B, in_channels, H, W]`
+    pub(crate) fn input(&self, x_t: Tensor<4>, low: Tensor<4>, known: Option<&Known<4>>) -> Tensor<4> {
+        let known = self.inpainting.then(|| known_channels(known, &x_t));
+        Tensor::cat([x_t, low].into_iter().chain(known).collect(), 1)
     }
 }
 
@@ -69,35 +83,6 @@ impl DiffusionUpsampler {
     fn process(&self) -> Process<'_> {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
-
-    /// The network beside these small images.
-    fn denoiser(
-        &self,
-        images: Tensor<4>,
-        options: &SampleOptions,
-    ) -> Result<impl FnMut(Tensor<4>, usize) -> Output + '_> {
-        let [b, c, h, w] = images.dims();
-        let (factor, stride) = (self.config.factor, self.config.unet.stride());
-        let (high_h, high_w) = (h * factor, w * factor);
-        if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
-            return Err(Error::Input(format!(
-                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: it must have 3 channels and sides whose {factor}-fold is a \
-                 multiple of {stride}"
-            )));
-        }
-        if options.guidance.is_some_and(|g| g != 1.0) {
-            let expected = "an upsampler has no condition to guide by: leave it out or give 1";
-            return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
-        }
-        let device = images.device();
-        let low = enlarge(images, factor);
-        Ok(move |x_t: Tensor<4>, t: usize| {
-            let emb = self.network.time_embedding(&[t], &device);
-            let emb = emb.clone().expand([b, emb.dims()[1]]);
-            let input = Tensor::cat(vec![x_t, low.clone()], 1); // [B, 6, H, W]
-            split_variance(self.network.forward(input, emb, None), self.config.unet.out_channels == 6)
-        })
-    }
 }
 
 /// Enlarges the small images to the size the network works at.
@@ -120,6 +105,58 @@ impl Component for DiffusionUpsampler {
     }
 }
 
+impl DiffusionUpsampler {
+    /// Does the task beside these small images.
+    fn run(
+        &self,
+        images: Tensor<4>,
+        mut task: Task<'_>,
+        options: &SampleOptions,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let [b, c, h, w] = images.dims();
+        let (factor, stride) = (self.config.factor, self.config.unet.stride());
+        let (high_h, high_w) = (h * factor, w * factor);
+        if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
+            return Err(Error::Input(format!(
+                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: it must have 3 channels and sides whose {factor}-fold is a \
+                 multiple of {stride}"
+            )));
+        }
+        if options.guidance.is_some_and(|g| g != 1.0) {
+            let expected = "an upsampler has no condition to guide by: leave it out or give 1";
+            return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
+        }
+        if let Some(tiling) = options.tiling {
+            tiling.validate(stride)?;
+        }
+        let device = images.device();
+        let shape = [b, 3, high_h, high_w];
+        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let mut low = enlarge(images, factor);
+        if let Some(level) = &self.config.noise_level {
+            let Task::Draw { noise, .. } = &mut task else {
+                let message =
+                    "an upsampler that draws noise onto its small images cannot find the noise of a large one";
+                return Err(Error::Mismatch(message.into()));
+            };
+            low = level.channels(low, draw(&mut **noise, shape, &device)?, &vec![level.sampling; b]);
+        }
+        let learned = self.config.unet.out_channels == 6;
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            let emb = self.network.time_embedding(&[t], &device);
+            let emb = emb.clone().expand([b, emb.dims()[1]]);
+            let input = self.config.input(x_t, low.clone(), kept.as_ref().map(|kept| &kept.known));
+            let out = match options.tiling {
+                Some(tiling) => in_tiles(&input, tiling, |tile| self.network.forward(tile, emb.clone(), None)),
+                None => self.network.forward(input, emb, None),
+            };
+            split_variance(out, learned)
+        };
+        self.process().run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
+    }
+}
+
 impl dalle2_core::Upsampler for DiffusionUpsampler {
     fn sample(
         &self,
@@ -128,9 +165,18 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let ([b, _, h, w], factor, device) = (images.dims(), self.config.factor, images.device());
-        let denoise = self.denoiser(images, options)?;
-        self.process().sample([b, 3, h * factor, w * factor], options, denoise, noise, hook, &device)
+        self.run(images, Task::Draw { kept: None, noise }, options, hook)
+    }
+
+    fn inpaint(
+        &self,
+        images: Tensor<4>,
+        inpainting: &Inpainting,
+        options: &SampleOptions,
+        noise: &mut dyn NoiseSource,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.run(images, Task::Draw { kept: Some(inpainting), noise }, options, hook)
     }
 
     fn invert(
@@ -141,16 +187,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         evaluations: usize,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let ([b, _, h, w], factor) = (low.dims(), self.config.factor);
-        if images.dims() != [b, 3, h * factor, w * factor] {
-            return Err(Error::Input(format!(
-                "images of shape {:?} cannot have come from {:?} enlarged by {factor}",
-                images.dims(),
-                low.dims()
-            )));
-        }
-        let denoise = self.denoiser(low, options)?;
-        self.process().invert(images, options, evaluations, denoise, hook)
+        self.run(low, Task::Invert { images, evaluations }, options, hook)
     }
 
     fn input_size(&self) -> usize {

@@ -25,6 +25,14 @@ pub enum LossWeight {
         /// Cap on the signal-to-noise ratio, for example 5.
         gamma: f64,
     },
+    /// The squared error of the noise divided by (k + SNR)^γ, which takes weight from the cleanest timesteps (Choi et al.
+    /// 2022, P2 weighting, arXiv 2204.00227, equation 8).
+    P2 {
+        /// k, 1 in the paper.
+        k: f64,
+        /// γ, 0.5 or 1 in the paper; 0 weights the error of the noise evenly.
+        gamma: f64,
+    },
 }
 
 impl LossWeight {
@@ -33,15 +41,18 @@ impl LossWeight {
     /// # Panics
     /// When a timestep leaves the schedule.
     pub fn weights(self, schedule: &NoiseSchedule, prediction: PredictionType, t: &[usize]) -> Vec<f32> {
-        let weight = |t: &usize| match self {
-            Self::Uniform => 1.0,
-            Self::MinSnr { gamma } => {
-                let snr = schedule.snr(*t);
-                match prediction {
-                    PredictionType::XStart => snr.min(gamma),
-                    PredictionType::Epsilon => snr.min(gamma) / snr,
-                    PredictionType::V => snr.min(gamma) / (snr + 1.0),
-                }
+        let weight = |t: &usize| {
+            let snr = schedule.snr(*t);
+            // The weight of the squared error of x_0, of which that of ε has 1/SNR and that of v 1/(SNR + 1).
+            let x_start = match self {
+                Self::Uniform => return 1.0,
+                Self::MinSnr { gamma } => snr.min(gamma),
+                Self::P2 { k, gamma } => snr / (k + snr).powf(gamma),
+            };
+            match prediction {
+                PredictionType::XStart => x_start,
+                PredictionType::Epsilon => x_start / snr,
+                PredictionType::V => x_start / (snr + 1.0),
             }
         };
         t.iter().map(|t| weight(t) as f32).collect()
@@ -50,13 +61,23 @@ impl LossWeight {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// When γ is not positive and finite.
+    /// When γ or k is not finite, or not positive where it must be.
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::MinSnr { gamma } if !(gamma.is_finite() && *gamma > 0.0) => {
                 Err(ConfigError::new("loss_weight.gamma", gamma, "must be finite and above 0"))
             }
-            _ => Ok(()),
+            Self::P2 { k, gamma } => {
+                for (field, value, low) in
+                    [("loss_weight.k", *k, f64::MIN_POSITIVE), ("loss_weight.gamma", *gamma, 0.0)]
+                {
+                    if !(value.is_finite() && value >= low) {
+                        return Err(ConfigError::new(field, value, "must be finite; k above 0, gamma at least 0"));
+                    }
+                }
+                Ok(())
+            }
+            Self::Uniform | Self::MinSnr { .. } => Ok(()),
         }
     }
 }
@@ -262,6 +283,24 @@ mod tests {
         }
         assert_eq!(LossWeight::Uniform.weights(&schedule, PredictionType::V, &[3, 9]), [1.0, 1.0]);
         assert!(LossWeight::MinSnr { gamma: 0.0 }.validate().is_err());
+    }
+
+    #[test]
+    fn p2_weights_have_the_closed_form() {
+        let schedule = schedule();
+        for t in [0, 200, 999] {
+            let snr = schedule.snr(t);
+            let weight =
+                |gamma, prediction| LossWeight::P2 { k: 1.0, gamma }.weights(&schedule, prediction, &[t])[0] as f64;
+            let eps = weight(0.5, PredictionType::Epsilon);
+            assert!((eps - (1.0 + snr).powf(-0.5)).abs() < 1e-6 * eps);
+            assert!((weight(0.5, PredictionType::XStart) - snr * eps).abs() < 1e-5 * snr * eps);
+            assert!((weight(0.5, PredictionType::V) - snr / (snr + 1.0) * eps).abs() < 1e-5 * eps);
+            assert!((weight(0.0, PredictionType::Epsilon) - 1.0).abs() < 1e-6);
+        }
+        for (k, gamma) in [(0.0, 1.0), (1.0, -0.1), (f64::NAN, 1.0), (1.0, f64::INFINITY)] {
+            assert!(LossWeight::P2 { k, gamma }.validate().is_err());
+        }
     }
 
     #[test]

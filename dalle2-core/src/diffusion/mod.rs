@@ -18,6 +18,8 @@
 //! | β̃_t | `posterior.variance` | variance of q(x_p given x_t and x_0) |
 //! | η | `eta` | noisiness of DDIM |
 //! | SNR | `snr` | ᾱ_t / (1 − ᾱ_t) |
+//! | λ | `log_snr` | log(√ᾱ_t/√(1 − ᾱ_t)), half of log SNR |
+//! | V_t | `AnalyticVariance` | mean square of what the network's estimate of x_0 misses |
 //!
 //! # Example
 //! ```
@@ -45,24 +47,30 @@
 //! # }
 //! ```
 
+mod analytic;
 mod guidance;
 mod inversion;
 mod loss;
 mod noise;
 mod plan;
 mod prediction;
+mod repaint;
 mod sampler;
 mod schedule;
+mod spacing;
 mod variance;
 
-pub use guidance::{guide, guide_halves};
+pub use analytic::{AnalyticEstimator, AnalyticVariance};
+pub use guidance::{GuidanceInterval, guide, guide_halves};
 pub use inversion::{InversionOptions, invert};
 pub use loss::{LossWeight, VLB_WEIGHT, hybrid_loss, item_mse, learned_range_vlb};
 pub use noise::{NoiseSource, RecordedNoise, SeededNoise, draw, standard_normal};
 pub use plan::{PlanStep, SamplingPlan};
 pub use prediction::PredictionType;
+pub use repaint::{Known, Resampling, repaint};
 pub use sampler::{Clip, Denoise, OnStep, Prediction, Sampler, SamplerOptions, sample};
 pub use schedule::{BetaSchedule, NoiseSchedule};
+pub use spacing::Spacing;
 pub use variance::{PosteriorCoefficients, VarianceType};
 
 use burn::prelude::*;

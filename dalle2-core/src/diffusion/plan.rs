@@ -1,6 +1,6 @@
 //! Which timesteps a sampler visits.
 
-use super::{NoiseSchedule, PosteriorCoefficients};
+use super::{AnalyticVariance, NoiseSchedule, PosteriorCoefficients};
 use crate::ConfigError;
 
 /// One step of a [`SamplingPlan`]: from timestep t to the one that the plan visits next.
@@ -14,6 +14,8 @@ pub struct PlanStep {
     pub alpha_cumprod_prev: f64,
     /// β recomputed between the two, and the posterior that follows from it.
     pub posterior: PosteriorCoefficients,
+    /// Variance of the ancestral step that is best for the data, where the plan knows them.
+    pub analytic_variance: Option<f64>,
 }
 
 /// The timesteps of a generation, from the noisiest to the cleanest, with every coefficient a sampler needs.
@@ -63,7 +65,7 @@ impl SamplingPlan {
             let alpha_cumprod = levels[*t];
             let alpha_cumprod_prev = timesteps.get(i + 1).map_or(1.0, |prev| levels[*prev]);
             let posterior = PosteriorCoefficients::new(alpha_cumprod, alpha_cumprod_prev);
-            PlanStep { t: *t, alpha_cumprod, alpha_cumprod_prev, posterior }
+            PlanStep { t: *t, alpha_cumprod, alpha_cumprod_prev, posterior, analytic_variance: None }
         };
         Ok(Self { steps: timesteps.iter().enumerate().map(step).collect() })
     }
@@ -79,6 +81,16 @@ impl SamplingPlan {
             let adjacent = next.map_or(step.t == 0, |next| next + 1 == step.t);
             let beta = adjacent.then_some(step.posterior.beta);
             step.posterior = PosteriorCoefficients::rounded(step.alpha_cumprod, step.alpha_cumprod_prev, beta);
+        }
+        self
+    }
+
+    /// The same steps with the variances that are best for the data that `table` was measured on, for
+    /// [`VarianceType::Analytic`](super::VarianceType::Analytic).
+    pub fn with_analytic_variance(mut self, table: &AnalyticVariance) -> Self {
+        for step in &mut self.steps {
+            let spread = step.posterior.x_start.powi(2) * table.at(step.t);
+            step.analytic_variance = Some(step.posterior.variance + spread);
         }
         self
     }

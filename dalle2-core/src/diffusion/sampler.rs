@@ -1,11 +1,14 @@
 //! Samplers: from noise to data along a [`SamplingPlan`], over a denoising closure.
 //!
 //! DDPM is ancestral sampling (arXiv 2006.11239, algorithm 2) on the plan's timesteps; DDIM is arXiv 2010.02502,
-//! equation 12. They know nothing of networks, conditions or guidance: those live in the closure.
+//! equation 12; DPM-Solver++ is arXiv 2211.01095. They know nothing of networks, conditions or guidance: those live in the closure.
+
+mod dpm_solver;
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::dpm_solver::History;
 use super::variance::FixedVariance;
 use super::{NoiseSource, PlanStep, PredictionType, SamplingPlan, VarianceType, draw};
 use crate::{ConfigError, Error, Flow, Result, check_flow};
@@ -21,6 +24,13 @@ pub enum Sampler {
         /// Share of the posterior's deviation that is drawn anew at each step, from 0 to 1.
         eta: f64,
     },
+    /// DPM-Solver++(2M): deterministic, of second order through the estimate of the step before.
+    #[serde(rename = "dpm_solver_2m")]
+    DpmSolver2m,
+    /// DPM-Solver++(2S): deterministic, of second order through an evaluation within the step. The timesteps of the plan
+    /// are taken in pairs, so that a step of the plan is one evaluation of the network here too.
+    #[serde(rename = "dpm_solver_2s")]
+    DpmSolver2s,
 }
 
 /// What is done to the estimate of the clean data before each step.
@@ -118,14 +128,15 @@ pub type OnStep<'a, const D: usize> = &'a mut dyn FnMut(usize, usize, &Tensor<D>
 /// Turns noise into data.
 ///
 /// One array of x_t's shape is drawn from `noise` in every step that needs one: DDPM's and, for `eta` above 0, DDIM's
-/// steps except the last, which gives the clean data. The starting noise is the caller's: see [`draw`].
+/// steps except the last, which gives the clean data. DPM-Solver++ draws nothing. The starting noise is the caller's:
+/// see [`draw`].
 ///
 /// # Shapes
 /// - x_t and the output: `[B, …]`
 ///
 /// # Errors
-/// When the options are out of range, the closure or the noise source fails, a learned variance is missing, or
-/// `on_step` breaks off ([`Error::Cancelled`]).
+/// When the options are out of range, the closure or the noise source fails, a learned or analytic variance is missing,
+/// or `on_step` breaks off ([`Error::Cancelled`]).
 pub fn sample<const D: usize>(
     plan: &SamplingPlan,
     options: &SamplerOptions,
@@ -135,23 +146,52 @@ pub fn sample<const D: usize>(
     on_step: OnStep<'_, D>,
 ) -> Result<Tensor<D>> {
     options.validate()?;
-    let (shape, device) = (x_t.dims(), x_t.device());
+    let mut steps = Steps::new(options);
     for (i, step) in plan.steps().iter().enumerate() {
-        let Prediction { output, variance } = denoise(x_t.clone(), step.t)?;
+        let prediction = denoise(x_t.clone(), step.t)?;
+        let (next, x_start) = steps.take(step, x_t, prediction, noise)?;
+        x_t = next;
+        check_flow(on_step(i + 1, plan.num_steps(), &x_start))?;
+    }
+    Ok(x_t)
+}
+
+/// Takes steps one after the other.
+pub(super) struct Steps<'a, const D: usize> {
+    options: &'a SamplerOptions,
+    history: History<D>,
+}
+
+impl<'a, const D: usize> Steps<'a, D> {
+    pub fn new(options: &'a SamplerOptions) -> Self {
+        Self { options, history: History::default() }
+    }
+
+    /// From x_t to x_p. Gives x_p and the estimate of the clean data.
+    pub fn take(
+        &mut self,
+        step: &PlanStep,
+        x_t: Tensor<D>,
+        prediction: Prediction<D>,
+        noise: &mut dyn NoiseSource,
+    ) -> Result<(Tensor<D>, Tensor<D>)> {
+        let (shape, device, options) = (x_t.dims(), x_t.device(), self.options);
+        let Prediction { output, variance } = prediction;
         let x_start = options.prediction.x_start_at(step.alpha_cumprod, output, x_t.clone());
         let x_start = options.clip.apply(x_start);
         let (mean, sigma) = match options.sampler {
             Sampler::Ddpm => (step.posterior.mean(x_start.clone(), x_t), ddpm_sigma(step, options.variance, variance)?),
             Sampler::Ddim { eta } => ddim(step, eta, x_start.clone(), x_t),
+            Sampler::DpmSolver2m => (self.history.multistep(step, x_start.clone(), x_t), Sigma::Zero),
+            Sampler::DpmSolver2s => (self.history.singlestep(step, x_start.clone(), x_t), Sigma::Zero),
         };
-        x_t = match sigma {
+        let next = match sigma {
             Sigma::Zero => mean,
             Sigma::Fixed(sigma) => mean + draw(noise, shape, &device)? * sigma,
             Sigma::Learned(sigma) => mean + draw(noise, shape, &device)? * sigma,
         };
-        check_flow(on_step(i + 1, plan.num_steps(), &x_start))?;
+        Ok((next, x_start))
     }
-    Ok(x_t)
 }
 
 /// Deviation of the noise that a step adds.
@@ -173,6 +213,12 @@ fn ddpm_sigma<const D: usize>(step: &PlanStep, kind: VarianceType, v: Option<Ten
         (VarianceType::LearnedRange, None) => {
             Err(Error::Mismatch("the sampler expects a learned variance, but the network gives none".into()))
         }
+        (VarianceType::Analytic, _) => match step.analytic_variance {
+            Some(variance) => Ok(Sigma::Fixed(variance.sqrt())),
+            None => Err(Error::Mismatch(
+                "the sampler expects the analytic variance, but the plan has no table of it".into(),
+            )),
+        },
     }
 }
 
@@ -203,5 +249,7 @@ fn item_quantiles<const D: usize>(x: Tensor<D>, quantile: f64) -> Tensor<D> {
     value.reshape(shape)
 }
 
+#[cfg(test)]
+mod order_tests;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ pub enum VarianceType {
     FixedLarge,
     /// The network gives v in [−1, 1]: log σ² = f·log β_t + (1 − f)·log β̃_t with f = (v + 1)/2.
     LearnedRange,
+    /// The best one for the data, β̃_t and the spread of x_0 around the network's estimate
+    /// ([`AnalyticVariance`](super::AnalyticVariance)); the plan has it.
+    Analytic,
 }
 
 /// Coefficients of q(x_p | x_t, x_0) for a timestep t and the timestep p before it, which need not be t − 1.

@@ -7,10 +7,12 @@
 mod axis;
 mod convert;
 mod files;
+mod mask;
 mod sheet;
 
-pub use ::image::RgbImage;
+pub use ::image::{GrayImage, RgbImage, RgbaImage};
 pub use axis::{gaussian_blur, resize_area, resize_bicubic};
 pub use convert::{center_crop, fit_square, from_tensor, to_tensor};
 pub use files::{open, save_png};
+pub use mask::Mask;
 pub use sheet::{LabelledImage, contact_sheet};

@@ -2,12 +2,12 @@
 
 use burn::prelude::*;
 use burn::train::{TrainOutput, TrainStep};
-use dalle2_core::diffusion::NoiseSchedule;
+use dalle2_core::diffusion::{Known, NoiseSchedule};
 use dalle2_core::train::StepOutput;
 use dalle2_core::{Result, TextCondition};
 use rand::RngExt;
 
-use super::{noised, output, rng};
+use super::{masked, noised, output, rng};
 use crate::{DecoderConfig, DecoderNetwork, DiffusionLoss, Noised};
 
 /// How often the conditions are dropped, which makes guidance possible (DALL·E 2, section 2.1).
@@ -36,6 +36,10 @@ pub struct DecoderBatch {
     pub text: TextCondition,
     /// `[B]`, true where the image embedding is dropped.
     pub drop_image: Vec<bool>,
+    /// Whether a network with self-conditioning makes a first estimate that it then reads; half of the batches do.
+    pub estimate_first: bool,
+    /// The pixels that a network which inpaints is given.
+    pub known: Option<Known<4>>,
 }
 
 impl DecoderBatch {
@@ -57,7 +61,15 @@ impl DecoderBatch {
         let images = noised(&mut rng, images, train_steps);
         let drop_image = (0..b).map(|_| rng.random_bool(dropout.image)).collect();
         let drop_text: Vec<bool> = (0..b).map(|_| rng.random_bool(dropout.text)).collect();
-        Self { images, embedding, text: text.replace_rows(null, &drop_text), drop_image }
+        let estimate_first = rng.random_bool(0.5);
+        let text = text.replace_rows(null, &drop_text);
+        Self { images, embedding, text, drop_image, estimate_first, known: None }
+    }
+
+    /// The same batch with known pixels outside of random masks, drawn from `seed`.
+    pub fn with_masks(mut self, seed: u64) -> Self {
+        self.known = Some(masked(seed, &self.images.x_start));
+        self
     }
 }
 
@@ -82,6 +94,17 @@ impl DecoderTask {
         Ok(Self { network, config: config.clone(), schedule: config.diffusion.noise_schedule()? })
     }
 
+    /// A task that goes on with a trained network, whose input channels are extended to those of the configuration: new
+    /// ones are ignored at first. `network` must be on an autodiff device.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn with_network(config: &DecoderConfig, mut network: DecoderNetwork) -> Result<Self> {
+        config.validate()?;
+        network.unet = network.unet.with_input_channels(config.unet.in_channels);
+        Ok(Self { network, config: config.clone(), schedule: config.diffusion.noise_schedule()? })
+    }
+
     /// The configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
@@ -96,7 +119,14 @@ impl DecoderTask {
         let drop = Tensor::<2, Bool>::from_data(drop, &scaled.device()).expand([b, d]);
         let scaled = scaled.mask_where(drop, conditioning.null(b));
         let prepared = self.network.prepare(conditioning.forward(scaled, &batch.text));
-        let out = self.network.forward(batch.images.x_t(&self.schedule), &batch.images.t, &prepared);
+        let (x_t, t) = (batch.images.x_t(&self.schedule), &batch.images.t);
+        let read = |estimate| self.config.input(x_t.clone(), estimate, batch.known.as_ref());
+        let estimate = (self.config.self_conditioning && batch.estimate_first).then(|| {
+            let out = self.network.forward(read(None), t, &prepared).slice_dim(1, 0..3);
+            let estimate = self.config.diffusion.prediction.x_start(&self.schedule, out, x_t.clone(), t);
+            estimate.clamp(-1.0, 1.0).detach()
+        });
+        let out = self.network.forward(read(estimate), t, &prepared);
         batch.images.loss(out, &self.config.diffusion, &self.schedule)
     }
 }

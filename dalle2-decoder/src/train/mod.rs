@@ -4,13 +4,16 @@
 //! a batch is a pure function of (seed, step).
 
 mod decoder;
+mod mask;
 mod upsampler;
 
 pub use decoder::{ConditionDropout, DecoderBatch, DecoderTask};
-pub use upsampler::{CropOptions, UpsamplerBatch, UpsamplerTask};
+pub use mask::MaskShape;
+pub use upsampler::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 
 use burn::prelude::*;
-use dalle2_core::train::StepOutput;
+use dalle2_core::diffusion::Known;
+use dalle2_core::train::{StepOutput, mix_seed};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -29,6 +32,19 @@ fn noised(rng: &mut ChaCha8Rng, x_start: Tensor<4>, train_steps: usize) -> Noise
     let values: Vec<f32> = (0..b * c * h * w).map(|_| rng.sample(StandardNormal)).collect();
     let noise = Tensor::from_data(TensorData::new(values, [b, c, h, w]), &x_start.device());
     Noised { x_start, noise, t }
+}
+
+/// Random masks over a batch of images, which are known where a mask does not edit them.
+fn masked(seed: u64, x_start: &Tensor<4>) -> Known<4> {
+    // A stream of its own, so that masks change nothing else of a batch.
+    let mut rng = rng(mix_seed(seed, 0x6d61_736b, 0));
+    let [b, _, size, _] = x_start.dims();
+    let device = x_start.device();
+    let masks = (0..b).map(|_| {
+        let shape = MaskShape::draw(&mut rng);
+        shape.mask(size, &mut rng).keep_tensor(&device)
+    });
+    Known { keep: Tensor::cat(masks.collect(), 0), x_start: x_start.clone() }
 }
 
 fn rng(seed: u64) -> ChaCha8Rng {

@@ -13,15 +13,15 @@ use super::config::UNetConfig;
 /// U-Net for noisy images; see the [module](super).
 #[derive(Module, Debug)]
 pub struct UNet {
-    conv_in: Conv2d,
+    pub(crate) conv_in: Conv2d,
     time_linear_1: Linear,
     time_linear_2: Linear,
     down: Vec<Level>,
     mid: Level,
     up: Vec<Level>,
     norm_out: GroupNorm,
-    conv_out: Conv2d,
-    patch: usize,
+    pub(crate) conv_out: Conv2d,
+    pub(crate) patch: usize,
     stride: usize,
     base_channels: usize,
 }

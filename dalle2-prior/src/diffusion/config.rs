@@ -163,6 +163,7 @@ impl DiffusionPriorConfig {
             guidance: Some(self.guidance),
             sampler: Some(self.sampler),
             candidates: Some(self.candidates),
+            ..Default::default()
         }
     }
 

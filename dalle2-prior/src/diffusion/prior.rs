@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
+use dalle2_core::diffusion::{NoiseSchedule, NoiseSource, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{Component, EmbeddingScale, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition};
@@ -91,15 +91,20 @@ impl DiffusionPrior {
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
         let (batch, config) = (text.batch_size(), &self.config);
-        let plan = SamplingPlan::new(&self.schedule, options.steps.unwrap_or(config.sampling_steps))?;
+        let plan = options.plan(&self.schedule, &config.defaults())?;
         let guidance = options.guidance.unwrap_or(config.guidance);
         let prefix = match guidance {
             1.0 => self.network.prefix(text),
             _ => self.network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
         };
+        // Outside its interval guidance is off, and the conditional half is all that is computed.
+        let unguided = (guidance != 1.0 && options.guidance_interval.is_some()).then(|| self.network.prefix(text));
         let mut denoise = |x_t: Tensor<2>, t: usize| {
-            let x_start = match guidance {
-                1.0 => self.network.forward_from(&prefix, x_t, t),
+            let x_start = match (guidance, &unguided) {
+                (1.0, _) => self.network.forward_from(&prefix, x_t, t),
+                (_, Some(unguided)) if !options.guides_at(t, config.train_steps) => {
+                    self.network.forward_from(unguided, x_t, t)
+                }
                 _ => guide_halves(self.network.forward_from(&prefix, x_t.repeat_dim(0, 2), t), guidance),
             };
             Ok(config.x_start_bound.project(x_start).into())
@@ -186,6 +191,7 @@ impl Prior for DiffusionPrior {
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
         options.validate(self.config.train_steps)?;
+        options.plan(&self.schedule, &self.config.defaults())?;
         Ok(self.config.sampler_options(options.sampler).validate()?)
     }
 }

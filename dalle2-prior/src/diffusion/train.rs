@@ -202,7 +202,7 @@ mod tests {
         }
 
         let prior = DiffusionPrior::new(config(), task.network).unwrap();
-        let options = SampleOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), sampler: None };
+        let options = SampleOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
         let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
         let cosine = (found * images).sum_dim(1).into_data().try_to_vec::<f32>().unwrap();

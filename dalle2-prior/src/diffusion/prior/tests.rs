@@ -196,6 +196,7 @@ fn defaults_are_those_of_the_configuration() {
         guidance: Some(2.0),
         sampler: Some(Sampler::Ddim { eta: 0.0 }),
         candidates: Some(2),
+        ..Default::default()
     };
     assert_eq!(prior.defaults(), expected);
     Prior::validate(&prior, &expected).unwrap();
