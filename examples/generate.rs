@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dalle2::core::image::save_png;
+use dalle2::core::image::{Provenance, save_png_with};
 use dalle2::{GenerateRequest, Pipeline};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -44,6 +44,9 @@ struct Cli {
     /// Guidance scale of the decoder; 1 is none
     #[arg(long, value_name = "G")]
     guidance: Option<f64>,
+    /// Writes no caption, seed, model and version into the PNG
+    #[arg(long)]
+    no_metadata: bool,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
@@ -68,6 +71,16 @@ impl Cli {
             request = request.guidance(guidance);
         }
         request
+    }
+
+    /// What the PNG of image `index` says of how it was made.
+    fn provenance(&self, seed: u64, index: usize) -> Option<Provenance> {
+        (!self.no_metadata).then(|| Provenance {
+            caption: self.caption.clone(),
+            seed: Some(seed.wrapping_add(index as u64)),
+            model: self.model.display().to_string(),
+            software: concat!("dalle2 ", env!("CARGO_PKG_VERSION")).to_owned(),
+        })
     }
 
     /// The file of image `index`.
@@ -106,7 +119,7 @@ fn main() -> Result<()> {
     println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
     for (index, image) in generation.images.iter().enumerate() {
         let file = cli.file(index);
-        save_png(image, &file)?;
+        save_png_with(image, &file, cli.provenance(generation.seed, index).as_ref())?;
         println!("{} ({} x {})", file.display(), image.width(), image.height());
     }
     Ok(())
