@@ -20,7 +20,7 @@ struct Cli {
     /// Image file, or emoji:NAME
     image: String,
     /// Noisiness of the rows, from 0 to 1
-    #[arg(long, value_delimiter = ',', default_values_t = [0.3, 0.6, 1.0])]
+    #[arg(long, value_delimiter = ',', default_values_t = [0.1, 0.3, 1.0])]
     eta: Vec<f64>,
     /// Variations per row
     #[arg(long, value_name = "N", default_value_t = 6)]

@@ -104,6 +104,8 @@ impl PipelineBuilder {
                 decoder,
                 upsamplers: self.upsamplers,
                 device: self.device.unwrap_or_default(),
+                prompt_filters: Vec::new(),
+                image_filters: Vec::new(),
             }),
             _ => Err(Error::Mismatch(format!("these parts make no pipeline:\n  {}", faults.join("\n  ")))),
         }

@@ -74,6 +74,7 @@ impl Pipeline {
     ) -> Result<Generation> {
         let request = request.into().settled();
         self.validate(&request)?;
+        self.check_caption(&request.caption)?;
         let seed = request.seed.unwrap_or_default();
         let mut run =
             Run { pipeline: self, request: &request, upsamplers: self.upsamplers_of(&request)?, times: Vec::new() };
@@ -85,7 +86,9 @@ impl Pipeline {
             let seeds: Vec<u64> = (first..first + n).map(|i| seed.wrapping_add(i as u64)).collect();
             let (batch, embedding) = run.batch(text.as_ref(), first, &seeds, &mut noise, &mut hook)?;
             if let Some(batch) = batch {
-                images.extend(from_tensor(batch)?);
+                let batch = from_tensor(batch)?;
+                self.check_images(&batch, first)?;
+                images.extend(batch);
             }
             embeddings.extend(embedding);
         }

@@ -24,6 +24,7 @@
 
 mod builder;
 mod event;
+mod filter;
 mod generate;
 mod manipulate;
 mod pipeline;
@@ -39,6 +40,7 @@ pub use dalle2_core::{ConfigError, Error, Result, SampleOptions, device};
 pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;
 pub use event::{Event, Stage};
+pub use filter::{BlockList, ImageFilter, PromptFilter, SimilarityFilter, Verdict};
 pub use generate::{Generation, StageTime};
 pub use manipulate::{
     Controls, Interpolate, Inversion, InvertOptions, NoisePath, Source, StartNoise, TextDiff, Variations,

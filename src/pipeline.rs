@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::prelude::Device;
 use dalle2_core::{Decoder, ImageEncoder, Prior, TextEncoder, Upsampler};
 
-use crate::PipelineBuilder;
+use crate::{ImageFilter, PipelineBuilder, PromptFilter};
 
 /// A caption's way to an image: text encoder, prior, decoder, upsamplers.
 ///
@@ -18,6 +18,8 @@ pub struct Pipeline {
     pub(crate) decoder: Arc<dyn Decoder>,
     pub(crate) upsamplers: Vec<Arc<dyn Upsampler>>,
     pub(crate) device: Device,
+    pub(crate) prompt_filters: Vec<Arc<dyn PromptFilter>>,
+    pub(crate) image_filters: Vec<Arc<dyn ImageFilter>>,
 }
 
 impl Pipeline {

@@ -104,6 +104,9 @@ pub enum Error {
     /// The caller's hook asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A filter that was installed refused a caption or an image, and says why.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The device refused an operation.
     #[error("device: {0}")]
     Device(String),

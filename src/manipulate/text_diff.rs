@@ -70,6 +70,7 @@ impl Pipeline {
             return Err(ConfigError::new("frames", 0, "must be at least 1").into());
         }
         let request = request.into().num_images(1);
+        self.check_caption(to)?;
         let direction = self.difference(from, to)?;
         let invert = InvertOptions { upsamplers: 0, ..options.invert };
         let inversion = self.invert_with(image, &invert, request.clone(), controls)?;

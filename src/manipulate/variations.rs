@@ -37,7 +37,7 @@ impl Pipeline {
     /// Draws images that share what CLIP sees in `image`.
     ///
     /// The request gives the number, the seed, the steps, and the caption that the decoder reads beside the embedding, by
-    /// default none. Without a guidance scale of its own there is no guidance.
+    /// default none. Without a guidance scale of its own there is no guidance, or with random noise the model's own.
     ///
     /// # Errors
     /// When the pipeline has no image encoder, the image is empty, or an option is out of range.
@@ -66,7 +66,11 @@ impl Pipeline {
         }
         let request = request.into().settled();
         let embedding = self.embed(image)?;
-        let drawn = with_eta(request.clone(), options.eta).embeddings(embedding);
+        let mut drawn = with_eta(request.clone(), options.eta).embeddings(embedding);
+        if options.start == StartNoise::Random {
+            // There is no way back that guidance could make inexact.
+            drawn.decoder.guidance = request.decoder.guidance;
+        }
         self.validate(&drawn)?;
         match options.start {
             StartNoise::Random => self.generate_from(drawn, &mut *controls.noise, &mut *controls.hook),
