@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use dalle2::core::image;
-use dalle2::{ComputeType, EmbeddingSource, GenerateRequest, Hub, LoadOptions, Pipeline, Residency};
+use dalle2::core::image::{self, Provenance, save_png_with};
+use dalle2::{ComputeType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -51,6 +51,9 @@ struct Cli {
     /// Guidance scale of the decoder; 1 is none
     #[arg(long, value_name = "G")]
     guidance: Option<f64>,
+    /// Writes no caption, seed, model and version into the PNG
+    #[arg(long)]
+    no_metadata: bool,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
@@ -73,7 +76,7 @@ impl Cli {
     fn request(&self) -> Result<GenerateRequest> {
         let mut request = GenerateRequest::new(&self.caption).num_images(self.num_images);
         if let Some(path) = &self.image {
-            request = request.embedding_from(EmbeddingSource::Image(image::open(path)?));
+            request = request.embedding_of(image::open(path)?);
         }
         if let Some(seed) = self.seed {
             request = request.seed(seed);
@@ -101,6 +104,16 @@ impl Cli {
             Type::Bf16 => ComputeType::BF16,
         };
         Ok(LoadOptions::new(&dalle2::device(&self.device)?).residency(residency).compute_type(compute_type))
+    }
+
+    /// What the PNG of image `index` says of how it was made.
+    fn provenance(&self, seed: u64, index: usize) -> Option<Provenance> {
+        (!self.no_metadata).then(|| Provenance {
+            caption: self.caption.clone(),
+            seed: Some(seed.wrapping_add(index as u64)),
+            model: self.hub.clone().unwrap_or_else(|| self.model.display().to_string()),
+            software: concat!("dalle2 ", env!("CARGO_PKG_VERSION")).to_owned(),
+        })
     }
 
     /// The file of image `index`.
@@ -143,7 +156,7 @@ fn main() -> Result<()> {
     println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
     for (index, drawn) in generation.images.iter().enumerate() {
         let file = cli.file(index);
-        image::save_png(drawn, &file)?;
+        save_png_with(drawn, &file, cli.provenance(generation.seed, index).as_ref())?;
         println!("{} ({} x {})", file.display(), drawn.width(), drawn.height());
     }
     Ok(())

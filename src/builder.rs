@@ -109,6 +109,8 @@ impl PipelineBuilder {
                 upsamplers: self.upsamplers,
                 device: self.device.unwrap_or_default(),
                 index: None,
+                prompt_filters: Vec::new(),
+                image_filters: Vec::new(),
             }),
             _ => Err(Error::Mismatch(format!("these parts make no pipeline:\n  {}", faults.join("\n  ")))),
         }

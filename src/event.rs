@@ -19,6 +19,8 @@ pub enum Stage {
     Decoder,
     /// The image is enlarged; the number counts the upsamplers from 0.
     Upsampler(usize),
+    /// The noise of an image is sought.
+    Inversion,
 }
 
 impl fmt::Display for Stage {
@@ -28,6 +30,7 @@ impl fmt::Display for Stage {
             Self::ImageEncoder => f.write_str("image encoder"),
             Self::Prior => f.write_str("prior"),
             Self::Decoder => f.write_str("decoder"),
+            Self::Inversion => f.write_str("inversion"),
             Self::Upsampler(index) => write!(f, "upsampler {}", index + 1),
         }
     }

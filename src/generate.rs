@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, SeededNoise};
 use dalle2_core::image::{RgbImage, from_tensor, to_tensor};
-use dalle2_core::{Result, StepEvent, TextCondition};
+use dalle2_core::{ConfigError, Error, Result, StepEvent, TextCondition};
 
-use crate::{EmbeddingSource, Event, GenerateRequest, Pipeline, Stage};
+use crate::request::Start;
+use crate::{Event, GenerateRequest, Pipeline, Stage};
 
 /// What a request gives.
 #[derive(Debug, Clone)]
 pub struct Generation {
-    /// The images at full size, in order.
+    /// The images at full size, in order; none when the request stops after the prior.
     pub images: Vec<RgbImage>,
-    /// The image embeddings `[num_images, D]` that the decoder drew, in CLIP's space.
-    pub embeddings: Tensor<2>,
+    /// The image embeddings `[num_images, D]` that the prior drew or the request began with, in CLIP's space; none when it
+    /// began with images to enlarge.
+    pub embeddings: Option<Tensor<2>>,
     /// The seed of the first image; image i has `seed + i`.
     pub seed: u64,
     /// Seconds spent in each stage.
@@ -70,23 +72,29 @@ impl Pipeline {
         mut noise: impl FnMut(Stage, &[u64]) -> Box<dyn NoiseSource>,
         mut hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let request = request.into();
+        let request = request.into().settled();
         self.validate(&request)?;
-        let seed = request.seed.unwrap_or_else(random_seed);
-        let mut run = Run { pipeline: self, request: &request, given: None, times: Vec::new() };
-        let both = run.timed(Stage::TextEncoder, || self.text_encoder.encode(&["", request.caption.as_str()]))?;
-        let text = (both.rows(1, 1), both.rows(0, 1));
-        run.given = run.given_embedding()?;
+        self.check_caption(&request.caption)?;
+        let seed = request.seed.unwrap_or_default();
+        let mut run =
+            Run { pipeline: self, request: &request, upsamplers: self.upsamplers_of(&request)?, times: Vec::new() };
+        let text = run.texts()?;
+        let given = run.given_embeddings()?;
         let mut images = Vec::with_capacity(request.num_images);
         let mut embeddings = Vec::new();
         for first in (0..request.num_images).step_by(request.batch_size) {
             let n = request.batch_size.min(request.num_images - first);
             let seeds: Vec<u64> = (first..first + n).map(|i| seed.wrapping_add(i as u64)).collect();
-            let (batch, embedding) = run.batch(&text, first, &seeds, &mut noise, &mut hook)?;
-            images.extend(from_tensor(batch)?);
-            embeddings.push(embedding);
+            let (batch, embedding) = run.batch((text.as_ref(), given.as_ref()), first, &seeds, &mut noise, &mut hook)?;
+            if let Some(batch) = batch {
+                let batch = from_tensor(batch)?;
+                self.check_images(&batch, first)?;
+                images.extend(batch);
+            }
+            embeddings.extend(embedding);
         }
-        Ok(Generation { images, embeddings: Tensor::cat(embeddings, 0), seed, times: run.times })
+        let embeddings = (!embeddings.is_empty()).then(|| Tensor::cat(embeddings, 0));
+        Ok(Generation { images, embeddings, seed, times: run.times })
     }
 
     /// Checks a request against the parts without drawing anything.
@@ -96,39 +104,70 @@ impl Pipeline {
     pub fn validate(&self, request: &GenerateRequest) -> Result<()> {
         request.validate()?;
         let within = |result: Result<()>, stage: &str| match result {
-            Err(crate::Error::Config(e)) => Err(e.within(stage).into()),
+            Err(Error::Config(e)) => Err(e.within(stage).into()),
             other => other,
         };
-        match (&request.source, &self.prior, &self.image_encoder) {
-            (EmbeddingSource::Prior, Some(prior), _) => within(prior.validate(&request.prior), "prior")?,
-            (EmbeddingSource::Prior, None, _) => {
-                let message = "this pipeline has no prior, which would draw an image embedding for a caption: ask for \
-                               variations of an image (GenerateRequest::variation_of) or give an embedding";
-                return Err(crate::Error::Mismatch(message.into()));
-            }
-            (EmbeddingSource::Image(_), _, None) => {
+        match (&request.start, &self.prior, &self.image_encoder) {
+            (Start::Caption, Some(prior), _) => within(prior.validate(&request.prior), "prior")?,
+            (Start::Caption, None, _) => return Err(no_prior()),
+            (Start::EmbeddingOf(_), _, None) => {
                 let message = "this pipeline has no image encoder, which variations of an image need";
-                return Err(crate::Error::Mismatch(message.into()));
+                return Err(Error::Mismatch(message.into()));
             }
-            (EmbeddingSource::Image(image), _, Some(_)) if image.width() == 0 || image.height() == 0 => {
-                return Err(crate::Error::Input("an image without pixels has no variations".into()));
-            }
-            (EmbeddingSource::Embedding(values), ..) if values.len() != self.decoder.embed_dim() => {
-                let expected = format!("needs the {} values that the decoder reads", self.decoder.embed_dim());
-                return Err(crate::ConfigError::new("embedding", format!("[{} values]", values.len()), expected).into());
+            (Start::EmbeddingOf(image), _, Some(_)) if image.width() == 0 || image.height() == 0 => {
+                return Err(Error::Input("an image without pixels has no variations".into()));
             }
             _ => {}
         }
         within(self.decoder.validate(&request.decoder), "decoder")?;
-        self.upsamplers.iter().try_for_each(|u| within(u.validate(&request.upsampler), "upsampler"))
+        for (index, upsampler) in self.upsamplers.iter().enumerate() {
+            within(upsampler.validate(request.options_of(index)), "upsampler")?;
+        }
+        if let Some((index, _)) = request.upsampler_overrides.iter().find(|(i, _)| *i >= self.upsamplers.len()) {
+            let expected = format!("the pipeline has {} upsamplers, counted from 0", self.upsamplers.len());
+            return Err(ConfigError::new("upsampler_options_of", index, expected).into());
+        }
+        if let Start::Embeddings(embeddings) = &request.start {
+            let (given, expected) = (embeddings.dims()[1], self.decoder.embed_dim());
+            if given != expected {
+                return Err(Error::Input(format!("embeddings of width {given} for a decoder that reads {expected}")));
+            }
+        }
+        self.upsamplers_of(request).map(drop)
+    }
+
+    /// How many upsamplers the request runs.
+    fn upsamplers_of(&self, request: &GenerateRequest) -> Result<usize> {
+        let all = self.upsamplers.len();
+        let most = request.max_upsamplers.unwrap_or(all).min(all);
+        let stop = match (request.stop_after, &request.start) {
+            (None, _) => all,
+            (Some(Stage::Prior), Start::Caption) => 0,
+            (Some(Stage::Decoder), Start::Caption | Start::Embeddings(_) | Start::EmbeddingOf(_)) => 0,
+            (Some(Stage::Upsampler(index)), _) if index < all => index + 1,
+            (Some(stage), _) => {
+                let expected = "must be a stage of the pipeline that the request reaches";
+                return Err(ConfigError::new("stop_after", stage, expected).into());
+            }
+        };
+        let Some(size) = request.size else { return Ok(most.min(stop)) };
+        let mut sizes = vec![self.decoder.image_size()];
+        sizes.extend(self.upsamplers.iter().scan(sizes[0], |size, upsampler| {
+            *size *= upsampler.factor();
+            Some(*size)
+        }));
+        match sizes.iter().position(|side| *side == size) {
+            Some(upsamplers) => Ok(most.min(stop).min(upsamplers)),
+            None => Err(ConfigError::new("size", size, format!("the pipeline draws {sizes:?} pixels a side")).into()),
+        }
     }
 }
 
 impl Stage {
     /// Which stream of an image's seed the stage draws from.
-    fn stream(self) -> u64 {
+    pub(crate) fn stream(self) -> u64 {
         match self {
-            Self::TextEncoder | Self::ImageEncoder => 0,
+            Self::TextEncoder | Self::ImageEncoder | Self::Inversion => 0,
             Self::Prior => 1,
             Self::Decoder => 2,
             Self::Upsampler(index) => 3 + index as u64,
@@ -139,24 +178,33 @@ impl Stage {
 struct Run<'a> {
     pipeline: &'a Pipeline,
     request: &'a GenerateRequest,
-    /// The embedding `[1, D]` that takes the place of the prior's.
-    given: Option<Tensor<2>>,
+    upsamplers: usize,
     times: Vec<StageTime>,
 }
 
+/// The encoded caption, and the one that guidance moves away from.
+type Texts = (TextCondition, TextCondition);
+
 impl Run<'_> {
-    /// The embedding `[1, D]` that takes the place of the prior's, if the request has one.
-    fn given_embedding(&mut self) -> Result<Option<Tensor<2>>> {
+    /// Encodes the captions, if a stage reads them.
+    fn texts(&mut self) -> Result<Option<Texts>> {
         let (pipeline, request) = (self.pipeline, self.request);
-        match (&request.source, &pipeline.image_encoder) {
-            (EmbeddingSource::Image(image), Some(encoder)) => self
-                .timed(Stage::ImageEncoder, || {
-                    encoder.encode(to_tensor(std::slice::from_ref(image), &pipeline.device)?)
-                })
-                .map(Some),
-            (EmbeddingSource::Embedding(values), _) => {
-                let data = TensorData::new(values.clone(), [1, values.len()]);
-                Ok(Some(Tensor::from_data(data, &pipeline.device)))
+        if matches!(request.start, Start::Images(_)) {
+            return Ok(None);
+        }
+        let captions = [request.negative_caption.as_str(), request.caption.as_str()];
+        let both = self.timed(Stage::TextEncoder, || pipeline.text_encoder.encode(&captions))?;
+        Ok(Some((both.rows(1, 1), both.rows(0, 1))))
+    }
+
+    /// The embeddings `[1 or n, D]` that take the place of the prior's, if the request begins with some.
+    fn given_embeddings(&mut self) -> Result<Option<Tensor<2>>> {
+        let pipeline = self.pipeline;
+        match (&self.request.start, &pipeline.image_encoder) {
+            (Start::Embeddings(given), _) => Ok(Some(given.clone())),
+            (Start::EmbeddingOf(image), Some(encoder)) => {
+                let encode = || encoder.encode(to_tensor(std::slice::from_ref(image), &pipeline.device)?);
+                self.timed(Stage::ImageEncoder, encode).map(Some)
             }
             _ => Ok(None),
         }
@@ -165,53 +213,82 @@ impl Run<'_> {
     /// Draws the images with these seeds: `[n, 3, H, W]`, and their embeddings.
     fn batch(
         &mut self,
-        (text, null): &(TextCondition, TextCondition),
+        (texts, given): (Option<&Texts>, Option<&Tensor<2>>),
         first: usize,
         seeds: &[u64],
         noise_of: NoiseOf<'_>,
         hook: Hook<'_>,
-    ) -> Result<(Tensor<4>, Tensor<2>)> {
-        let (pipeline, request) = (self.pipeline, self.request);
-        let text = text.repeat_interleave(seeds.len());
-
-        let stage = Stage::Prior;
-        let embedding = match (self.given.clone(), &pipeline.prior) {
-            (None, Some(prior)) => {
-                let mut noise = noise_of(stage, seeds);
-                self.timed(stage, || {
-                    let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-                    prior.sample(&text, null, &request.prior, &mut *noise, &mut on_step)
-                })?
+    ) -> Result<(Option<Tensor<4>>, Option<Tensor<2>>)> {
+        let pipeline = self.pipeline;
+        let rows = first..first + seeds.len();
+        let (mut images, embedding) = match (&self.request.start, texts) {
+            (Start::Images(given), _) => {
+                let given = if given.len() == 1 { vec![given[0].clone(); seeds.len()] } else { given[rows].to_vec() };
+                (to_tensor(&given, &pipeline.device)?, None)
             }
-            (Some(given), _) => given.repeat_dim(0, seeds.len()),
-            (None, None) => return Err(crate::Error::Mismatch("this pipeline has no prior".into())),
+            (_, None) => return Err(Error::Input("no caption was encoded for the prior and the decoder".into())),
+            (_, Some((text, null))) => {
+                let text = text.repeat_interleave(seeds.len());
+                let embedding = match given {
+                    Some(given) if given.dims()[0] == 1 => given.clone().repeat_dim(0, seeds.len()),
+                    Some(given) => given.clone().slice_dim(0, rows),
+                    None => self.prior((&text, null), first, seeds, noise_of, hook)?,
+                };
+                if self.request.stop_after == Some(Stage::Prior) {
+                    return Ok((None, Some(embedding)));
+                }
+                (self.decoder(&embedding, (&text, null), (first, seeds), noise_of, hook)?, Some(embedding))
+            }
         };
-
-        let stage = Stage::Decoder;
-        let mut noise = noise_of(stage, seeds);
-        let mut images = self.timed(stage, || {
-            let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-            let embedding = embedding.clone();
-            pipeline.decoder.sample(embedding, &text, null, &request.decoder, &mut *noise, &mut on_step)
-        })?;
-
-        let upsamplers = request.max_upsamplers.unwrap_or(usize::MAX);
-        for (index, upsampler) in pipeline.upsamplers.iter().enumerate().take(upsamplers) {
-            let stage = Stage::Upsampler(index);
+        for (index, upsampler) in pipeline.upsamplers.iter().enumerate().take(self.upsamplers) {
+            let (stage, options) = (Stage::Upsampler(index), self.request.options_of(index));
             let mut noise = noise_of(stage, seeds);
             images = self.timed(stage, || {
                 let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-                upsampler.sample(images, &request.upsampler, &mut *noise, &mut on_step)
+                upsampler.sample(images, options, &mut *noise, &mut on_step)
             })?;
         }
-        Ok((images, embedding))
+        Ok((Some(images), embedding))
+    }
+
+    fn prior(
+        &mut self,
+        (text, null): (&TextCondition, &TextCondition),
+        first: usize,
+        seeds: &[u64],
+        noise_of: NoiseOf<'_>,
+        hook: Hook<'_>,
+    ) -> Result<Tensor<2>> {
+        let (pipeline, request, stage) = (self.pipeline, self.request, Stage::Prior);
+        let Some(prior) = &pipeline.prior else { return Err(no_prior()) };
+        let mut noise = noise_of(stage, seeds);
+        self.timed(stage, || {
+            let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
+            prior.sample(text, null, &request.prior, &mut *noise, &mut on_step)
+        })
+    }
+
+    fn decoder(
+        &mut self,
+        embedding: &Tensor<2>,
+        (text, null): (&TextCondition, &TextCondition),
+        (first, seeds): (usize, &[u64]),
+        noise_of: NoiseOf<'_>,
+        hook: Hook<'_>,
+    ) -> Result<Tensor<4>> {
+        let (pipeline, request, stage) = (self.pipeline, self.request, Stage::Decoder);
+        let mut noise = noise_of(stage, seeds);
+        self.timed(stage, || {
+            let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
+            pipeline.decoder.sample(embedding.clone(), text, null, &request.decoder, &mut *noise, &mut on_step)
+        })
     }
 
     /// Runs a stage, waits for the device and adds the time to the stage's.
     fn timed<T>(&mut self, stage: Stage, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
         let result = work()?;
-        self.pipeline.device.sync().map_err(|e| crate::Error::Device(format!("{e:?}")))?;
+        self.pipeline.device.sync().map_err(|e| Error::Device(format!("{e:?}")))?;
         let duration = start.elapsed();
         match self.times.iter_mut().find(|time| time.stage == stage) {
             Some(time) => time.duration += duration,
@@ -221,6 +298,8 @@ impl Run<'_> {
     }
 }
 
-fn random_seed() -> u64 {
-    u64::from(rand::random::<u32>())
+fn no_prior() -> Error {
+    let message = "this pipeline has no prior, which would draw an image embedding for a caption: ask for variations of an \
+                   image (GenerateRequest::variation_of) or give embeddings (GenerateRequest::embeddings)";
+    Error::Mismatch(message.into())
 }

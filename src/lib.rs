@@ -25,10 +25,12 @@
 mod builder;
 mod diffusers;
 mod event;
+mod filter;
 mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod on_demand;
+mod manipulate;
 mod pipeline;
 mod pretrained;
 mod request;
@@ -42,12 +44,16 @@ pub use dalle2_core::{ComputeType, ConfigError, Error, LoadOptions, Residency, R
 pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;
 pub use event::{Event, Stage};
+pub use filter::{BlockList, ImageFilter, PromptFilter, SimilarityFilter, Verdict};
 pub use generate::{Generation, StageTime};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
+pub use manipulate::{
+    Controls, Interpolate, Inversion, InvertOptions, NoisePath, Source, StartNoise, TextDiff, Variations,
+};
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;
-pub use request::{EmbeddingSource, GenerateRequest};
+pub use request::GenerateRequest;
 
 /// The program on the first page of the repository compiles.
 #[cfg(doctest)]

@@ -6,7 +6,7 @@ use burn::prelude::Device;
 use dalle2_core::{Decoder, ImageEncoder, Prior, TextEncoder, Upsampler};
 use serde_json::{Map, Value};
 
-use crate::PipelineBuilder;
+use crate::{ImageFilter, PipelineBuilder, PromptFilter};
 
 /// A caption's way to an image: text encoder, prior, decoder, upsamplers. Without a prior, it is an image's way to its
 /// variations.
@@ -22,6 +22,8 @@ pub struct Pipeline {
     pub(crate) device: Device,
     /// `model_index.json` of the diffusers directory that it was read from, to be written again as it was.
     pub(crate) index: Option<Arc<Map<String, Value>>>,
+    pub(crate) prompt_filters: Vec<Arc<dyn PromptFilter>>,
+    pub(crate) image_filters: Vec<Arc<dyn ImageFilter>>,
 }
 
 impl Pipeline {

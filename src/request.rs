@@ -1,21 +1,26 @@
 //! What is asked of a pipeline.
 
+use burn::prelude::*;
 use dalle2_core::image::RgbImage;
-use dalle2_core::{ConfigError, Result, SampleOptions};
+use dalle2_core::{ConfigError, Error, Result, SampleOptions};
+
+use crate::Stage;
 
 /// Most images of one request.
 const MAX_IMAGES: usize = 10_000;
 
-/// Where the image embedding comes from that the decoder draws.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum EmbeddingSource {
-    /// The prior draws one for the caption, another for each image.
+/// Where a generation begins.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Start {
+    /// The prior draws an embedding for the caption.
     #[default]
-    Prior,
-    /// It is the embedding of this image, so what is drawn are variations of it (DALL·E 2, section 3.1).
-    Image(RgbImage),
-    /// This one, `D` values in CLIP's space.
-    Embedding(Vec<f32>),
+    Caption,
+    /// The decoder draws images for these embeddings `[1 or n, D]`.
+    Embeddings(Tensor<2>),
+    /// The decoder draws images for the embedding of this one.
+    EmbeddingOf(RgbImage),
+    /// The upsamplers enlarge these images, one or n.
+    Images(Vec<RgbImage>),
 }
 
 /// A request for images of a caption, or for variations of an image. Whatever is not set is the model's default.
@@ -30,16 +35,23 @@ pub enum EmbeddingSource {
 /// let variations = GenerateRequest::variation_of(image).num_images(4);
 /// assert_eq!(variations.caption(), "");
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+///
+/// A generation may begin and end at any stage: [`embeddings`](Self::embeddings) and [`from_images`](Self::from_images)
+/// enter after the prior and after the decoder, [`stop_after`](Self::stop_after) leaves early.
+#[derive(Debug, Clone)]
 pub struct GenerateRequest {
     pub(crate) caption: String,
-    pub(crate) source: EmbeddingSource,
+    pub(crate) negative_caption: String,
+    pub(crate) start: Start,
+    pub(crate) stop_after: Option<Stage>,
+    pub(crate) size: Option<usize>,
     pub(crate) num_images: usize,
     pub(crate) seed: Option<u64>,
     pub(crate) batch_size: usize,
     pub(crate) prior: SampleOptions,
     pub(crate) decoder: SampleOptions,
     pub(crate) upsampler: SampleOptions,
+    pub(crate) upsampler_overrides: Vec<(usize, SampleOptions)>,
     pub(crate) max_upsamplers: Option<usize>,
 }
 
@@ -55,37 +67,81 @@ impl From<String> for GenerateRequest {
     }
 }
 
+/// One image without a caption, for a generation that begins with embeddings or images.
+impl Default for GenerateRequest {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
 impl GenerateRequest {
     /// One image of `caption` with the model's defaults and a seed drawn at random.
     pub fn new(caption: impl Into<String>) -> Self {
         Self {
             caption: caption.into(),
-            source: EmbeddingSource::Prior,
+            negative_caption: String::new(),
+            start: Start::default(),
+            stop_after: None,
+            size: None,
             num_images: 1,
             seed: None,
             batch_size: 4,
             prior: SampleOptions::default(),
             decoder: SampleOptions::default(),
             upsampler: SampleOptions::default(),
+            upsampler_overrides: Vec::new(),
             max_upsamplers: None,
         }
     }
 
-    /// One variation of an image, without a caption.
+    /// One variation of an image, without a caption, drawn from noise (DALL·E 2, section 3.1). `Pipeline::variations` can
+    /// begin with the image's own noise.
     pub fn variation_of(image: RgbImage) -> Self {
-        Self::new("").embedding_from(EmbeddingSource::Image(image))
+        Self::new("").embedding_of(image)
     }
 
-    /// Where the image embedding comes from, the prior if not set. With an image or an embedding the caption may be
-    /// empty; the decoder reads it beside the embedding.
-    pub fn embedding_from(mut self, source: EmbeddingSource) -> Self {
-        self.source = source;
+    /// Begins with the embedding of an image, which the pipeline's image encoder computes; the prior is not asked. The
+    /// decoder still reads the caption, which may be empty.
+    pub fn embedding_of(mut self, image: RgbImage) -> Self {
+        self.start = Start::EmbeddingOf(image);
         self
     }
 
     /// The caption.
     pub fn caption(&self) -> &str {
         &self.caption
+    }
+
+    /// What guidance moves away from, instead of no caption at all. It needs a guidance scale above 1 to have an effect.
+    pub fn negative_caption(mut self, caption: impl Into<String>) -> Self {
+        self.negative_caption = caption.into();
+        self
+    }
+
+    /// Begins with image embeddings `[1 or num_images, D]` in CLIP's space; the prior is not asked. The decoder still reads
+    /// the caption, which may be empty.
+    pub fn embeddings(mut self, embeddings: Tensor<2>) -> Self {
+        self.start = Start::Embeddings(embeddings);
+        self
+    }
+
+    /// Begins with images, one or `num_images` of one size, which the upsamplers enlarge; the caption is not read.
+    pub fn from_images(mut self, images: impl Into<Vec<RgbImage>>) -> Self {
+        self.start = Start::Images(images.into());
+        self
+    }
+
+    /// Ends after this stage: after the prior there are embeddings and no images.
+    pub fn stop_after(mut self, stage: Stage) -> Self {
+        self.stop_after = Some(stage);
+        self
+    }
+
+    /// Side of the images in pixels: as many upsamplers run as it takes. It must be the side of the decoder's images or of
+    /// one of the upsamplers'.
+    pub fn size(mut self, pixels: usize) -> Self {
+        self.size = Some(pixels);
+        self
     }
 
     /// How many images to draw, at least 1.
@@ -178,9 +234,28 @@ impl GenerateRequest {
         self
     }
 
+    /// All options of one upsampler, counted from 0, in place of those for all.
+    pub fn upsampler_options_of(mut self, index: usize, options: SampleOptions) -> Self {
+        self.upsampler_overrides.retain(|(other, _)| *other != index);
+        self.upsampler_overrides.push((index, options));
+        self
+    }
+
+    /// The same request with a seed: its own, or one drawn at random, so that all that is drawn for it agrees.
+    pub(crate) fn settled(mut self) -> Self {
+        self.seed.get_or_insert_with(|| u64::from(rand::random::<u32>()));
+        self
+    }
+
+    /// The options of an upsampler.
+    pub(crate) fn options_of(&self, index: usize) -> &SampleOptions {
+        let own = self.upsampler_overrides.iter().find(|(other, _)| *other == index);
+        own.map_or(&self.upsampler, |(_, options)| options)
+    }
+
     /// Checks what can be checked without a pipeline.
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.source == EmbeddingSource::Prior && self.caption.trim().is_empty() {
+        if matches!(self.start, Start::Caption) && self.caption.trim().is_empty() {
             return Err(ConfigError::new("caption", format!("{:?}", self.caption), "say what to draw").into());
         }
         if !(1..=MAX_IMAGES).contains(&self.num_images) {
@@ -190,6 +265,17 @@ impl GenerateRequest {
         if self.batch_size == 0 {
             return Err(ConfigError::new("batch_size", 0, "must be at least 1").into());
         }
-        Ok(())
+        let (what, given) = match &self.start {
+            Start::Caption | Start::EmbeddingOf(_) => return Ok(()),
+            Start::Embeddings(embeddings) => ("embeddings", embeddings.dims()[0]),
+            Start::Images(images) => ("images", images.len()),
+        };
+        match given == 1 || given == self.num_images {
+            true => Ok(()),
+            false => {
+                let n = self.num_images;
+                Err(Error::Input(format!("{given} {what} to begin with, for {n} images: give 1 or {n}")))
+            }
+        }
     }
 }

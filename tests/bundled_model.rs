@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dalle2::core::image::RgbImage;
 use dalle2::core::store::read_json;
-use dalle2::{Device, GenerateRequest, Pipeline};
+use dalle2::{Device, GenerateRequest, InvertOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
@@ -55,4 +55,19 @@ fn the_bundled_model_is_small() {
     let parts = index.as_object().unwrap().keys().filter(|name| !name.starts_with('_'));
     let bytes: u64 = parts.map(|part| model().join(part).join("model.safetensors").metadata().unwrap().len()).sum();
     assert!(bytes <= 24 << 20, "{bytes} bytes");
+}
+
+#[test]
+fn an_image_is_taken_apart_and_put_together_again() {
+    let pipeline = Pipeline::from_pretrained(model(), &Device::flex()).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let store = EmojiStore::open(&[], cache.path()).unwrap();
+    let image = store.image(store.find("red apple").unwrap(), 32).unwrap();
+    let psnr = |steps, evaluations| {
+        let options = InvertOptions { evaluations, ..Default::default() };
+        pipeline.invert(&image, &options, GenerateRequest::default().decoder_steps(steps)).unwrap().psnr
+    };
+    let (few, more) = (psnr(8, 2), psnr(20, 2));
+    assert!(few > 25.0 && more > few + 3.0, "{few} dB with 8 steps, {more} dB with 20");
+    assert!(psnr(8, 1) < few, "a second evaluation brings the way to the noise closer to the way back");
 }

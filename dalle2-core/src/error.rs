@@ -123,6 +123,9 @@ pub enum Error {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// A filter that was installed refused a caption or an image, and says why.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The device refused an operation.
     #[error("device: {0}")]
     Device(String),

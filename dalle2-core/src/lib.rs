@@ -30,6 +30,7 @@ pub mod nn;
 mod parts;
 mod pca;
 mod scale;
+mod slerp;
 pub mod store;
 pub mod text;
 #[cfg(feature = "train")]
@@ -46,3 +47,4 @@ pub use parts::{
 };
 pub use pca::{Components, EmbeddingPca};
 pub use scale::EmbeddingScale;
+pub use slerp::slerp;

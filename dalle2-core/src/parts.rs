@@ -241,6 +241,26 @@ pub trait Decoder: Component + Debug + Send + Sync {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>>;
+    /// The noise `[B, 3, size, size]` from which [`Decoder::sample`] with DDIM, η = 0 and the same other options draws these
+    /// images `[B, 3, size, size]` in [−1, 1] again, for embeddings `[B, D]` and the encoded captions and empty caption.
+    ///
+    /// `evaluations` of the network, at least 1, go into each step; the hook is called after each of them. A decoder that
+    /// cannot do this can keep the default, which says so.
+    ///
+    /// # Errors
+    /// When options are out of range, shapes do not fit, the hook cancels, or this decoder cannot invert.
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        embedding: Tensor<2>,
+        texts: (&TextCondition, &TextCondition),
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let _ = (images, embedding, texts, options, evaluations, hook);
+        Err(Error::Mismatch(format!("a {} cannot find the noise of an image", self.class_name())))
+    }
     /// Like [`Decoder::sample`], around the kept part of images, which comes back as it is at this size.
     ///
     /// # Errors
@@ -286,6 +306,25 @@ pub trait Upsampler: Component + Debug + Send + Sync {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>>;
+    /// The noise `[B, 3, H·f, W·f]` from which [`Upsampler::sample`] with DDIM, η = 0 and the same other options enlarges
+    /// `low` `[B, 3, H, W]` to these images `[B, 3, H·f, W·f]` again; all in [−1, 1], f is the factor.
+    ///
+    /// `evaluations` of the network, at least 1, go into each step; the hook is called after each of them. An upsampler
+    /// that cannot do this can keep the default, which says so.
+    ///
+    /// # Errors
+    /// When options are out of range, shapes do not fit, the hook cancels, or this upsampler cannot invert.
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        low: Tensor<4>,
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        let _ = (images, low, options, evaluations, hook);
+        Err(Error::Mismatch(format!("a {} cannot find the noise of an image", self.class_name())))
+    }
     /// Like [`Upsampler::sample`], around the kept part of images of the size of the result.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::DecoderConfig;
 use crate::channels::known_channels;
 use crate::conditioning::{Condition, Conditioning};
 use crate::import::{self, DecoderFiles};
-use crate::sampling::{Kept, Process, split_variance};
+use crate::sampling::{Kept, Process, Task, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -173,7 +173,7 @@ impl UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(None, (text, null), None, options, noise, hook)
+        self.run(None, (text, null), Task::Draw { kept: None, noise }, options, hook)
     }
 
     fn check(&self, embedding: Option<&Tensor<2>>, text: &TextCondition, null: &TextCondition) -> Result<()> {
@@ -220,14 +220,13 @@ impl Component for UnclipDecoder {
 }
 
 impl UnclipDecoder {
-    /// Draws images, around the kept part of others if there are any; from captions alone if there is no embedding.
-    fn draw(
+    /// Does the task under these conditions; from captions alone if there is no embedding.
+    fn run(
         &self,
         embedding: Option<Tensor<2>>,
         (text, null): (&TextCondition, &TextCondition),
-        kept: Option<&Inpainting>,
+        task: Task<'_>,
         options: &SampleOptions,
-        noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
         self.check(embedding.as_ref(), text, null)?;
@@ -249,7 +248,7 @@ impl UnclipDecoder {
         };
         let (size, device) = (self.config.image_size, prepared.time.device());
         let shape = [batch, 3, size, size];
-        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
         let (config, process) = (&self.config, self.process());
         let learned = config.unet.out_channels == 6;
         let clip = config.diffusion.sampler_options(options).clip;
@@ -270,7 +269,7 @@ impl UnclipDecoder {
             }
             output
         };
-        process.sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+        process.run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
     }
 }
 
@@ -284,7 +283,7 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(Some(embedding), (text, null), None, options, noise, hook)
+        self.run(Some(embedding), (text, null), Task::Draw { kept: None, noise }, options, hook)
     }
 
     fn inpaint(
@@ -296,7 +295,19 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(Some(embedding), texts, Some(inpainting), options, noise, hook)
+        self.run(Some(embedding), texts, Task::Draw { kept: Some(inpainting), noise }, options, hook)
+    }
+
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        embedding: Tensor<2>,
+        texts: (&TextCondition, &TextCondition),
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.run(Some(embedding), texts, Task::Invert { images, evaluations }, options, hook)
     }
 
     fn embed_dim(&self) -> usize {

@@ -15,6 +15,7 @@ mod config;
 mod decoder;
 pub mod degradation;
 mod import;
+mod inversion;
 mod loss;
 mod noise_level;
 mod sampling;

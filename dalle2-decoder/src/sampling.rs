@@ -28,6 +28,24 @@ impl Kept {
     }
 }
 
+/// What a network is asked for.
+pub(crate) enum Task<'a> {
+    /// Images, around the kept part of others if there are any.
+    Draw { kept: Option<&'a Inpainting>, noise: &'a mut dyn NoiseSource },
+    /// The noise of images.
+    Invert { images: Tensor<4>, evaluations: usize },
+}
+
+impl<'a> Task<'a> {
+    /// The images of which a part is kept.
+    pub fn kept(&self) -> Option<&'a Inpainting> {
+        match self {
+            Self::Draw { kept, .. } => *kept,
+            Self::Invert { .. } => None,
+        }
+    }
+}
+
 /// A diffusion process over images.
 pub(crate) struct Process<'a> {
     pub config: &'a DiffusionConfig,
@@ -36,8 +54,8 @@ pub(crate) struct Process<'a> {
 
 /// The network's output, split into the prediction and the variance.
 pub(crate) struct Output {
-    mean: Tensor<4>,
-    variance: Option<Tensor<4>>,
+    pub mean: Tensor<4>,
+    pub variance: Option<Tensor<4>>,
 }
 
 /// Splits `[B, 6, H, W]` into two halves when the variance is learned.
@@ -78,6 +96,25 @@ impl Process<'_> {
     /// The timesteps of a generation.
     pub fn plan(&self, options: &SampleOptions) -> Result<SamplingPlan> {
         Ok(options.plan(self.schedule, &self.config.defaults())?)
+    }
+
+    /// Does what the task asks for: draws images of this shape, or inverts images that must have it.
+    pub fn run(
+        &self,
+        (shape, device): ([usize; 4], &Device),
+        (task, kept): (Task<'_>, Option<&Kept>),
+        options: &SampleOptions,
+        denoise: impl FnMut(Tensor<4>, usize) -> Output,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        match task {
+            Task::Draw { noise, .. } => self.sample((shape, device), kept, options, denoise, noise, hook),
+            Task::Invert { images, .. } if images.dims() != shape => {
+                let found = images.dims();
+                Err(Error::Input(format!("images of shape {found:?} to invert: expected {shape:?}")))
+            }
+            Task::Invert { images, evaluations } => self.invert(images, options, evaluations, denoise, hook),
+        }
     }
 
     /// Draws images by the reverse process, starting from noise; around the kept part of images if there are any.

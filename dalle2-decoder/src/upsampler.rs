@@ -13,7 +13,7 @@ use dalle2_core::{Component, ConfigError, Error, Inpainting, LoadOptions, Networ
 
 use crate::channels::known_channels;
 use crate::import::{self, UpsamplerFiles};
-use crate::sampling::{Kept, Process, split_variance};
+use crate::sampling::{Kept, Process, Task, split_variance};
 use crate::tiles::in_tiles;
 use crate::unet::UNet;
 use crate::{Enlargement, UpsamplerConfig};
@@ -206,13 +206,12 @@ impl Component for DiffusionUpsampler {
 }
 
 impl DiffusionUpsampler {
-    /// Draws large images, around the kept part of others if there are any.
-    fn draw(
+    /// Does the task beside these small images.
+    fn run(
         &self,
         images: Tensor<4>,
-        kept: Option<&Inpainting>,
+        mut task: Task<'_>,
         options: &SampleOptions,
-        noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
         let [b, c, h, w] = images.dims();
@@ -235,10 +234,15 @@ impl DiffusionUpsampler {
         }
         let device = images.device();
         let shape = [b, 3, high_h, high_w];
-        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
         let mut low = enlarge(images, &self.config);
         if let Some(level) = &self.config.noise_level {
-            low = level.channels(low, draw(noise, shape, &device)?, &vec![level.sampling; b]);
+            let Task::Draw { noise, .. } = &mut task else {
+                let message =
+                    "an upsampler that draws noise onto its small images cannot find the noise of a large one";
+                return Err(Error::Mismatch(message.into()));
+            };
+            low = level.channels(low, draw(&mut **noise, shape, &device)?, &vec![level.sampling; b]);
         }
         let learned = self.config.unet.out_channels == 6;
         let denoise = |x_t: Tensor<4>, t: usize| {
@@ -252,7 +256,7 @@ impl DiffusionUpsampler {
             };
             split_variance(out, learned)
         };
-        self.process().sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+        self.process().run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
     }
 }
 
@@ -264,7 +268,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(images, None, options, noise, hook)
+        self.run(images, Task::Draw { kept: None, noise }, options, hook)
     }
 
     fn inpaint(
@@ -275,7 +279,18 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(images, Some(inpainting), options, noise, hook)
+        self.run(images, Task::Draw { kept: Some(inpainting), noise }, options, hook)
+    }
+
+    fn invert(
+        &self,
+        images: Tensor<4>,
+        low: Tensor<4>,
+        options: &SampleOptions,
+        evaluations: usize,
+        hook: StepHook<'_>,
+    ) -> Result<Tensor<4>> {
+        self.run(low, Task::Invert { images, evaluations }, options, hook)
     }
 
     fn input_size(&self) -> usize {

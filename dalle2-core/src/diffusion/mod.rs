@@ -49,6 +49,7 @@
 
 mod analytic;
 mod guidance;
+mod inversion;
 mod loss;
 mod noise;
 mod plan;
@@ -61,6 +62,7 @@ mod variance;
 
 pub use analytic::{AnalyticEstimator, AnalyticVariance};
 pub use guidance::{GuidanceInterval, guide, guide_halves};
+pub use inversion::{InversionOptions, invert};
 pub use loss::{LossWeight, VLB_WEIGHT, hybrid_loss, item_mse, learned_range_vlb};
 pub use noise::{NoiseSource, RecordedNoise, SeededNoise, draw, standard_normal};
 pub use plan::{PlanStep, SamplingPlan};

@@ -8,6 +8,7 @@ mod axis;
 mod convert;
 mod files;
 mod mask;
+mod provenance;
 mod sheet;
 
 pub use ::image::{GrayImage, RgbImage, RgbaImage};
@@ -15,4 +16,5 @@ pub use axis::{gaussian_blur, resize_area, resize_bicubic};
 pub use convert::{center_crop, fit_square, from_tensor, to_tensor};
 pub use files::{open, save_png};
 pub use mask::Mask;
+pub use provenance::{Provenance, save_png_with};
 pub use sheet::{LabelledImage, contact_sheet};

@@ -1,0 +1,143 @@
+//! A study: its questions, what its page holds, and the key that stays with whoever made it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// What a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Which picture looks more real; the caption is not shown.
+    Photorealism,
+    /// Which picture fits the caption better.
+    Caption,
+    /// Which of two grids of 4 × 4 pictures of one caption is more varied.
+    Diversity,
+}
+
+impl Kind {
+    /// Pictures on each side.
+    pub fn images(self) -> usize {
+        match self {
+            Self::Photorealism | Self::Caption => 1,
+            Self::Diversity => 16,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Photorealism => "photorealism",
+            Self::Caption => "caption",
+            Self::Diversity => "diversity",
+        })
+    }
+}
+
+/// One of the two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Model {
+    /// The one of `--a`.
+    A,
+    /// The one of `--b`.
+    B,
+}
+
+/// What the page's script reads. Nothing in it tells one model from the other: the pictures are encoded alike, and
+/// their order in the table is shuffled.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// Names the study in the answers.
+    pub study: String,
+    /// The heading.
+    pub title: String,
+    /// In the order in which they are asked.
+    pub questions: Vec<PageQuestion>,
+    /// Data URIs.
+    pub images: Vec<String>,
+}
+
+/// A question as the page shows it.
+#[derive(Debug, Serialize)]
+pub struct PageQuestion {
+    pub id: String,
+    pub kind: Kind,
+    /// Shown with the pictures, where the question is about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
+    /// Indices into [`Page::images`].
+    pub left: Vec<usize>,
+    pub right: Vec<usize>,
+}
+
+const KEY_FORMAT: &str = "dalle2-human-eval-key";
+
+/// Which side was which.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    pub format: String,
+    pub version: u32,
+    pub study: String,
+    pub title: String,
+    pub a: Source,
+    pub b: Source,
+    pub seed: u64,
+    pub questions: Vec<KeyQuestion>,
+}
+
+/// Where a model's pictures came from.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub name: String,
+    pub dir: PathBuf,
+}
+
+/// A question with the answer's meaning.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyQuestion {
+    pub id: String,
+    pub kind: Kind,
+    /// Line of the caption, from 0.
+    pub line: usize,
+    pub caption: String,
+    /// Whose pictures stood on the left.
+    pub left: Model,
+}
+
+impl Key {
+    /// A key of this version.
+    pub fn new(study: String, title: String, [a, b]: [Source; 2], seed: u64, questions: Vec<KeyQuestion>) -> Self {
+        Self { format: KEY_FORMAT.into(), version: 1, study, title, a, b, seed, questions }
+    }
+
+    /// The questions by their names.
+    pub fn by_id(&self) -> HashMap<&str, &KeyQuestion> {
+        self.questions.iter().map(|question| (question.id.as_str(), question)).collect()
+    }
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, or of another kind or version.
+    pub fn read(file: &Path) -> Result<Self> {
+        let key: Self = dalle2::core::store::read_json(file)?;
+        ensure!(
+            key.format == KEY_FORMAT && key.version == 1,
+            "{}: is {:?} version {}; expected {KEY_FORMAT:?} version 1, which `make` writes",
+            file.display(),
+            key.format,
+            key.version
+        );
+        Ok(key)
+    }
+}

@@ -1,0 +1,266 @@
+//! The manipulations and the requests that they share, with small random parts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{Tensor, TensorData};
+use dalle2::core::SampleOptions;
+use dalle2::core::metrics::cosine_similarity;
+use dalle2::{
+    Controls, Device, Error, GenerateRequest, Generation, Interpolate, InvertOptions, NoisePath, Pipeline, RgbImage,
+    Source, Stage, StartNoise, TextDiff, Variations,
+};
+
+use support::{pipeline, request};
+
+/// No caption, few steps.
+fn quick() -> GenerateRequest {
+    GenerateRequest::default().seed(7).prior_steps(3).decoder_steps(3).upsampler_steps(2).max_upsamplers(0)
+}
+
+fn picture(width: u32, height: u32, tint: u8) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| image::Rgb([tint, (x * 255 / width) as u8, (y * 255 / height) as u8]))
+}
+
+/// Batches of other sizes differ in the last bits.
+fn assert_same(a: &RgbImage, b: &RgbImage) {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let most = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(most <= 1, "pixels differ by up to {most}");
+}
+
+fn message<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    result.unwrap_err().to_string()
+}
+
+fn embeddings(generation: &Generation) -> Tensor<2> {
+    generation.embeddings.clone().unwrap()
+}
+
+fn cosines(a: Tensor<2>, b: Tensor<2>) -> Vec<f32> {
+    let b = b.clone().repeat_dim(0, a.dims()[0] / b.dims()[0]);
+    cosine_similarity(a, b).unwrap().into_data().try_to_vec().unwrap()
+}
+
+#[test]
+fn variations_without_noise_are_the_reconstruction() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(40, 24, 90);
+    let reconstruction = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap().reconstruction;
+    assert_eq!(reconstruction.dimensions(), (16, 16));
+    let still = Variations { eta: 0.0, ..Default::default() };
+    let still = pipeline.variations(&image, &still, quick().num_images(2)).unwrap();
+    still.images.iter().for_each(|image| assert_same(image, &reconstruction));
+
+    let draw = |start, seed| {
+        let options = Variations { start, ..Default::default() };
+        pipeline.variations(&image, &options, quick().seed(seed)).unwrap().images.remove(0)
+    };
+    for start in [StartNoise::Inverted, StartNoise::Random] {
+        assert_eq!(draw(start, 1), draw(start, 1));
+        assert_ne!(draw(start, 1), draw(start, 2));
+        assert_ne!(draw(start, 1), reconstruction);
+    }
+    assert_ne!(draw(StartNoise::Inverted, 1), draw(StartNoise::Random, 1));
+}
+
+#[test]
+fn upsamplers_are_inverted_on_request() {
+    let pipeline = pipeline(&Device::flex());
+    let options = InvertOptions { upsamplers: 1, evaluations: 1 };
+    let inversion = pipeline.invert(&picture(64, 64, 10), &options, quick()).unwrap();
+    assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
+    assert_eq!((inversion.noise.dims(), inversion.upsampler_noise[0].dims()), ([1, 3, 16, 16], [1, 3, 64, 64]));
+    assert!(inversion.psnr.is_finite());
+    let none = InvertOptions { upsamplers: 2, ..options };
+    assert!(message(pipeline.invert(&picture(8, 8, 0), &none, quick())).contains("2 upsamplers"));
+}
+
+#[test]
+fn the_ends_of_an_interpolation_are_the_two_reconstructions() {
+    let pipeline = pipeline(&Device::flex());
+    let (a, b) = (picture(16, 16, 20), picture(30, 20, 230));
+    let reconstruction = |image| pipeline.invert(image, &InvertOptions::default(), quick()).unwrap();
+    let options = Interpolate { steps: 5, ..Default::default() };
+    let frames = pipeline.interpolate(&a, &b, &options, quick()).unwrap();
+    assert_eq!(frames.images.len(), 5);
+    let (first, last) = (reconstruction(&a), reconstruction(&b));
+    assert_same(&frames.images[0], &first.reconstruction);
+    assert_same(&frames.images[4], &last.reconstruction);
+    let (from, to) = (cosines(embeddings(&frames), first.embedding), cosines(embeddings(&frames), last.embedding));
+    assert!(from.is_sorted_by(|a, b| a > b) && to.is_sorted_by(|a, b| a < b), "{from:?} {to:?}");
+    assert!(from[0] > 0.99999 && to[4] > 0.99999);
+}
+
+#[test]
+fn captions_and_embeddings_can_be_ends() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 20);
+    let options = Interpolate { steps: 3, noise: NoisePath::Fixed, ..Default::default() };
+    let both = pipeline.interpolate("red apple", &image, &options, quick()).unwrap();
+    let drawn = pipeline.generate(quick_caption("red apple").stop_after(Stage::Prior)).unwrap();
+    assert!(drawn.images.is_empty());
+    assert!(cosines(embeddings(&both).slice_dim(0, 0..1), embeddings(&drawn))[0] > 0.99999);
+    // With fixed noise the last frame is what the seed gives for the image's embedding.
+    let alone = quick().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
+    assert_same(&both.images[2], &pipeline.generate(alone).unwrap().images[0]);
+    let apples = pipeline.interpolate(embeddings(&drawn), "apple", &Interpolate::default(), quick()).unwrap();
+    assert_eq!(apples.images.len(), 8);
+}
+
+fn quick_caption(caption: &str) -> GenerateRequest {
+    GenerateRequest::new(caption).seed(7).prior_steps(3).decoder_steps(3)
+}
+
+#[test]
+fn a_text_diff_turns_the_embedding_by_its_strength() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 120);
+    let options = TextDiff { strength: 0.5, frames: 4, ..Default::default() };
+    let frames = pipeline.text_diff(&image, ("apple", "red apple"), &options, quick()).unwrap();
+    let own = pipeline.embed(&image).unwrap();
+    let text = |caption| pipeline.text_encoder().encode(&[caption]).unwrap().pooled;
+    let unit = |x: Tensor<2>| x.clone() / x.square().sum_dim(1).sqrt();
+    let direction = unit(text("red apple")) - unit(text("apple"));
+    let angle = f64::from(cosines(own.clone(), direction.clone())[0]).acos();
+    for (i, cosine) in cosines(embeddings(&frames), own.clone()).into_iter().enumerate() {
+        let turned = f64::from(cosine).acos();
+        assert!((turned - angle * 0.5 * (i + 1) as f64 / 4.0).abs() < 1e-3, "frame {i} is turned by {turned}");
+    }
+    let towards = cosines(embeddings(&frames), direction);
+    assert!(towards.is_sorted_by(|a, b| a < b), "{towards:?}");
+
+    let none = TextDiff { strength: 0.0, ..Default::default() };
+    let still = pipeline.text_diff(&image, ("", "red apple"), &none, quick()).unwrap();
+    let inversion = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap();
+    assert_same(&still.images[0], &inversion.reconstruction);
+}
+
+#[test]
+fn a_mix_of_one_is_that_one() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 120);
+    let own = pipeline.embed(&image).unwrap();
+    let alone = pipeline.mix(&[(Source::from(&image), 2.0)], quick()).unwrap();
+    assert_same(&alone.images[0], &pipeline.generate(quick().embeddings(own.clone())).unwrap().images[0]);
+    let mixed = pipeline.mix(&[((&image).into(), 1.0), ("apple".into(), 3.0)], quick()).unwrap();
+    let apple = embeddings(&pipeline.generate(quick_caption("apple").stop_after(Stage::Prior)).unwrap());
+    assert!(cosines(embeddings(&mixed), apple)[0] > cosines(embeddings(&mixed), own)[0]);
+}
+
+#[test]
+fn a_generation_begins_and_ends_at_any_stage() {
+    let pipeline = pipeline(&Device::flex());
+    let whole = pipeline.generate(request()).unwrap();
+    let prior = pipeline.generate(request().stop_after(Stage::Prior)).unwrap();
+    let stages = |generation: &Generation| generation.times.iter().map(|time| time.stage).collect::<Vec<_>>();
+    assert_eq!(stages(&prior), [Stage::TextEncoder, Stage::Prior]);
+    let rest = pipeline.generate(request().embeddings(embeddings(&prior))).unwrap();
+    assert_eq!(rest.images, whole.images);
+    assert_eq!(stages(&rest), [Stage::TextEncoder, Stage::Decoder, Stage::Upsampler(0)]);
+
+    let small = pipeline.generate(request().stop_after(Stage::Decoder)).unwrap();
+    assert_eq!(small.images[0].dimensions(), (16, 16));
+    assert_eq!(small.images, pipeline.generate(request().size(16)).unwrap().images);
+    assert_eq!(whole.images, pipeline.generate(request().size(64)).unwrap().images);
+    let large = pipeline.generate(request().from_images(small.images.clone())).unwrap();
+    assert_eq!(stages(&large), [Stage::Upsampler(0)]);
+    assert!(large.embeddings.is_none());
+    assert_eq!(large.images[0].dimensions(), (64, 64));
+
+    let two = pipeline.generate(request().from_images(small.images).num_images(2).batch_size(1)).unwrap();
+    assert_eq!(two.images[0], large.images[0]);
+    assert_ne!(two.images[1], large.images[0]);
+}
+
+#[test]
+fn negative_captions_and_overrides_act_where_they_should() {
+    let pipeline = pipeline(&Device::flex());
+    let draw = |request: GenerateRequest| pipeline.generate(request).unwrap().images;
+    let guided = || request().prior_guidance(1.0).guidance(3.0);
+    assert_ne!(draw(guided()), draw(guided().negative_caption("apple")));
+    assert_eq!(draw(guided().guidance(1.0)), draw(guided().guidance(1.0).negative_caption("apple")));
+    let one = SampleOptions { steps: Some(1), ..Default::default() };
+    assert_eq!(draw(request().upsampler_options_of(0, one.clone())), draw(request().upsampler_steps(1)));
+    let missing = message(pipeline.generate(request().upsampler_options_of(1, one)));
+    assert!(missing.contains("upsampler_options_of"), "{missing}");
+}
+
+#[test]
+fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 50);
+    let expected = pipeline.generate(request()).unwrap().images;
+    let all = 3 * 2 + 3 + 3; // inversion, reconstruction, variation
+    for stop in 1..=all {
+        let mut calls = 0;
+        let mut controls = Controls::new().hook(|_| {
+            calls += 1;
+            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let result = pipeline.variations_with(&image, &Variations::default(), quick(), &mut controls);
+        assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
+        drop(controls);
+        assert_eq!(calls, stop, "nothing runs after the hook has stopped it");
+    }
+    assert_eq!(pipeline.generate(request()).unwrap().images, expected);
+}
+
+#[test]
+fn bad_input_is_named() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 50);
+    let vary = |eta| message(pipeline.variations(&image, &Variations { eta, ..Default::default() }, quick()));
+    assert!(vary(1.5).contains("eta") && vary(f64::NAN).contains("eta"));
+    let empty = message(pipeline.variations(&RgbImage::new(0, 9), &Variations::default(), quick()));
+    assert!(empty.contains("0×9"), "{empty}");
+    let never = InvertOptions { evaluations: 0, ..Default::default() };
+    assert!(message(pipeline.invert(&image, &never, quick())).contains("evaluations"));
+
+    let options = Interpolate::default();
+    assert!(message(pipeline.interpolate(&image, &image, &options, quick())).contains("same embedding"));
+    let own = pipeline.embed(&image).unwrap();
+    let fixed = Interpolate { noise: NoisePath::Fixed, ..options };
+    assert!(message(pipeline.interpolate(own.clone(), own.clone().neg(), &fixed, quick())).contains("opposite"));
+    let one = Interpolate { steps: 1, ..options };
+    assert!(message(pipeline.interpolate("apple", &image, &one, quick())).contains("steps"));
+    let narrow = Tensor::<2>::ones([1, 3], &Device::flex());
+    assert!(message(pipeline.interpolate(narrow.clone(), &image, &options, quick())).contains("[1, 64]"));
+
+    let strength = TextDiff { strength: -0.1, ..Default::default() };
+    assert!(message(pipeline.text_diff(&image, ("", "apple"), &strength, quick())).contains("strength"));
+    let same = message(pipeline.text_diff(&image, ("apple", "apple"), &TextDiff::default(), quick()));
+    assert!(same.contains("nothing to change"), "{same}");
+    let long = "apple ".repeat(200);
+    assert!(message(pipeline.text_diff(&image, ("", &long), &TextDiff::default(), quick())).contains("32"));
+
+    assert!(message(pipeline.mix(&[], quick())).contains("nothing to mix"));
+    assert!(message(pipeline.mix(&[("apple".into(), f64::NAN)], quick())).contains("NaN"));
+    assert!(message(pipeline.mix(&[(own.clone().into(), 1.0), (own.neg().into(), 1.0)], quick())).contains("cancel"));
+
+    let nan = Tensor::<2>::from_data(TensorData::new(vec![f32::NAN; 64], [1, 64]), &Device::flex());
+    assert!(message(pipeline.generate(quick().embeddings(nan))).contains("not finite"));
+    assert!(message(pipeline.generate(quick().embeddings(narrow))).contains("width 3"));
+    assert!(message(pipeline.generate(quick().num_images(3).from_images([image.clone(), image]))).contains("2 images"));
+    assert!(message(pipeline.generate(request().size(17))).contains("[16, 64]"));
+    for stage in [Stage::TextEncoder, Stage::Upsampler(1), Stage::Inversion] {
+        assert!(message(pipeline.generate(request().stop_after(stage))).contains("stop_after"));
+    }
+}
+
+#[test]
+fn without_an_image_encoder_images_cannot_be_read() {
+    let device = Device::flex();
+    let (config, model) = (support::clip(), support::clip().init(&device));
+    let blind: Pipeline = Pipeline::builder()
+        .text_encoder(dalle2::clip::ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .prior(support::prior(config.embed_dim(), &device))
+        .decoder(support::decoder(16, &device))
+        .device(&device)
+        .build()
+        .unwrap();
+    let error = message(blind.variations(&picture(16, 16, 1), &Variations::default(), quick()));
+    assert!(error.contains("no image encoder"), "{error}");
+}

@@ -1,0 +1,68 @@
+//! A pipeline of small random parts, for tests.
+#![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of it
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Distribution, Tensor};
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
+use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
+use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
+use dalle2::{Device, GenerateRequest, Pipeline};
+
+pub fn clip() -> ClipConfig {
+    ClipConfig::tiny().with_vocabulary([320, 736, 3055, 49406, 49407])
+}
+
+/// Replaces every weight by noise: the last convolution of a fresh network is zero, so all its images are grey.
+pub struct Randomise;
+
+impl ModuleMapper for Randomise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
+    }
+}
+
+pub fn prior(embed_dim: usize, device: &Device) -> DiffusionPrior {
+    let mut config = DiffusionPriorConfig::tiny(embed_dim, clip().text.d_model, clip().text.context_length);
+    config.d_model = 32;
+    config.n_heads = 2;
+    config.n_layers = 1;
+    let network = config.init(device).unwrap().map(&mut Randomise);
+    DiffusionPrior::new(config, network).unwrap()
+}
+
+pub fn decoder(image_size: usize, device: &Device) -> UnclipDecoder {
+    let mut config = DecoderConfig::tiny(clip().embed_dim(), clip().text.d_model);
+    config.image_size = image_size;
+    config.unet.channels = vec![16, 32];
+    config.unet.n_groups = 8;
+    config.unet.head_dim = 16;
+    config.unet.context_dim = Some(16);
+    let network = config.init(device).unwrap().map(&mut Randomise);
+    UnclipDecoder::new(config, network).unwrap()
+}
+
+pub fn upsampler(input_size: usize, device: &Device) -> DiffusionUpsampler {
+    let mut config = UpsamplerConfig::tiny();
+    config.input_size = input_size;
+    config.unet.channels = vec![16, 16];
+    config.unet.n_groups = 8;
+    let network = config.init(device).unwrap().map(&mut Randomise);
+    DiffusionUpsampler::new(config, network).unwrap()
+}
+
+pub fn pipeline(device: &Device) -> Pipeline {
+    let (config, model) = (clip(), clip().init(device));
+    Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
+        .prior(prior(config.embed_dim(), device))
+        .decoder(decoder(16, device))
+        .upsampler(upsampler(16, device))
+        .device(device)
+        .build()
+        .unwrap()
+}
+
+pub fn request() -> GenerateRequest {
+    GenerateRequest::new("a red apple").seed(7).prior_steps(3).decoder_steps(3).upsampler_steps(2)
+}
