@@ -6,12 +6,13 @@ mod support;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use dalle2::clip::ClipTextEncoder;
+use burn::tensor::{Distribution, Tensor};
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::prior::{AutoregressivePrior, AutoregressivePriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
 
-use support::{clip, pipeline, prior, request, upsampler};
+use support::{clip, decoder, pipeline, prior, request, upsampler};
 
 fn message(result: Result<dalle2::Generation, Error>) -> String {
     result.unwrap_err().to_string()
