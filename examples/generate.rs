@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use dalle2::core::image;
-use dalle2::{ComputeType, EmbeddingSource, GenerateRequest, LoadOptions, Pipeline, Residency};
+use dalle2::{ComputeType, EmbeddingSource, GenerateRequest, Hub, LoadOptions, Pipeline, Residency};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -27,6 +27,9 @@ struct Cli {
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
+    /// Fetches the pipeline owner/name from the Hugging Face hub instead
+    #[arg(long, value_name = "OWNER/NAME", conflicts_with = "model")]
+    hub: Option<String>,
     /// PNG file; several images get numbers: apple.png, apple-2.png, …
     #[arg(long, value_name = "FILE", default_value = "out/image.png")]
     out: PathBuf,
@@ -114,8 +117,11 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     check_writable(&cli.out)?;
     let start = Instant::now();
-    let request = cli.request()?;
-    let pipeline = Pipeline::from_pretrained_with(&cli.model, &cli.options()?)?;
+    let (request, options) = (cli.request()?, cli.options()?);
+    let pipeline = match &cli.hub {
+        Some(repo) => from_hub(repo, &options)?,
+        None => Pipeline::from_pretrained_with(&cli.model, &options)?,
+    };
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
@@ -140,6 +146,19 @@ fn main() -> Result<()> {
         println!("{} ({} x {})", file.display(), drawn.width(), drawn.height());
     }
     Ok(())
+}
+
+/// Fetches a pipeline with a bar for each file.
+fn from_hub(repo: &str, options: &LoadOptions) -> Result<Pipeline> {
+    let style = "{msg:50} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
+    let pipeline = Pipeline::from_hub_with(repo, &Hub::new(), options, |download| {
+        bar.set_length(download.total);
+        bar.set_position(download.done);
+        bar.set_message(download.file.to_owned());
+    })?;
+    bar.finish_and_clear();
+    Ok(pipeline)
 }
 
 /// Fails before the work, not after it, when the result could not be written.

@@ -26,6 +26,8 @@ mod builder;
 mod diffusers;
 mod event;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod on_demand;
 mod pipeline;
 mod pretrained;
@@ -41,6 +43,8 @@ pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;
 pub use event::{Event, Stage};
 pub use generate::{Generation, StageTime};
+#[cfg(feature = "hub")]
+pub use hub::{Download, Hub};
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;
 pub use request::{EmbeddingSource, GenerateRequest};

@@ -115,6 +115,14 @@ pub enum Error {
     /// The caller's hook asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A model could not be fetched from the hub.
+    #[error("{repo}: {message}")]
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
     /// The device refused an operation.
     #[error("device: {0}")]
     Device(String),

@@ -92,7 +92,8 @@ impl PretrainedClip {
             let mut weights = Weights::find(path, &["open_clip_model", "open_clip_pytorch_model"])?;
             openai::strip_prefixes(&mut weights)?;
             let config = options.architecture.clone().unwrap_or(config);
-            return Self::load_openai(config, processor, weights, tokenizer(path)?, options, device);
+            let checkpoint = Checkpoint { config, processor, weights, tokenizer: tokenizer(path)? };
+            return checkpoint.load(options, device);
         }
         let message = format!("no CLIP here: expected {CONFIG_FILE}, {OPEN_CLIP_CONFIG} or the path of a weights file");
         Err(Error::format(path, message))
@@ -153,24 +154,7 @@ impl PretrainedClip {
             }
         };
         let processor = openai::openai_processor(&config.vision);
-        Self::load_openai(config, processor, weights, ClipTokenizer::openai()?, options, device)
-    }
-
-    fn load_openai(
-        mut config: ClipConfig,
-        processor: ImageProcessor,
-        mut weights: Weights,
-        tokenizer: ClipTokenizer,
-        options: &ImportOptions,
-        device: &Device,
-    ) -> Result<Self> {
-        if let Some(activation) = options.activation {
-            config = config.with_activation(activation);
-        }
-        config.validate().map_err(|e| Error::format(weights.path(), e.to_string()))?;
-        openai::convert(&mut weights)?;
-        let model = store::load_module_from(config.init(device), &weights, &clip_tensor_name)?;
-        Ok(Self { config, model, processor: Some(processor), tokenizer, source: None })
+        Checkpoint { config, processor, weights, tokenizer: ClipTokenizer::openai()? }.load(options, device)
     }
 
     /// Writes a directory that transformers opens as a `CLIPModel`: configuration, weights and preprocessing. What was
@@ -222,6 +206,27 @@ impl PretrainedClip {
             None => image,
         };
         Ok((text, image))
+    }
+}
+
+/// A checkpoint in OpenAI's layout whose architecture is known.
+struct Checkpoint {
+    config: ClipConfig,
+    processor: ImageProcessor,
+    weights: Weights,
+    tokenizer: ClipTokenizer,
+}
+
+impl Checkpoint {
+    fn load(self, options: &ImportOptions, device: &Device) -> Result<PretrainedClip> {
+        let Self { mut config, processor, mut weights, tokenizer } = self;
+        if let Some(activation) = options.activation {
+            config = config.with_activation(activation);
+        }
+        config.validate().map_err(|e| Error::format(weights.path(), e.to_string()))?;
+        openai::convert(&mut weights)?;
+        let model = store::load_module_from(config.init(device), &weights, &clip_tensor_name)?;
+        Ok(PretrainedClip { config, model, processor: Some(processor), tokenizer, source: None })
     }
 }
 

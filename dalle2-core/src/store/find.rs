@@ -25,6 +25,16 @@ fn candidates(base: &str) -> Vec<String> {
         .collect()
 }
 
+/// The names under which a component's weights are looked for, the preferred one first: under each of `bases`
+/// safetensors before PyTorch's pickles, full precision before the `fp16` variant, one file before the index of several.
+pub fn weights_names(bases: &[&str]) -> Vec<String> {
+    let names = bases.iter().flat_map(|base| candidates(base));
+    // Whatever the name, a pickle is the last resort.
+    let (mut safe, pickled): (Vec<_>, Vec<_>) = names.partition(|name| name.contains(".safetensors"));
+    safe.extend(pickled);
+    safe
+}
+
 /// The file that holds the weights of the component in `dir`, under one of the names `bases`, the preferred one first
 /// (`model`, `diffusion_pytorch_model`, `open_clip_pytorch_model`).
 ///
@@ -32,10 +42,8 @@ fn candidates(base: &str) -> Vec<String> {
 /// When there is none; the message lists the names that were looked for.
 pub fn find_weights(dir: impl AsRef<Path>, bases: &[&str]) -> Result<PathBuf> {
     let dir = dir.as_ref();
-    let names: Vec<String> = bases.iter().flat_map(|base| candidates(base)).collect();
-    // Whatever the name, a pickle is the last resort.
-    let (safe, pickled): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.contains(".safetensors"));
-    let found = safe.into_iter().chain(pickled).map(|name| dir.join(name)).find(|path| path.is_file());
+    let names = weights_names(bases);
+    let found = names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| Error::format(dir, format!("has no weights; looked for {}", names.join(", "))))
 }
 

@@ -17,7 +17,7 @@ mod source;
 mod transpose;
 mod write;
 
-pub use find::find_weights;
+pub use find::{find_weights, weights_names};
 pub use json::{CONFIG_FILE, WEIGHTS_FILE, read_config, read_json, write_config, write_file, write_json};
 pub use load::{check_module_from, load_module, load_module_as, load_module_from};
 pub use names::module_tensors;

@@ -179,13 +179,12 @@ fn element_bytes(dtype: Dtype) -> u64 {
 
 /// The tensors of a state dict, of one that is wrapped in a dictionary, or of a TorchScript module.
 fn named_tensors(pickle: &Pickle) -> Result<Vec<(String, TensorRef)>, String> {
-    let mut tensors = Vec::new();
-    let mut budget = MAX_PICKLE_BYTES as usize;
+    let mut collector = Collector { pickle, budget: MAX_PICKLE_BYTES as usize, tensors: Vec::new() };
     match pickle.value(pickle.root) {
         Value::Dict(_) => {
             let wrapped = WRAPPERS.iter().find_map(|key| pickle.get(pickle.root, key));
             let dict = wrapped.filter(|id| matches!(pickle.value(*id), Value::Dict(_))).unwrap_or(pickle.root);
-            collect(pickle, dict, "", 0, &mut budget, &mut tensors)?;
+            collector.collect(dict, "", 0)?;
         }
         Value::Object { .. } => {
             let class = pickle.class(pickle.root).unwrap_or_default();
@@ -194,37 +193,40 @@ fn named_tensors(pickle: &Pickle) -> Result<Vec<(String, TensorRef)>, String> {
                     "holds a pickled Python object of class {class}, which is not executed: save its state_dict() instead"
                 ));
             }
-            collect(pickle, pickle.root, "", 0, &mut budget, &mut tensors)?;
+            collector.collect(pickle.root, "", 0)?;
         }
         _ => return Err("holds no dictionary of tensors".into()),
     }
-    match tensors.is_empty() {
+    match collector.tensors.is_empty() {
         true => Err("holds no tensors under names: a state dict is expected".into()),
-        false => Ok(tensors),
+        false => Ok(collector.tensors),
     }
 }
 
-/// The tensors of a dictionary or a TorchScript module and of the modules in it, under their dotted paths. The bytes of
-/// all paths together are limited to `budget`, because values can occur any number of times.
-fn collect(
-    pickle: &Pickle,
-    module: Id,
-    prefix: &str,
-    depth: usize,
-    budget: &mut usize,
-    tensors: &mut Vec<(String, TensorRef)>,
-) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!("{prefix}: modules are nested more than {MAX_DEPTH} deep"));
-    }
-    for (name, id) in pickle.entries(module) {
-        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
-        *budget = budget.checked_sub(path.len() + 1).ok_or("has more modules than an archive of this size can have")?;
-        match pickle.value(id) {
-            Value::Tensor(_) => tensors.extend(pickle.tensor(id).map(|tensor| (path, tensor))),
-            Value::Object { .. } => collect(pickle, id, &path, depth + 1, budget, tensors)?,
-            _ => {}
+struct Collector<'a> {
+    pickle: &'a Pickle,
+    /// Bytes that all paths together may still have: values can occur any number of times.
+    budget: usize,
+    tensors: Vec<(String, TensorRef)>,
+}
+
+impl Collector<'_> {
+    /// The tensors of a dictionary or a TorchScript module and of the modules in it, under their dotted paths.
+    fn collect(&mut self, module: Id, prefix: &str, depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("{prefix}: modules are nested more than {MAX_DEPTH} deep"));
         }
+        let pickle = self.pickle;
+        for (name, id) in pickle.entries(module) {
+            let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+            let left = self.budget.checked_sub(path.len() + 1);
+            self.budget = left.ok_or("has more modules than an archive of this size can have")?;
+            match pickle.value(id) {
+                Value::Tensor(_) => self.tensors.extend(pickle.tensor(id).map(|tensor| (path, tensor))),
+                Value::Object { .. } => self.collect(id, &path, depth + 1)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

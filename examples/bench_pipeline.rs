@@ -1,0 +1,185 @@
+//! Measures what a generation takes: seconds per step and peak memory of every stage.
+//!
+//! ```text
+//! cargo run --release --example bench_pipeline -- --model models/emoji
+//! ```
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use dalle2::core::store::write_json;
+use dalle2::{ComputeType, GenerateRequest, LoadOptions, Pipeline, Residency};
+use serde_json::json;
+
+/// Measure seconds per step and peak memory of every stage of a pipeline.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Pipeline directory
+    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
+    model: PathBuf,
+    /// What to draw
+    #[arg(long, default_value = "red apple")]
+    caption: String,
+    /// Sampling steps of the prior
+    #[arg(long, value_name = "N")]
+    prior_steps: Option<usize>,
+    /// Sampling steps of the decoder
+    #[arg(long, value_name = "N")]
+    decoder_steps: Option<usize>,
+    /// Sampling steps of every upsampler
+    #[arg(long, value_name = "N")]
+    upsampler_steps: Option<usize>,
+    /// How long the weights of a stage stay in memory
+    #[arg(long, value_enum, default_value = "one-stage")]
+    residency: Keep,
+    /// Element type of the diffusion networks
+    #[arg(long, value_enum, default_value = "f32")]
+    compute: Compute,
+    /// Device: default, flex, cuda:0, wgpu, …
+    #[arg(long, default_value = "default")]
+    device: String,
+    /// Also writes the table as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Keep {
+    /// A stage is read when it begins and dropped when it ends
+    OneStage,
+    /// Everything is read once
+    Resident,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compute {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// A stage as its steps reported it.
+struct Row {
+    stage: String,
+    /// When each step was done.
+    steps: Vec<Instant>,
+    /// When the stage before was done.
+    start: Instant,
+    peak: Option<u64>,
+}
+
+impl Row {
+    /// Seconds up to the end of the first step: reading the weights is part of it.
+    fn first(&self) -> f64 {
+        self.steps.first().map_or(0.0, |first| (*first - self.start).as_secs_f64())
+    }
+
+    /// Mean seconds of the steps after the first one.
+    fn per_step(&self) -> Option<f64> {
+        let (first, last) = (self.steps.first()?, self.steps.last()?);
+        let n = self.steps.len() - 1;
+        (n > 0).then(|| (*last - *first).as_secs_f64() / n as f64)
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let device = dalle2::device(&cli.device)?;
+    let residency = match cli.residency {
+        Keep::OneStage => Residency::OneStage,
+        Keep::Resident => Residency::Resident,
+    };
+    let compute = match cli.compute {
+        Compute::F32 => ComputeType::F32,
+        Compute::F16 => ComputeType::F16,
+        Compute::Bf16 => ComputeType::BF16,
+    };
+    let start = Instant::now();
+    let pipeline = Pipeline::from_pretrained_with(
+        &cli.model,
+        &LoadOptions::new(&device).residency(residency).compute_type(compute),
+    )?;
+    let opening = start.elapsed().as_secs_f64();
+
+    let mut request = GenerateRequest::new(&cli.caption).seed(0);
+    if let Some(steps) = cli.prior_steps {
+        request = request.prior_steps(steps);
+    }
+    if let Some(steps) = cli.decoder_steps {
+        request = request.decoder_steps(steps);
+    }
+    if let Some(steps) = cli.upsampler_steps {
+        request = request.upsampler_steps(steps);
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    let mut stage_start = Instant::now();
+    let mut whole_peak = peak_memory();
+    reset_peak_memory();
+    let generation = pipeline.generate_with(request, |event| {
+        if event.step == 1 {
+            let stage = event.stage.to_string();
+            rows.push(Row { stage, steps: Vec::new(), start: stage_start, peak: None });
+        }
+        if let Some(row) = rows.last_mut() {
+            row.steps.push(Instant::now());
+            if event.step == event.total {
+                row.peak = peak_memory();
+                whole_peak = whole_peak.max(row.peak);
+                reset_peak_memory();
+                stage_start = Instant::now();
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    whole_peak = whole_peak.max(peak_memory());
+
+    println!("opening {opening:.1} s, peak memory of the whole run {}", gibibytes(whole_peak));
+    println!("{:14} {:>5} {:>14} {:>14} {:>12}", "stage", "steps", "read + step 1", "s per step", "peak memory");
+    for row in &rows {
+        println!(
+            "{:14} {:>5} {:>12.1} s {:>14} {:>12}",
+            row.stage,
+            row.steps.len(),
+            row.first(),
+            row.per_step().map_or("-".into(), |seconds| format!("{seconds:.2}")),
+            gibibytes(row.peak)
+        );
+    }
+    let image = &generation.images[0];
+    println!("{} x {} pixels in {:.1} s", image.width(), image.height(), start.elapsed().as_secs_f64());
+    if let Some(path) = &cli.json {
+        let stages: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "stage": row.stage, "steps": row.steps.len(), "first_step_seconds": row.first(),
+                    "seconds_per_step": row.per_step(), "peak_bytes": row.peak,
+                })
+            })
+            .collect();
+        let table = json!({"opening_seconds": opening, "peak_bytes": whole_peak, "stages": stages});
+        write_json(path, &table)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn gibibytes(bytes: Option<u64>) -> String {
+    bytes.map_or("-".into(), |bytes| format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30)))
+}
+
+/// Most memory that this process had resident since the last reset, where the system tells (Linux).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes << 10)
+}
+
+/// Starts the peak anew; without the right to do so it stays that of the whole run.
+fn reset_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
