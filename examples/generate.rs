@@ -10,16 +10,20 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Parser;
-use dalle2::core::image::save_png;
-use dalle2::{Device, GenerateRequest, Hub, LoadOptions, Pipeline};
+use clap::{Parser, ValueEnum};
+use dalle2::core::image;
+use dalle2::{ComputeType, EmbeddingSource, GenerateRequest, Hub, LoadOptions, Pipeline, Residency};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to draw, for example "red apple"
+    /// What to draw, for example "red apple"; may be left out with --image
+    #[arg(required_unless_present = "image", default_value = "")]
     caption: String,
+    /// Draws variations of this image; the pipeline needs an image encoder
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
@@ -50,11 +54,27 @@ struct Cli {
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
+    /// Holds one stage in memory at a time: slower, and memory for the largest stage is enough
+    #[arg(long)]
+    one_stage: bool,
+    /// Element type in which the diffusion networks compute
+    #[arg(long, value_enum, default_value = "f32")]
+    compute_type: Type,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
 }
 
 impl Cli {
-    fn request(&self) -> GenerateRequest {
+    fn request(&self) -> Result<GenerateRequest> {
         let mut request = GenerateRequest::new(&self.caption).num_images(self.num_images);
+        if let Some(path) = &self.image {
+            request = request.embedding_from(EmbeddingSource::Image(image::open(path)?));
+        }
         if let Some(seed) = self.seed {
             request = request.seed(seed);
         }
@@ -70,7 +90,17 @@ impl Cli {
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }
-        request
+        Ok(request)
+    }
+
+    fn options(&self) -> Result<LoadOptions> {
+        let residency = if self.one_stage { Residency::OneStage } else { Residency::Resident };
+        let compute_type = match self.compute_type {
+            Type::F32 => ComputeType::F32,
+            Type::F16 => ComputeType::F16,
+            Type::Bf16 => ComputeType::BF16,
+        };
+        Ok(LoadOptions::new(&dalle2::device(&self.device)?).residency(residency).compute_type(compute_type))
     }
 
     /// The file of image `index`.
@@ -87,15 +117,15 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     check_writable(&cli.out)?;
     let start = Instant::now();
-    let device = dalle2::device(&cli.device)?;
+    let (request, options) = (cli.request()?, cli.options()?);
     let pipeline = match &cli.hub {
-        Some(repo) => from_hub(repo, &device)?,
-        None => Pipeline::from_pretrained(&cli.model, &device)?,
+        Some(repo) => from_hub(repo, &options)?,
+        None => Pipeline::from_pretrained_with(&cli.model, &options)?,
     };
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
-    let generation = pipeline.generate_with(cli.request(), |event| {
+    let generation = pipeline.generate_with(request, |event| {
         bar.set_length(event.total as u64);
         bar.set_position(event.step as u64);
         bar.set_message(event.stage.to_string());
@@ -110,19 +140,19 @@ fn main() -> Result<()> {
     }
     let sampling: Duration = generation.times.iter().map(|time| time.duration).sum();
     println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
-    for (index, image) in generation.images.iter().enumerate() {
+    for (index, drawn) in generation.images.iter().enumerate() {
         let file = cli.file(index);
-        save_png(image, &file)?;
-        println!("{} ({} x {})", file.display(), image.width(), image.height());
+        image::save_png(drawn, &file)?;
+        println!("{} ({} x {})", file.display(), drawn.width(), drawn.height());
     }
     Ok(())
 }
 
 /// Fetches a pipeline with a bar for each file.
-fn from_hub(repo: &str, device: &Device) -> Result<Pipeline> {
+fn from_hub(repo: &str, options: &LoadOptions) -> Result<Pipeline> {
     let style = "{msg:50} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
-    let pipeline = Pipeline::from_hub_with(repo, &Hub::new(), &LoadOptions::new(device), |download| {
+    let pipeline = Pipeline::from_hub_with(repo, &Hub::new(), options, |download| {
         bar.set_length(download.total);
         bar.set_position(download.done);
         bar.set_message(download.file.to_owned());

@@ -35,14 +35,15 @@ impl ClipTextEncoder {
                 tokenizer.vocab_size(),
                 config.vocab_size
             );
-            return Err(Error::format(tokenizer_dir, message));
+            return Err(Error::format(&tokenizer_dir, message));
         }
         if let Some(length) = tokenizer.max_length().filter(|length| *length != config.context_length) {
             let message = format!("`model_max_length` is {length}, the text encoder reads {}", config.context_length);
-            return Err(Error::format(tokenizer_dir, message));
+            return Err(Error::format(&tokenizer_dir, message));
         }
         let pad = tokenizer.pad_token();
-        encoder.with_tokenizer(tokenizer).with_pad_token(pad)
+        let named = |e: Error| Error::format(&tokenizer_dir, e.to_string());
+        encoder.with_tokenizer(tokenizer).with_pad_token(pad).map_err(named)
     }
 }
 
@@ -57,7 +58,10 @@ impl ClipImageEncoder {
         let encoder = Self::load_pretrained(root.as_ref().join(IMAGE), device)?;
         let processor = root.as_ref().join(PROCESSOR);
         match processor.is_dir() {
-            true => encoder.with_processor(ImageProcessor::load(processor)?),
+            true => {
+                let named = |e: Error| Error::format(&processor, e.to_string());
+                encoder.with_processor(ImageProcessor::load(&processor)?).map_err(named)
+            }
             false => Ok(encoder),
         }
     }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
 
+/// Largest width of an embedding: a damaged configuration must not fill the memory.
+const MAX_WIDTH: usize = 1 << 16;
+
 /// The diffusion process that a network was trained for, and how it is sampled by default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -215,8 +218,8 @@ impl DecoderConfig {
         for (field, value) in
             [("embed_dim", self.embed_dim), ("token_width", self.token_width), ("context_tokens", self.context_tokens)]
         {
-            if value == 0 {
-                return Err(ConfigError::new(field, value, "must be at least 1"));
+            if !(1..=MAX_WIDTH).contains(&value) {
+                return Err(ConfigError::new(field, value, format!("must be between 1 and {MAX_WIDTH}")));
             }
         }
         if self.unet.context_dim.is_none() {

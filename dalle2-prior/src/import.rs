@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use burn::module::Param;
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::{Initializer, LayerNorm, Linear};
 use burn::prelude::*;
 use dalle2_core::diffusers::{
     Fields, IndexEntry, Process, UnclipScheduler, VERSION, WEIGHTS_STEM, load_weights, save_weights,
@@ -183,9 +183,12 @@ pub(crate) fn load_prior(
     root: &Path,
 ) -> Result<PriorNetwork> {
     let device = network.query.lazy_device();
-    let statistics = [0; 2].map(|_| Param::from_tensor(Tensor::zeros([1, config.embed_dim], &device)));
-    let on_disk = load_weights(reading, OnDisk::new(network, statistics), &root.join(FOLDER), &tensor_name)?;
-    Ok(on_disk.into_network(config))
+    // Zeros that are not computed: what a file does not have room for must not be allocated either.
+    let rows = |n: usize| Initializer::Zeros.init([1, n, config.d_model], &device);
+    let positions = [rows(1), rows(config.context_length + EXTRA_TOKENS)];
+    let statistics = [0; 2].map(|_| Initializer::Zeros.init([1, config.embed_dim], &device));
+    let on_disk = OnDisk::new(network, positions, statistics);
+    Ok(load_weights(reading, on_disk, &root.join(FOLDER), &tensor_name)?.into_network(config))
 }
 
 /// What keeps a prior from being one of diffusers.
@@ -277,7 +280,9 @@ pub(crate) fn save_prior(
         Param::from_tensor(Tensor::from_data(data, (&device, burn::tensor::DType::F32)))
     });
     let dir = root.join(FOLDER);
-    save_weights(&OnDisk::new(network, statistics), &dir, precision, &tensor_name)?;
+    let positions = [&network.query, &network.positions];
+    let positions = positions.map(|param| Param::from_tensor(param.val().unsqueeze::<3>()));
+    save_weights(&OnDisk::new(network, positions, statistics), &dir, precision, &tensor_name)?;
     write_json(dir.join(CONFIG_FILE), &files.network)?;
     UnclipScheduler::write(&root.join(SCHEDULER), &files.scheduler)?;
     let [library, class] = UnclipScheduler::ENTRY;
@@ -285,17 +290,21 @@ pub(crate) fn save_prior(
 }
 
 impl OnDisk {
-    fn new(network: PriorNetwork, [clip_mean, clip_std]: [Param<Tensor<2>>; 2]) -> Self {
+    /// With query and positions, mean and deviation of its own.
+    fn new(
+        network: PriorNetwork,
+        [query, positions]: [Param<Tensor<3>>; 2],
+        [clip_mean, clip_std]: [Param<Tensor<2>>; 2],
+    ) -> Self {
         // Moved field by field: to clone a network is to draw its weights.
-        let lead = |param: Param<Tensor<2>>| Param::from_tensor(param.val().unsqueeze::<3>());
         Self {
             token_proj: network.token_proj,
             text_proj: network.text_proj,
             time_in: network.time_in,
             time_out: network.time_out,
             image_proj: network.image_proj,
-            query: lead(network.query),
-            positions: lead(network.positions),
+            query,
+            positions,
             transformer: network.transformer,
             norm: network.norm,
             output: network.output,

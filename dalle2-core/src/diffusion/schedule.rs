@@ -3,6 +3,8 @@
 //! Tables are computed once in `f64`. The cosine schedule is improved DDPM (arXiv 2102.09672), section 3.2; the
 //! linear one is DDPM (arXiv 2006.11239), section 4, stretched to any number of timesteps.
 
+use std::fmt;
+
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -51,12 +53,18 @@ pub enum Rounding {
 }
 
 /// The forward process q(x_t | x_0): its tables over the timesteps `0..T`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct NoiseSchedule {
     kind: BetaSchedule,
     rounding: Rounding,
     betas: Vec<f64>,
     alphas_cumprod: Vec<f64>,
+}
+
+impl fmt::Debug for NoiseSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NoiseSchedule({:?}, {} steps, {:?})", self.kind, self.num_steps(), self.rounding)
+    }
 }
 
 impl NoiseSchedule {

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{attention, gelu, layer_norm, linear, quick_gelu};
 use crate::ConfigError;
 
+/// Most blocks of a transformer, and its largest width: a damaged configuration must not fill the memory.
+const MAX_LAYERS: usize = 1024;
+const MAX_WIDTH: usize = 1 << 16;
+
 /// Nonlinearity between the two layers of a transformer's feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +138,15 @@ impl TransformerConfig {
             if value == 0 {
                 return Err(ConfigError::new(field, value, "must be at least 1"));
             }
+        }
+        for (field, value, most) in [("n_layers", self.n_layers, MAX_LAYERS), ("d_model", self.d_model, MAX_WIDTH)] {
+            if value > most {
+                return Err(ConfigError::new(field, value, format!("must be at most {most}")));
+            }
+        }
+        if self.feed_forward_width() > 16 * MAX_WIDTH {
+            let expected = format!("must be at most {}", 16 * MAX_WIDTH);
+            return Err(ConfigError::new("d_ff", self.feed_forward_width(), expected));
         }
         if !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("must divide d_model = {}", self.d_model);

@@ -3,6 +3,9 @@
 use dalle2_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
+/// Most residual blocks of a level, and the largest width of anything: a damaged configuration must not fill the memory.
+const MAX_BLOCKS: usize = 64;
+const MAX_WIDTH: usize = 1 << 16;
 /// ε of the norms if none is given.
 const DEFAULT_NORM_EPS: f64 = 1e-5;
 
@@ -122,7 +125,7 @@ impl UNetConfig {
 
     /// Sides of an image must be divisible by this.
     pub fn stride(&self) -> usize {
-        self.patch << (self.channels.len() - 1)
+        self.patch << self.channels.len().saturating_sub(1)
     }
 
     /// Checks that the network can be built.
@@ -142,6 +145,19 @@ impl UNetConfig {
         ] {
             if value == 0 {
                 return Err(ConfigError::new(field, value, "must be at least 1"));
+            }
+        }
+        let (n, channels) = (self.n_res_blocks, self.channels.iter().copied().max().unwrap_or_default());
+        for (field, value, most) in [
+            ("n_res_blocks", n, MAX_BLOCKS),
+            ("channels", channels, MAX_WIDTH),
+            ("in_channels", self.in_channels, MAX_WIDTH),
+            ("out_channels", self.out_channels, MAX_WIDTH),
+            ("context_dim", self.context_dim.unwrap_or(1), MAX_WIDTH),
+            ("time_dim", self.time_dim.unwrap_or(1), MAX_WIDTH),
+        ] {
+            if value > most {
+                return Err(ConfigError::new(field, value, format!("must be at most {most}")));
             }
         }
         let list = |values: &[usize]| format!("{values:?}");
@@ -188,11 +204,17 @@ impl UNetConfig {
             ("variations.up_head_dims", up_head_dims),
         ] {
             if let Some(list) = list
-                && (list.len() != levels || list.contains(&0))
+                && (list.len() != levels || list.iter().any(|n| !(1..=MAX_WIDTH).contains(n)))
             {
-                let expected = format!("needs a number above 0 for each of the {levels} levels");
+                let expected = format!("needs a number from 1 to {MAX_WIDTH} for each of the {levels} levels");
                 return Err(ConfigError::new(field, format!("{list:?}"), expected));
             }
+        }
+        if let Some(blocks) = res_blocks.as_ref().and_then(|blocks| blocks.iter().max())
+            && *blocks > MAX_BLOCKS
+        {
+            let expected = format!("must be at most {MAX_BLOCKS}");
+            return Err(ConfigError::new("variations.res_blocks", blocks, expected));
         }
         if let Some(list) = up_attention
             && list.len() != levels

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Tokens after the caption's: z_t, timestep, noised embedding, query.
 pub(super) const EXTRA_TOKENS: usize = 4;
 
+/// Largest width and number of anything: a damaged configuration must not fill the memory.
+const MAX_WIDTH: usize = 1 << 16;
+
 /// What is known of clean embeddings in the scaled space, and enforced on every estimate while sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -221,8 +224,8 @@ impl DiffusionPriorConfig {
             ("context_length", self.context_length),
             ("candidates", self.candidates),
         ] {
-            if value == 0 {
-                return Err(ConfigError::new(field, value, "must be at least 1"));
+            if !(1..=MAX_WIDTH).contains(&value) {
+                return Err(ConfigError::new(field, value, format!("must be between 1 and {MAX_WIDTH}")));
             }
         }
         self.transformer().validate()?;

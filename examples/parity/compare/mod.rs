@@ -24,7 +24,7 @@ pub struct Row {
     pub name: String,
     /// Largest absolute difference.
     pub max_abs: f64,
-    /// Largest absolute difference over the largest magnitude of the reference's values.
+    /// Largest absolute difference over the largest magnitude of the reference's values, where that is not 0.
     pub max_rel: f64,
     /// Whether the difference is within the tolerance.
     pub pass: bool,
@@ -159,9 +159,9 @@ impl Comparison {
     fn values(&mut self, name: String, found: &[f64], expected: &[f64], tolerance: f64) {
         let largest = expected.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
         // NaN is a difference, which `max` would pass over.
-        let difference = |(a, b): (&f64, &f64)| if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
+        let difference = |(a, b): (&f64, &f64)| if (a - b).is_finite() { (a - b).abs() } else { f64::MAX };
         let max_abs = found.iter().zip(expected).map(difference).fold(0.0, f64::max);
-        let max_rel = if max_abs == 0.0 { 0.0 } else { max_abs / largest.max(f64::MIN_POSITIVE) };
+        let max_rel = if largest > 0.0 { max_abs / largest } else { max_abs };
         self.rows.push(Row { name, max_abs, max_rel, pass: max_abs <= tolerance });
     }
 }
