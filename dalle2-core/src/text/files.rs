@@ -16,6 +16,9 @@ const FILES: [&str; 6] = ["tokenizer.json", "vocab.json", "merges.txt", CONFIG, 
 /// Longest file that is kept, in bytes: CLIP's longest has two million.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Files by name.
+pub(super) type Files = Vec<(String, Vec<u8>)>;
+
 /// What the files say beside the vocabulary.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
@@ -60,7 +63,7 @@ fn pad_token(fields: &Fields) -> Result<Option<(String, std::path::PathBuf)>> {
 }
 
 /// The files that are in `dir`, to be written again as they are.
-pub(super) fn read_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+pub(super) fn read_files(dir: &Path) -> Result<Files> {
     let mut files = Vec::new();
     for name in FILES {
         let path = dir.join(name);
@@ -76,17 +79,12 @@ pub(super) fn read_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 }
 
 /// Writes the files of a tokenizer that came from a directory.
-pub(super) fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+pub(super) fn write_files(dir: &Path, files: &Files) -> Result<()> {
     files.iter().try_for_each(|(name, bytes)| write_file(dir.join(name), bytes))
 }
 
 /// The files of a tokenizer that did not.
-pub(super) fn new_files(
-    vocabulary: &Map<String, Value>,
-    merges: &str,
-    pad: &str,
-    context_length: usize,
-) -> Vec<(String, Vec<u8>)> {
+pub(super) fn new_files(vocabulary: &Map<String, Value>, merges: &str, pad: &str, context_length: usize) -> Files {
     let special = json!({
         "bos_token": START_TEXT,
         "eos_token": END_TEXT,

@@ -20,7 +20,8 @@ use tokenizers::{
 };
 
 use super::{
-    clean, files,
+    clean,
+    files::{self, Files},
     merges::{self, END_OF_WORD, END_TEXT, START_TEXT},
 };
 use crate::{ConfigError, Error, Result};
@@ -64,7 +65,7 @@ pub struct ClipTokenizer {
     pad: u32,
     max_length: Option<usize>,
     /// The files it was read from, to be written again as they were; none for the embedded vocabulary.
-    files: Option<Arc<Vec<(String, Vec<u8>)>>>,
+    files: Option<Arc<Files>>,
 }
 
 impl ClipTokenizer {
