@@ -18,7 +18,7 @@ use crate::world::World;
 /// Images that are drawn at once.
 const BATCH: usize = 8;
 /// Side of an image on a sheet.
-const CELL: u32 = 72;
+const CELL: u32 = 96;
 
 /// The captions that are decoded.
 pub struct Gallery {
@@ -101,7 +101,9 @@ impl Gallery {
         let mut lines = Vec::with_capacity(self.pairs.len());
         for (i, pair) in self.pairs.iter().enumerate() {
             let mut line = vec![LabelledImage::new(world.rendering(pair)?, pair.caption.clone())];
-            line.extend(columns.iter().map(|(name, images)| LabelledImage::new(images[i].clone(), *name)));
+            line.extend(
+                columns.iter().map(|(name, images)| LabelledImage::new(images[i].clone(), name.replace('_', " "))),
+            );
             lines.push(line);
         }
         Ok(contact_sheet(&lines, CELL))

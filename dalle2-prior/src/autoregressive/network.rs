@@ -19,8 +19,12 @@ use crate::caption::attention_mask;
 
 /// Amplitude of the sinusoids that rows of the bucket table start as: the size of a projected embedding.
 const TABLE_AMPLITUDE: f64 = 0.5;
-/// Amplitude of those of the output layer: the first distribution is nearly even.
-const OUTPUT_AMPLITUDE: f64 = 0.02;
+/// Amplitude of those of the output layer: small enough that the first distribution is broad, large enough that the
+/// direction of a token moves it.
+const OUTPUT_AMPLITUDE: f64 = 0.1;
+/// Deviation of positions and dot products at the start: the size of the tokens they are added to, or a component would
+/// learn late which one it is.
+const POSITION_STD: f64 = 0.3;
 
 /// The network: a caption, a dot product and buckets so far to the distribution of the next bucket.
 #[derive(Module, Debug)]
@@ -79,7 +83,7 @@ impl AutoregressivePriorConfig {
     pub fn init(&self, device: &Device) -> Result<AutoregressiveNetwork, ConfigError> {
         self.validate()?;
         let d = self.d_model;
-        let small = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let token_sized = Initializer::Normal { mean: 0.0, std: POSITION_STD };
         let linear = |d_input, d_output| LinearConfig::new(d_input, d_output).init(device);
         let waves = sinusoids(self.buckets, d, device); // [buckets, d_model]
         let mut bucket_table = EmbeddingConfig::new(self.buckets, d).init(device);
@@ -90,9 +94,9 @@ impl AutoregressivePriorConfig {
         Ok(AutoregressiveNetwork {
             token_proj: linear(self.token_width, d),
             text_proj: linear(self.embed_dim, d),
-            dot_table: EmbeddingConfig::new(self.dot_buckets + 1, d).with_initializer(small.clone()).init(device),
+            dot_table: EmbeddingConfig::new(self.dot_buckets + 1, d).with_initializer(token_sized.clone()).init(device),
             bucket_table,
-            positions: small.init([self.sequence_length(), d], device),
+            positions: token_sized.init([self.sequence_length(), d], device),
             transformer: self.transformer().init(device),
             norm: LayerNormConfig::new(d).init(device),
             output,
@@ -345,10 +349,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_distribution_is_nearly_even() {
+    fn the_first_distribution_is_broad() {
         let device = Device::flex();
         let network = config().init(&device).unwrap();
         let logits = network.forward(&text(&[4], &device), ids(&[0], &device), tokens(&[[1; K]], &device));
-        assert!(largest(logits) < 0.5);
+        assert!(largest(logits) < 2.5);
     }
 }

@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_loss_is_that_of_an_even_distribution() {
+    fn the_first_loss_is_close_to_that_of_an_even_distribution() {
         let device = Device::flex();
         let task = AutoregressiveTask::new(&config(), quantizer(&device), &device).unwrap();
         let (text, null) = (text(1, 8, &device), text(9, 1, &device));
         let batch =
             AutoregressiveBatch::draw(0, &text, &null, random(3, [8, D], &device), 0.1, task.quantizer()).unwrap();
         let loss = task.loss(batch).cross_entropy.into_scalar::<f32>();
-        assert!((loss - 1024f32.ln()).abs() < 0.1, "{loss}");
+        assert!((loss - 1024f32.ln()).abs() < 0.5, "{loss}");
     }
 
     #[test]
