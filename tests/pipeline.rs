@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Distribution, Tensor};
-use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
+use dalle2::clip::ClipTextEncoder;
 use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::prior::{AutoregressivePrior, AutoregressivePriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
