@@ -145,7 +145,7 @@ impl Cli {
             n_layers: 3,
             components: 32,
             batch_size: 32,
-            steps: 5000,
+            steps: 2500,
             learning_rate: 3e-3,
             decode: 24,
             samples: 4,
