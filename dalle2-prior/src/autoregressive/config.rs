@@ -223,9 +223,9 @@ mod tests {
         ] {
             config.validate().unwrap();
         }
-        assert_eq!((small.components, small.num_params()), (64, 2_251_456));
-        assert_eq!(AutoregressivePriorConfig::karlo().num_params(), 1_015_555_072);
-        assert_eq!(AutoregressivePriorConfig::paper().num_params(), 805_930_624);
+        assert_eq!((small.components, small.num_params()), (64, 2_248_576));
+        assert_eq!(AutoregressivePriorConfig::karlo().num_params(), 1_015_266_304);
+        assert_eq!(AutoregressivePriorConfig::paper().num_params(), 805_798_016);
     }
 
     #[test]

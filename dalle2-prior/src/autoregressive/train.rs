@@ -215,17 +215,25 @@ mod tests {
     #[test]
     fn random_pairs_are_learned_by_heart_and_sampled() {
         const PAIRS: usize = 32;
-        const STEPS: u64 = 250;
+        const STEPS: u64 = 300;
         let device = Device::flex();
         let ad = device.clone().autodiff();
         device.seed(1);
-        let (captions, null) = (text(1, PAIRS, &device), text(9, 1, &device));
+        let (mut captions, null) = (text(1, PAIRS, &device), text(9, 1, &device));
         let images = l2_normalize(random(3, [PAIRS, D], &device));
-        let options = QuantizerOptions::of(&config());
-        let quantizer = EmbeddingQuantizer::fit(images.clone(), captions.pooled.clone(), &options).unwrap();
+        // As in CLIP, a caption is close to its image. Among pairs that belong together and pairs that do not, the former
+        // are the upper half; with finer buckets, the dot product alone would tell the pairs apart.
+        captions.pooled = captions.pooled + images.clone() * 10.0;
+        let config = AutoregressivePriorConfig { dot_buckets: 2, ..config() };
+        let exchanged = Tensor::cat(vec![captions.pooled.clone().narrow(0, 1, PAIRS - 1), null.pooled.clone()], 0);
+        let all = Tensor::cat(vec![captions.pooled.clone(), exchanged], 0);
+        let options = QuantizerOptions::of(&config);
+        let quantizer = EmbeddingQuantizer::fit(images.clone().repeat_dim(0, 2), all, &options).unwrap();
+        let dots = quantizer.dot_tokens(images.clone(), captions.pooled.clone()).unwrap();
+        assert_eq!(dots, [1; PAIRS]);
         assert!(quantizer.reconstruction_error(images.clone()).unwrap() < 0.02);
 
-        let mut task = AutoregressiveTask::new(&config(), quantizer, &ad).unwrap();
+        let mut task = AutoregressiveTask::new(&config, quantizer, &ad).unwrap();
         let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
         let on_ad = (captions.to_device(&ad), null.to_device(&ad), images.clone().to_device(&ad));
         for step in 0..STEPS {
