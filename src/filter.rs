@@ -130,7 +130,8 @@ impl ImageFilter for SimilarityFilter {
             cosines.try_into_vec_as().map_err(|e| Error::Device(format!("reading similarities: {e}")))?;
         let verdict = |cosines: &[f32]| {
             // A cosine that is not a number is no reason to hand an image out.
-            let found = cosines.iter().position(|&cosine| !(f64::from(cosine) < self.threshold));
+            let harmless = |cosine: f32| f64::from(cosine) < self.threshold;
+            let found = cosines.iter().position(|&cosine| !harmless(cosine));
             found.map_or(Verdict::Allow, |i| {
                 Verdict::Refuse(format!("similar to {:?} by {:.3}", self.descriptions[i], cosines[i]))
             })

@@ -10,6 +10,7 @@ use crate::Stage;
 const MAX_IMAGES: usize = 10_000;
 
 /// Where a generation begins.
+#[allow(clippy::large_enum_variant, reason = "one value lives per request")]
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Start {
     /// The prior draws an embedding for the caption.

@@ -29,6 +29,7 @@ impl Kept {
 }
 
 /// What a network is asked for.
+#[allow(clippy::large_enum_variant, reason = "one value lives per generation")]
 pub(crate) enum Task<'a> {
     /// Images, around the kept part of others if there are any.
     Draw { kept: Option<&'a Inpainting>, noise: &'a mut dyn NoiseSource },

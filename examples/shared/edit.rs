@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dalle2::core::image::Provenance;
-use dalle2::core::image::{LabelledImage, RgbImage, contact_sheet, open, save_png_with};
+use dalle2::core::image::{LabelledImage, Provenance, RgbImage, contact_sheet, open, save_png_with};
 use dalle2::{Controls, GenerateRequest, Pipeline, Source};
 use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -8,6 +8,7 @@ use super::Controls;
 use crate::{GenerateRequest, Pipeline, Stage};
 
 /// What an image embedding comes from.
+#[allow(clippy::large_enum_variant, reason = "one value lives per request")]
 #[derive(Debug, Clone)]
 pub enum Source {
     /// CLIP's embedding of the largest square in the middle.
