@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use dalle2::core::Tiling;
 use dalle2::core::image::save_png;
-use dalle2::{GenerateRequest, Pipeline};
+use dalle2::{GenerateRequest, Pipeline, SampleOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -44,13 +45,19 @@ struct Cli {
     /// Guidance scale of the decoder; 1 is none
     #[arg(long, value_name = "G")]
     guidance: Option<f64>,
+    /// Side of the images in pixels: that of the decoder or of one of the upsamplers; the largest if not given
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Evaluates upsamplers in tiles of so many pixels, with a quarter of overlap: slower, and memory is bounded by the tile
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<usize>,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
 }
 
 impl Cli {
-    fn request(&self) -> GenerateRequest {
+    fn request(&self, pipeline: &Pipeline) -> Result<GenerateRequest> {
         let mut request = GenerateRequest::new(&self.caption).num_images(self.num_images);
         if let Some(seed) = self.seed {
             request = request.seed(seed);
@@ -61,13 +68,16 @@ impl Cli {
         if let Some(steps) = self.decoder_steps {
             request = request.decoder_steps(steps);
         }
-        if let Some(steps) = self.upsampler_steps {
-            request = request.upsampler_steps(steps);
+        let tiling = self.tile.map(|size| Tiling { size, overlap: size / 4 });
+        request =
+            request.upsampler_options(SampleOptions { steps: self.upsampler_steps, tiling, ..Default::default() });
+        if let Some(size) = self.size {
+            request = request.max_upsamplers(upsamplers_for(pipeline, size)?);
         }
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }
-        request
+        Ok(request)
     }
 
     /// The file of image `index`.
@@ -89,7 +99,7 @@ fn main() -> Result<()> {
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
-    let generation = pipeline.generate_with(cli.request(), |event| {
+    let generation = pipeline.generate_with(cli.request(&pipeline)?, |event| {
         bar.set_length(event.total as u64);
         bar.set_position(event.step as u64);
         bar.set_message(event.stage.to_string());
@@ -104,12 +114,32 @@ fn main() -> Result<()> {
     }
     let sampling: Duration = generation.times.iter().map(|time| time.duration).sum();
     println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
+    if let Some(bytes) = peak_memory() {
+        println!("{:14} {:6.0} MiB", "peak memory", bytes as f64 / f64::from(1 << 20));
+    }
     for (index, image) in generation.images.iter().enumerate() {
         let file = cli.file(index);
         save_png(image, &file)?;
         println!("{} ({} x {})", file.display(), image.width(), image.height());
     }
     Ok(())
+}
+
+/// How many upsamplers it takes to `size` pixels.
+fn upsamplers_for(pipeline: &Pipeline, size: usize) -> Result<usize> {
+    let mut sizes = vec![pipeline.decoder().image_size()];
+    sizes.extend(pipeline.upsamplers().map(|upsampler| upsampler.input_size() * upsampler.factor()));
+    sizes.iter().position(|found| *found == size).with_context(|| {
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        format!("--size {size}: this model draws images of {} px", sizes.join(", "))
+    })
+}
+
+/// Largest resident size of this process so far, in bytes, where the system tells it (Linux).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Fails before the work, not after it, when the result could not be written.

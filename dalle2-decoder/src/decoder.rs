@@ -6,12 +6,12 @@ use std::path::Path;
 use burn::prelude::*;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Inpainting, Result, SampleOptions, StepHook, TextCondition};
+use dalle2_core::{Component, ConfigError, Decoder, Error, Inpainting, Result, SampleOptions, StepHook, TextCondition};
 
 use crate::DecoderConfig;
 use crate::channels::known_channels;
 use crate::conditioning::{Condition, Conditioning};
-use crate::sampling::{Kept, Process, split_variance};
+use crate::sampling::{Kept, Output, Process, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -105,6 +105,11 @@ impl UnclipDecoder {
         &self.config
     }
 
+    /// The network, for example to go on training it.
+    pub fn network(&self) -> &DecoderNetwork {
+        &self.network
+    }
+
     /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors
@@ -114,6 +119,10 @@ impl UnclipDecoder {
         let config: DecoderConfig = store::read_config(dir, CLASS)?;
         let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
+    }
+
+    pub(crate) fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
     }
 
     fn process(&self) -> Process<'_> {
@@ -129,6 +138,17 @@ impl UnclipDecoder {
                 "the decoder reads embeddings of width {} and token encodings of width {}, got {d} and {w}",
                 self.config.embed_dim, self.config.token_width
             )));
+        }
+        if let Some(encoder) = &self.config.caption_encoder {
+            if text.mask.ids().is_none() || null.mask.ids().is_none() {
+                let message = "the decoder has a caption encoder, but the text encoder gives no token ids";
+                return Err(Error::Mismatch(message.into()));
+            }
+            if s > encoder.context_length {
+                let message =
+                    format!("{s} tokens for a decoder whose caption encoder reads {}", encoder.context_length);
+                return Err(Error::Mismatch(message));
+            }
         }
         if text_b != b || null_b != 1 || null_s != s {
             return Err(Error::Input(format!(
@@ -155,23 +175,36 @@ impl Component for UnclipDecoder {
 }
 
 impl UnclipDecoder {
-    /// Draws images, around the kept part of others if there are any.
+    /// Draws images for conditions, around the kept part of others if there are any.
     fn draw(
         &self,
-        embedding: Tensor<2>,
-        (text, null): (&TextCondition, &TextCondition),
+        cond: Condition,
+        null: &TextCondition,
         kept: Option<&Inpainting>,
         options: &SampleOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.check(&embedding, text, null)?;
-        let batch = embedding.dims()[0];
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let interval = options.guidance_interval.or(self.config.diffusion.guidance_interval);
-        let interval = interval.filter(|_| guidance != 1.0);
-        let conditioning = &self.network.conditioning;
-        let cond = conditioning.forward(conditioning.scale(embedding), text);
+        Decoder::validate(self, options)?;
+        let (size, device) = (self.config.image_size, cond.time.device());
+        let shape = [cond.time.dims()[0], 3, size, size];
+        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
+        let denoise = self.denoiser(cond, null, kept.as_ref().map(|kept| kept.known.clone()), options);
+        self.process().sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+    }
+
+    /// The network under these conditions, with guidance, which moves away from the empty caption without an image.
+    fn denoiser(
+        &self,
+        cond: Condition,
+        null: &TextCondition,
+        known: Option<Known<4>>,
+        options: &SampleOptions,
+    ) -> impl FnMut(Tensor<4>, usize) -> Output {
+        let (config, conditioning) = (&self.config, &self.network.conditioning);
+        let batch = cond.time.dims()[0];
+        let guidance = options.guidance.unwrap_or(config.diffusion.guidance);
+        let interval = options.guidance_interval.or(config.diffusion.guidance_interval).filter(|_| guidance != 1.0);
         // Outside its interval guidance is off, and the conditional half is all that is computed.
         let unguided = interval.map(|interval| (interval, self.network.prepare(cond.clone())));
         let prepared = if guidance == 1.0 {
@@ -180,15 +213,11 @@ impl UnclipDecoder {
             let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
             self.network.prepare(uncond.cat(cond))
         };
-        let (size, device) = (self.config.image_size, prepared.time.device());
-        let shape = [batch, 3, size, size];
-        let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
-        let (config, process) = (&self.config, self.process());
         let learned = config.unet.out_channels == 6;
         let clip = config.diffusion.sampler_options(options).clip;
         let mut estimate = None;
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
+        move |x_t, t| {
+            let input = config.input(x_t.clone(), estimate.take(), known.as_ref());
             let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
             let output = match (guidance, unguided) {
                 (1.0, _) => split_variance(self.network.forward(input, &[t], &prepared), learned),
@@ -199,15 +228,21 @@ impl UnclipDecoder {
                 }
             };
             if config.self_conditioning {
-                estimate = Some(output.x_start(&process, clip, x_t, t));
+                estimate = Some(output.x_start(&self.process(), clip, x_t, t));
             }
             output
-        };
-        process.sample((shape, &device), kept.as_ref(), options, denoise, noise, hook)
+        }
+    }
+
+    /// The conditions of checked inputs.
+    fn condition(&self, embedding: Tensor<2>, text: &TextCondition, null: &TextCondition) -> Result<Condition> {
+        self.check(&embedding, text, null)?;
+        let conditioning = &self.network.conditioning;
+        Ok(conditioning.forward(conditioning.scale(embedding), text))
     }
 }
 
-impl dalle2_core::Decoder for UnclipDecoder {
+impl Decoder for UnclipDecoder {
     fn sample(
         &self,
         embedding: Tensor<2>,
@@ -217,19 +252,19 @@ impl dalle2_core::Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(embedding, (text, null), None, options, noise, hook)
+        self.draw(self.condition(embedding, text, null)?, null, None, options, noise, hook)
     }
 
     fn inpaint(
         &self,
         embedding: Tensor<2>,
-        texts: (&TextCondition, &TextCondition),
+        (text, null): (&TextCondition, &TextCondition),
         inpainting: &Inpainting,
         options: &SampleOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.draw(embedding, texts, Some(inpainting), options, noise, hook)
+        self.draw(self.condition(embedding, text, null)?, null, Some(inpainting), options, noise, hook)
     }
 
     fn embed_dim(&self) -> usize {
@@ -249,6 +284,10 @@ impl dalle2_core::Decoder for UnclipDecoder {
     }
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
+        if let Some(tiling) = options.tiling {
+            let expected = "only an upsampler can be evaluated in tiles: a decoder's attention reads the whole image";
+            return Err(ConfigError::new("tiling", format!("{tiling:?}"), expected).into());
+        }
         self.process().validate(options)
     }
 }

@@ -69,6 +69,11 @@ impl DiffusionUpsampler {
         &self.config
     }
 
+    /// The network, for example to go on training it.
+    pub fn network(&self) -> &UNet {
+        &self.network
+    }
+
     /// Reads what [`save`](dalle2_core::Component::save) wrote.
     ///
     /// # Errors

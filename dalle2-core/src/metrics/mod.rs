@@ -4,6 +4,8 @@
 
 mod embeddings;
 mod pixels;
+mod ssim;
 
 pub use embeddings::{clip_score, cosine_similarity, retrieval_at_k, similarity_matrix};
 pub use pixels::{mse, pairwise_mse, psnr};
+pub use ssim::ssim;
