@@ -21,6 +21,7 @@ use dalle2::core::image::{
 use dalle2::core::metrics::{cosine_similarity, psnr, ssim};
 use dalle2::core::store::write_json;
 use dalle2::core::{StepEvent, Tiling, Upsampler};
+use dalle2::decoder::DiffusionUpsampler;
 use dalle2::{Pipeline, SampleOptions};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 use indicatif::ProgressBar;
@@ -32,6 +33,9 @@ struct Cli {
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
+    /// A further upsampler behind the pipeline's own
+    #[arg(long, value_name = "DIR")]
+    upsampler: Option<PathBuf>,
     /// Renderings, spread over those that are not in the subset
     #[arg(long, value_name = "N", default_value_t = 64)]
     num: usize,
@@ -106,7 +110,10 @@ fn main() -> Result<()> {
         bail!("--num {}: at least 2 renderings are needed", cli.num);
     }
     let device = dalle2::device(&cli.device)?;
-    let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    let mut pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    if let Some(dir) = &cli.upsampler {
+        pipeline = pipeline.with_upsampler(DiffusionUpsampler::load(dir, &device)?)?;
+    }
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let items = held_out(&store, cli.subset, cli.num)?;
 

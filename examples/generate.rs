@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use dalle2::core::Tiling;
 use dalle2::core::image::save_png;
+use dalle2::decoder::DiffusionUpsampler;
 use dalle2::{GenerateRequest, Pipeline, SampleOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -45,9 +46,12 @@ struct Cli {
     /// Guidance scale of the decoder; 1 is none
     #[arg(long, value_name = "G")]
     guidance: Option<f64>,
-    /// Side of the images in pixels: that of the decoder or of one of the upsamplers; the largest if not given
+    /// Side of the images in pixels: that of the decoder or of one of the upsamplers; the model's largest if not given
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
+    /// A further upsampler, taken when --size is more than the model's own draw
+    #[arg(long, value_name = "DIR", default_value = "models/emoji-1024/upsampler_2")]
+    upsampler: PathBuf,
     /// Evaluates upsamplers in tiles of so many pixels, with a quarter of overlap: slower, and memory is bounded by the tile
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
@@ -95,7 +99,10 @@ fn main() -> Result<()> {
     check_writable(&cli.out)?;
     let start = Instant::now();
     let device = dalle2::device(&cli.device)?;
-    let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    let mut pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    if cli.size.is_some_and(|size| size > pipeline.image_size()) {
+        pipeline = pipeline.with_upsampler(DiffusionUpsampler::load(&cli.upsampler, &device)?)?;
+    }
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);

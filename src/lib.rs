@@ -24,6 +24,7 @@
 
 mod builder;
 mod event;
+mod extend;
 mod generate;
 mod pipeline;
 mod pretrained;

@@ -85,6 +85,10 @@ impl DiffusionUpsampler {
         Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?)
     }
 
+    fn check_tiling(&self, options: &SampleOptions) -> Result<()> {
+        Ok(options.tiling.map_or(Ok(()), |tiling| tiling.validate(self.config.unet.stride()))?)
+    }
+
     fn process(&self) -> Process<'_> {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
@@ -133,9 +137,7 @@ impl DiffusionUpsampler {
             let expected = "an upsampler has no condition to guide by: leave it out or give 1";
             return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
         }
-        if let Some(tiling) = options.tiling {
-            tiling.validate(stride)?;
-        }
+        self.check_tiling(options)?;
         let device = images.device();
         let shape = [b, 3, high_h, high_w];
         let kept = kept.map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
@@ -193,6 +195,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
     }
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
+        self.check_tiling(options)?;
         self.process().validate(options)
     }
 }

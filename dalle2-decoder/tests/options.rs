@@ -152,11 +152,11 @@ fn an_upsampler_inpaints_at_its_large_size() {
 fn self_conditioning_reads_the_last_estimate() {
     let config = decoder_config().with_self_conditioning();
     let decoder = decoder(&config);
-    // With one step there is no estimate to read yet, so the weights of its channels do not matter; with two they do.
+    // With one step there is no estimate to read yet, so the weights of its channels do not matter; with more they do.
     let without = UnclipDecoder::new(config, decoder.network().clone().map(&mut Blind)).unwrap();
     let draw = |decoder: &UnclipDecoder, steps| decode(decoder, &text(1, 0), &options(steps));
     assert_eq!(difference(draw(&decoder, 1), draw(&without, 1)), 0.0);
-    assert!(difference(draw(&decoder, 2), draw(&without, 2)) > 1e-3);
+    assert!(difference(draw(&decoder, 5), draw(&without, 5)) > 1e-4);
 }
 
 #[test]

