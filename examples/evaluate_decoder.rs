@@ -52,7 +52,7 @@ struct Cli {
     /// Guidance scale; the model's own if not given
     #[arg(long, value_name = "G")]
     guidance: Option<f64>,
-    /// Timesteps of the bits per dimension, spread over the schedule
+    /// Timesteps of the bits per dimension, densest at the clean end
     #[arg(long, value_name = "N", default_value_t = 100)]
     timesteps: usize,
     /// Writes the figures as JSON
@@ -239,8 +239,12 @@ fn samplers(
 
 fn bits(cli: &Cli, decoder: &UnclipDecoder, data: &Data) -> Result<BitsRow> {
     let total = decoder.config().diffusion.train_steps;
-    let n = cli.timesteps.clamp(1, total);
-    let timesteps: Vec<usize> = (0..n).map(|i| i * total / n).collect();
+    // Densest at the clean end, where the terms change fastest: squares, and no timestep twice.
+    let n = cli.timesteps.clamp(2, total);
+    let share = |i: usize| i as f64 / (n - 1) as f64;
+    let mut timesteps: Vec<usize> = (0..n).map(|i| (share(i).powi(2) * (total - 1) as f64).round() as usize).collect();
+    timesteps.dedup();
+    let n = timesteps.len();
     let mut row =
         BitsRow { learned: 0.0, fixed_small: 0.0, fixed_large: 0.0, prior: 0.0, num: data.len(), timesteps: n };
     for from in (0..data.len()).step_by(BATCH) {

@@ -24,7 +24,6 @@ fn adm(base: usize, multiples: &[usize], attention: &[bool], n_res_blocks: usize
         context_dim: None,
         in_channels: 6,
         out_channels: 3,
-        ..UpsamplerConfig::emoji().unet
     }
 }
 
