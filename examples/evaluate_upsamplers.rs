@@ -73,6 +73,8 @@ struct Row {
     num: usize,
     bicubic: Figures,
     upsampler: Figures,
+    /// The upsampler in tiles.
+    tiled: Option<Figures>,
     /// PSNR of the tiled result against the untiled one.
     tiled_psnr: Option<f64>,
     seconds_per_image: f64,
@@ -130,8 +132,9 @@ fn main() -> Result<()> {
         };
         line(&name, "bicubic", &row.bicubic, String::new());
         line("", "upsampler", &row.upsampler, format!("{:.2}", row.seconds_per_image));
-        if let Some(psnr) = row.tiled_psnr {
-            println!("{:>14} {:>10} {psnr:8.2}  against the untiled result", "", "tiled");
+        if let (Some(tiled), Some(psnr)) = (&row.tiled, row.tiled_psnr) {
+            line("", "in tiles", tiled, String::new());
+            println!("{:>25} {psnr:8.2} dB between the two", "");
         }
     }
     save_png(&contact_sheet(&sheet, 256), &cli.sheet)?;
@@ -164,7 +167,8 @@ fn measure(
 ) -> Result<Row> {
     let (from, factor) = (upsampler.input_size(), upsampler.factor());
     let size = from * factor;
-    let (mut bicubic_sums, mut sums, mut tiled_error) = (Sums::default(), Sums::default(), 0.0);
+    let [mut bicubic_sums, mut sums, mut tiled_sums] = [(); 3].map(|()| Sums::default());
+    let mut tiled_error = 0.0;
     let mut seconds = 0.0;
     let bar = ProgressBar::new(items.len() as u64);
     for (i, &item) in items.iter().enumerate() {
@@ -185,7 +189,8 @@ fn measure(
         sums.add(pipeline, &found, &truth)?;
         if let Some(tile) = cli.tile {
             let tiled = draw(Some(Tiling { size: tile, overlap: tile / 4 }))?;
-            tiled_error += 4.0 / 10f64.powf(psnr(tiled, found.clone())?[0] / 10.0);
+            tiled_error += 4.0 / 10f64.powf(psnr(tiled.clone(), found.clone())?[0] / 10.0);
+            tiled_sums.add(pipeline, &tiled, &truth)?;
         }
         if i % items.len().div_ceil(4) == 0 {
             let image = |tensor: Tensor<4>, label: &str| -> Result<LabelledImage> {
@@ -208,6 +213,7 @@ fn measure(
         num: items.len(),
         bicubic: bicubic_sums.figures(),
         upsampler: sums.figures(),
+        tiled: cli.tile.map(|_| tiled_sums.figures()),
         tiled_psnr: cli.tile.map(|_| 10.0 * (4.0 * n / tiled_error).log10()),
         seconds_per_image: seconds / n,
     })
