@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use dalle2::core::Tiling;
 use dalle2::core::image::{self, Provenance, save_png_with};
-use dalle2::{ComputeType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency};
+use dalle2::decoder::DiffusionUpsampler;
+use dalle2::{ComputeType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, SampleOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -54,6 +56,15 @@ struct Cli {
     /// Writes no caption, seed, model and version into the PNG
     #[arg(long)]
     no_metadata: bool,
+    /// Side of the images in pixels: that of the decoder or of one of the upsamplers; the model's largest if not given
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// A further upsampler, taken when --size is more than the model's own draw
+    #[arg(long, value_name = "DIR", default_value = "models/emoji-1024/upsampler_2")]
+    upsampler: PathBuf,
+    /// Evaluates upsamplers in tiles of so many pixels, with a quarter of overlap: slower, and memory is bounded by the tile
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<usize>,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
@@ -87,8 +98,11 @@ impl Cli {
         if let Some(steps) = self.decoder_steps {
             request = request.decoder_steps(steps);
         }
-        if let Some(steps) = self.upsampler_steps {
-            request = request.upsampler_steps(steps);
+        let tiling = self.tile.map(|size| Tiling { size, overlap: size / 4 });
+        request =
+            request.upsampler_options(SampleOptions { steps: self.upsampler_steps, tiling, ..Default::default() });
+        if let Some(size) = self.size {
+            request = request.size(size);
         }
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
@@ -132,10 +146,13 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let request = cli.request()?;
     let options = cli.options()?;
-    let pipeline = match &cli.hub {
+    let mut pipeline = match &cli.hub {
         Some(repo) => from_hub(repo, &options)?,
         None => Pipeline::from_pretrained_with(&cli.model, &options)?,
     };
+    if cli.size.is_some_and(|size| size > pipeline.image_size()) {
+        pipeline = pipeline.with_upsampler(DiffusionUpsampler::load_with(&cli.upsampler, &options)?)?;
+    }
     let loading = start.elapsed();
 
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template("{msg:14} {bar:30} {pos}/{len}")?);
@@ -154,6 +171,9 @@ fn main() -> Result<()> {
     }
     let sampling: Duration = generation.times.iter().map(|time| time.duration).sum();
     println!("{:14} {:6.2} s", "sampling", sampling.as_secs_f64());
+    if let Some(bytes) = peak_memory() {
+        println!("{:14} {:6.0} MiB", "peak memory", bytes as f64 / f64::from(1 << 20));
+    }
     for (index, drawn) in generation.images.iter().enumerate() {
         let file = cli.file(index);
         save_png_with(drawn, &file, cli.provenance(generation.seed, index).as_ref())?;
@@ -173,6 +193,13 @@ fn from_hub(repo: &str, options: &LoadOptions) -> Result<Pipeline> {
     })?;
     bar.finish_and_clear();
     Ok(pipeline)
+}
+
+/// Largest resident size of this process so far, in bytes, where the system tells it (Linux).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Fails before the work, not after it, when the result could not be written.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example train_decoder -- --preset tiny
+//! cargo run --release --example train_decoder -- --preset tiny --inpaint
 //! ```
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
@@ -29,6 +30,9 @@ use shared::hooks::{GRID, go_on, save_grid};
 struct Cli {
     #[command(flatten)]
     train: TrainArgs,
+    /// Goes on from the trained decoder with channels for known pixels, and learns to inpaint
+    #[arg(long)]
+    inpaint: bool,
 }
 
 /// Batches of images with their embeddings and captions.
@@ -48,15 +52,17 @@ impl BatchSource for Source {
         let items = self.data.batch(self.seed, step, self.batch_size, self.clip.image_size().max(size))?;
         let encoded = self.clip.encode(&items)?.to_device(device);
         let null = self.clip.null().to_device(device);
-        Ok(DecoderBatch::draw(
-            mix_seed(self.seed, 1, step),
+        let seed = mix_seed(self.seed, 1, step);
+        let batch = DecoderBatch::draw(
+            seed,
             resized(encoded.images, size),
             encoded.embedding,
             &encoded.text,
             &null,
             ConditionDropout::default(),
             self.config.diffusion.train_steps,
-        ))
+        );
+        Ok(if self.config.inpainting { batch.with_masks(seed) } else { batch })
     }
 }
 
@@ -117,8 +123,22 @@ fn main() -> Result<()> {
             (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 4000, batch_size: 16, ..defaults() })
         }
     };
+    let (config, task, train) = match cli.inpaint {
+        true => {
+            let trained = args.trained("decoder", "train_decoder", |dir| UnclipDecoder::load(dir, &device))?;
+            let config = trained.config().clone().with_inpainting();
+            let network = trained.network()?.fork(&device.clone().autodiff());
+            let task = DecoderTask::with_network(&config, network)?;
+            // The network knows how to draw, so a quarter of the steps at half of the rate is enough to learn the rest.
+            let train = TrainConfig { steps: train.steps / 4, learning_rate: train.learning_rate / 2.0, ..train };
+            (config, task, train)
+        }
+        false => {
+            let task = DecoderTask::new(&config, &device.clone().autodiff())?;
+            (config, task, train)
+        }
+    };
     let train = args.train_config(train);
-    let task = DecoderTask::new(&config, &device.clone().autodiff())?;
     materialize(&task, &device, train.seed);
     println!("decoder with {} parameters on {} concepts", task.network.num_params(), data.len());
     let source = Source {
@@ -129,7 +149,7 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
-    args.run("decoder", train, &config, task, &source, &mut hooks)
+    args.run(if cli.inpaint { "decoder_inpaint" } else { "decoder" }, train, &config, task, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

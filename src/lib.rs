@@ -25,6 +25,7 @@
 mod builder;
 mod diffusers;
 mod event;
+mod extend;
 mod filter;
 mod generate;
 #[cfg(feature = "hub")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dalle2::core::image::RgbImage;
 use dalle2::core::store::read_json;
+use dalle2::decoder::DiffusionUpsampler;
 use dalle2::{Device, GenerateRequest, InvertOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
@@ -50,10 +51,23 @@ fn the_bundled_model_draws_what_its_captions_say() {
 }
 
 #[test]
+fn the_second_upsampler_goes_behind_the_bundled_model_and_behind_nothing_else() {
+    let device = Device::flex();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-1024/upsampler_2");
+    let load = || DiffusionUpsampler::load(&dir, &device).unwrap();
+    let pipeline = Pipeline::from_pretrained(model(), &device).unwrap().with_upsampler(load()).unwrap();
+    assert_eq!(pipeline.image_size(), 1024);
+    let error = pipeline.with_upsampler(load()).unwrap_err().to_string();
+    assert!(error.contains("1024 px") && error.contains("128 px"), "{error}");
+}
+
+#[test]
 fn the_bundled_model_is_small() {
     let index: serde_json::Value = read_json(model().join("model_index.json")).unwrap();
     let parts = index.as_object().unwrap().keys().filter(|name| !name.starts_with('_'));
-    let bytes: u64 = parts.map(|part| model().join(part).join("model.safetensors").metadata().unwrap().len()).sum();
+    let further = model().join("../emoji-1024/upsampler_2");
+    let weights = parts.map(|part| model().join(part)).chain([further]).map(|dir| dir.join("model.safetensors"));
+    let bytes: u64 = weights.map(|file| file.metadata().unwrap().len()).sum();
     assert!(bytes <= 24 << 20, "{bytes} bytes");
 }
 

@@ -130,7 +130,10 @@ impl TextEncoder for ClipTextEncoder {
             batch.lengths = items.iter().map(|(ids, length)| read_at.count(ids, *length)).collect();
         }
         let output = self.model.forward(&batch);
-        let mask = TokenMask::from_lengths(&lengths, self.config.context_length, &self.device);
+        let ids: Vec<i64> = items.iter().flat_map(|(ids, _)| ids.iter().map(|id| i64::from(*id))).collect();
+        let ids = TensorData::new(ids, [items.len(), self.config.context_length]);
+        let mask = TokenMask::from_lengths(&lengths, self.config.context_length, &self.device)
+            .with_ids(Tensor::from_data(ids, &self.device));
         Ok(TextCondition { pooled: output.pooled, tokens: output.tokens, mask })
     }
 
@@ -185,6 +188,11 @@ mod tests {
         let kept: Vec<bool> = condition.mask.keep().into_data().iter::<bool>().collect();
         let lengths: Vec<usize> = kept.chunks(8).map(|row| row.iter().filter(|kept| **kept).count()).collect();
         assert_eq!(lengths, [4, 2, 3]);
+
+        let ids: Vec<i64> = condition.mask.ids().unwrap().into_data().iter::<i64>().collect();
+        let tokenizer = ClipTokenizer::openai().unwrap();
+        let apple: Vec<i64> = tokenizer.encode("red apple").unwrap().into_iter().map(i64::from).collect();
+        assert_eq!(ids[1..3], apple, "the tokenizer's ids, not rows of a restricted vocabulary");
 
         let alone = encoder.encode(&["blue"]).unwrap().pooled;
         let expected = condition.pooled.slice(s![2..3, ..]).into_data();

@@ -6,26 +6,57 @@ use burn::prelude::*;
 ///
 /// Burn's attention masks mark what is masked *out*; most checkpoints' masks mark what is *kept*. This type is
 /// built from either and gives either, so the polarity is never guessed.
+///
+/// The ids of the tokens may come along, for a stage that has a text transformer of its own.
 #[derive(Debug, Clone)]
 pub struct TokenMask {
     keep: Tensor<2, Bool>,
+    ids: Option<Tensor<2, Int>>,
 }
 
 impl TokenMask {
     /// From a mask `[B, S]` that is `true` where a position holds text.
     pub fn from_keep(keep: Tensor<2, Bool>) -> Self {
-        Self { keep }
+        Self { keep, ids: None }
     }
 
     /// From a mask `[B, S]` that is `true` where a position is padding.
     pub fn from_padding(padding: Tensor<2, Bool>) -> Self {
-        Self { keep: padding.bool_not() }
+        Self { keep: padding.bool_not(), ids: None }
     }
 
     /// From the number of leading text positions of each row; the other positions up to `length` are padding.
     pub fn from_lengths(lengths: &[usize], length: usize, device: &Device) -> Self {
         let keep: Vec<bool> = lengths.iter().flat_map(|&n| (0..length).map(move |i| i < n)).collect();
-        Self { keep: Tensor::from_data(TensorData::new(keep, [lengths.len(), length]), device) }
+        Self { keep: Tensor::from_data(TensorData::new(keep, [lengths.len(), length]), device), ids: None }
+    }
+
+    /// The same mask with the id of each token in the tokenizer's vocabulary, `[B, S]`.
+    ///
+    /// # Panics
+    /// When the ids have another shape.
+    pub fn with_ids(self, ids: Tensor<2, Int>) -> Self {
+        assert_eq!(ids.dims(), self.dims(), "one id for each position");
+        Self { ids: Some(ids), ..self }
+    }
+
+    /// The id of each token `[B, S]`, where the encoder gave them.
+    pub fn ids(&self) -> Option<Tensor<2, Int>> {
+        self.ids.clone()
+    }
+
+    /// Some rows of the batch.
+    ///
+    /// # Panics
+    /// When the range leaves the batch.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { keep: self.keep.clone().slice_dim(0, rows.clone()), ids: self.ids().map(|ids| ids.slice_dim(0, rows)) }
+    }
+
+    /// Joins two batches of the same length, `self` first. The ids come along if both have them.
+    pub fn cat(self, other: Self) -> Self {
+        let ids = self.ids.zip(other.ids).map(|(a, b)| Tensor::cat(vec![a, b], 0));
+        Self { keep: Tensor::cat(vec![self.keep, other.keep], 0), ids }
     }
 
     /// `[B, S]`, `true` where a position holds text.
@@ -73,6 +104,7 @@ impl TextCondition {
             tokens: self.tokens.clone().unsqueeze_dim::<4>(1).expand([b, times, s, w]).reshape([b * times, s, w]),
             mask: TokenMask {
                 keep: self.mask.keep.clone().unsqueeze_dim::<3>(1).expand([b, times, s]).reshape([b * times, s]),
+                ids: self.mask.ids().map(|ids| ids.unsqueeze_dim::<3>(1).expand([b, times, s]).reshape([b * times, s])),
             },
         }
     }
@@ -94,7 +126,7 @@ impl TextCondition {
         Self {
             pooled: Tensor::cat(vec![self.pooled, other.pooled], 0),
             tokens: Tensor::cat(vec![self.tokens, other.tokens], 0),
-            mask: TokenMask { keep: Tensor::cat(vec![self.mask.keep, other.mask.keep], 0) },
+            mask: self.mask.cat(other.mask),
         }
     }
 
@@ -117,7 +149,10 @@ impl TextCondition {
         Self {
             pooled: self.pooled.clone().mask_where(row.expand(self.pooled.dims()), other.pooled),
             tokens: self.tokens.clone().mask_where(replace.reshape([b, 1, 1]).expand(self.tokens.dims()), other.tokens),
-            mask: TokenMask { keep: kept.bool_or(other.mask.keep().bool_and(row_mask)) },
+            mask: TokenMask {
+                ids: self.mask.ids().zip(other.mask.ids()).map(|(a, b)| a.mask_where(row_mask.clone(), b)),
+                keep: kept.bool_or(other.mask.keep().bool_and(row_mask)),
+            },
         }
     }
 
@@ -126,7 +161,10 @@ impl TextCondition {
         Self {
             pooled: self.pooled.clone().to_device(device),
             tokens: self.tokens.clone().to_device(device),
-            mask: TokenMask { keep: self.mask.keep.clone().to_device(device) },
+            mask: TokenMask {
+                keep: self.mask.keep.clone().to_device(device),
+                ids: self.mask.ids().map(|ids| ids.to_device(device)),
+            },
         }
     }
 }
@@ -154,6 +192,26 @@ mod tests {
         assert_eq!(found.pooled.into_data(), expected.pooled.into_data());
         assert_eq!(found.tokens.into_data(), expected.tokens.into_data());
         assert_eq!(found.mask.keep().into_data(), expected.mask.keep().into_data());
+    }
+
+    #[test]
+    fn ids_go_where_their_captions_go() {
+        let device = Device::flex();
+        let with_ids = |values: &[f32], first: i64| {
+            let n = values.len() as i64;
+            let ids = Tensor::<1, Int>::arange(first..first + 4 * n, &device).reshape([n as usize, 4]);
+            let plain = text(values, &vec![4; values.len()], &device);
+            TextCondition { mask: plain.mask.clone().with_ids(ids), ..plain }
+        };
+        let ids =
+            |condition: TextCondition| condition.mask.ids().unwrap().into_data().iter::<i64>().collect::<Vec<_>>();
+        let (two, other) = (with_ids(&[1.0, 2.0], 0), with_ids(&[9.0], 50));
+        assert_eq!(ids(two.replace_rows(&other, &[true, false])), [50, 51, 52, 53, 4, 5, 6, 7]);
+        assert_eq!(ids(other.repeat_interleave(2)), [50, 51, 52, 53, 50, 51, 52, 53]);
+        assert_eq!(ids(other.clone().cat(other.clone()).to_device(&device)), [50, 51, 52, 53, 50, 51, 52, 53]);
+        let rows = two.mask.rows(1..2);
+        assert_eq!((rows.dims(), rows.ids().unwrap().into_data().iter::<i64>().next()), ([1, 4], Some(4)));
+        assert!(other.cat(text(&[1.0], &[1], &device)).mask.ids().is_none(), "half of the ids are none");
     }
 
     #[test]

@@ -39,9 +39,12 @@ impl UNet {
         let added = channels * pixels - old;
         if added > 0 {
             let weight = self.conv_in.weight.val();
-            let zeros = Tensor::zeros([out, added, kh, kw], &weight.device());
-            // A new parameter, not a changed one: an optimizer's state of the old shape must not find it.
-            self.conv_in.weight = Param::from_tensor(Tensor::cat(vec![weight.detach(), zeros], 1));
+            let (device, dtype) = (weight.device(), weight.dtype());
+            let zeros = Tensor::zeros([out, added, kh, kw], (&device, dtype));
+            // A new parameter, not a changed one: an optimizer's state of the old shape must not find it. It goes through
+            // the host because a parameter must not be the result of an operation that is tracked.
+            let wider = Tensor::cat(vec![weight, zeros], 1).into_data();
+            self.conv_in.weight = Param::from_tensor(Tensor::from_data(wider, (&device, dtype)));
         }
         self
     }

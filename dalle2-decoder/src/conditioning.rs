@@ -8,7 +8,7 @@ use burn::tensor::FloatDType;
 use dalle2_core::nn::{layer_norm, linear};
 use dalle2_core::{EmbeddingScale, TextCondition, TokenMask};
 
-use crate::DecoderConfig;
+use crate::{CaptionEncoder, DecoderConfig};
 
 /// Projections of the image embedding and the caption, and the learned embedding that stands for "no image".
 #[derive(Module, Debug)]
@@ -17,6 +17,8 @@ pub struct Conditioning {
     embedding_to_time: Linear,
     pooled_to_time: Option<Linear>,
     embedding_to_context: Linear,
+    caption_encoder: Option<CaptionEncoder>,
+    caption_to_time: Option<Linear>,
     token_proj: Linear,
     token_norm: LayerNorm,
     n_context: usize,
@@ -65,7 +67,16 @@ impl Conditioning {
             embedding_to_time: LinearConfig::new(d, time_dim).init(device),
             pooled_to_time: config.pooled_text.then(|| LinearConfig::new(d, time_dim).init(device)),
             embedding_to_context: LinearConfig::new(d, config.context_tokens * context_dim).init(device),
-            token_proj: LinearConfig::new(config.token_width, context_dim).init(device),
+            caption_encoder: config.caption_encoder.as_ref().map(|encoder| encoder.init(device)),
+            caption_to_time: config
+                .caption_encoder
+                .as_ref()
+                .map(|encoder| LinearConfig::new(encoder.d_model, time_dim).init(device)),
+            token_proj: LinearConfig::new(
+                config.caption_encoder.as_ref().map_or(config.token_width, |encoder| encoder.d_model),
+                context_dim,
+            )
+            .init(device),
             token_norm: LayerNormConfig::new(context_dim).init(device),
             n_context: config.context_tokens,
             scale: config.embedding_scale.clone(),
@@ -111,6 +122,9 @@ impl Conditioning {
     ///
     /// # Shapes
     /// `scaled: [B, D]`, `text` of batch B
+    ///
+    /// # Panics
+    /// When the decoder has a caption encoder and `text` comes without token ids.
     pub fn forward(&self, scaled: Tensor<2>, text: &TextCondition) -> Condition {
         let (b, dtype) = (scaled.dims()[0], self.null_embedding.val().dtype());
         let scaled = scaled.cast(dtype);
@@ -118,7 +132,16 @@ impl Conditioning {
         if let Some(pooled) = &self.pooled_to_time {
             time = time + linear(pooled, self.scale.scale(text.pooled.clone()).cast(dtype));
         }
-        let caption = layer_norm(&self.token_norm, linear(&self.token_proj, text.tokens.clone().cast(dtype)));
+        let tokens = match (&self.caption_encoder, &self.caption_to_time) {
+            (Some(encoder), Some(to_time)) => {
+                let Some(ids) = text.mask.ids() else { panic!("a caption encoder needs the ids of the tokens") };
+                let (tokens, last) = encoder.forward(ids, &text.mask);
+                time = time + linear(to_time, last);
+                tokens
+            }
+            _ => text.tokens.clone(),
+        };
+        let caption = layer_norm(&self.token_norm, linear(&self.token_proj, tokens.cast(dtype)));
         let width = caption.dims()[2];
         let image = linear(&self.embedding_to_context, scaled).reshape([b, self.n_context, width]);
         let visible = Tensor::<2, Bool>::full([b, self.n_context], true, &caption.device());

@@ -7,9 +7,9 @@ use dalle2_core::diffusion::{
 use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::NoiseLevel;
 use crate::channels::KNOWN_CHANNELS;
 use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
+use crate::{CaptionEncoderConfig, NoiseLevel};
 
 /// Largest width of an embedding: a damaged configuration must not fill the memory.
 const MAX_WIDTH: usize = 1 << 16;
@@ -179,6 +179,10 @@ pub struct DecoderConfig {
     /// Whether the network reads known pixels and their mask, four channels behind all others, and so inpaints.
     #[serde(default, skip_serializing_if = "is_false")]
     pub inpainting: bool,
+    /// A text transformer of the decoder's own, which reads the caption's tokens; without it the decoder reads the token
+    /// encodings of the frozen CLIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption_encoder: Option<CaptionEncoderConfig>,
     /// Scale of the image embeddings that the network reads.
     pub embedding_scale: EmbeddingScale,
     /// The network.
@@ -196,6 +200,7 @@ impl DecoderConfig {
             token_width,
             context_tokens: 4,
             pooled_text: false,
+            caption_encoder: None,
             self_conditioning: false,
             inpainting: false,
             embedding_scale: EmbeddingScale::L2,
@@ -275,6 +280,9 @@ impl DecoderConfig {
         self.unet.validate().map_err(|e| e.within("unet"))?;
         self.diffusion.validate(&self.unet)?;
         self.embedding_scale.validate(self.embed_dim)?;
+        if let Some(encoder) = &self.caption_encoder {
+            encoder.validate().map_err(|e| e.within("caption_encoder"))?;
+        }
         for (field, value) in
             [("embed_dim", self.embed_dim), ("token_width", self.token_width), ("context_tokens", self.context_tokens)]
         {

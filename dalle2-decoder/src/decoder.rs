@@ -8,7 +8,7 @@ use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
-    Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
+    Component, ConfigError, Decoder, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
 };
 
 use crate::DecoderConfig;
@@ -156,6 +156,10 @@ impl UnclipDecoder {
         Ok(Self { files: Some(files), ..Self::hold(config, network)? })
     }
 
+    pub(crate) fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
     fn process(&self) -> Process<'_> {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
@@ -185,6 +189,17 @@ impl UnclipDecoder {
                 "the decoder reads embeddings of width {} and token encodings of width {}, got {d} and {w}",
                 self.config.embed_dim, self.config.token_width
             )));
+        }
+        if let Some(encoder) = &self.config.caption_encoder {
+            if text.mask.ids().is_none() || null.mask.ids().is_none() {
+                let message = "the decoder has a caption encoder, but the text encoder gives no token ids";
+                return Err(Error::Mismatch(message.into()));
+            }
+            if s > encoder.context_length {
+                let message =
+                    format!("{s} tokens for a decoder whose caption encoder reads {}", encoder.context_length);
+                return Err(Error::Mismatch(message));
+            }
         }
         if text_b != b || null_b != 1 || null_s != s {
             return Err(Error::Input(format!(
@@ -229,6 +244,7 @@ impl UnclipDecoder {
         options: &SampleOptions,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
+        Decoder::validate(self, options)?;
         self.check(embedding.as_ref(), text, null)?;
         let network = self.network.get()?;
         let batch = text.batch_size();
@@ -253,8 +269,8 @@ impl UnclipDecoder {
         let learned = config.unet.out_channels == 6;
         let clip = config.diffusion.sampler_options(options).clip;
         let mut estimate = None;
-        let denoise = |x_t: Tensor<4>, t: usize| {
-            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
+        move |x_t, t| {
+            let input = config.input(x_t.clone(), estimate.take(), known.as_ref());
             let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
             let output = match (guidance, unguided) {
                 (1.0, _) => split_variance(network.forward(input, &[t], &prepared), learned),
@@ -265,7 +281,7 @@ impl UnclipDecoder {
                 }
             };
             if config.self_conditioning {
-                estimate = Some(output.x_start(&process, clip, x_t, t));
+                estimate = Some(output.x_start(&self.process(), clip, x_t, t));
             }
             output
         };
@@ -273,7 +289,7 @@ impl UnclipDecoder {
     }
 }
 
-impl dalle2_core::Decoder for UnclipDecoder {
+impl Decoder for UnclipDecoder {
     fn sample(
         &self,
         embedding: Tensor<2>,
@@ -289,7 +305,7 @@ impl dalle2_core::Decoder for UnclipDecoder {
     fn inpaint(
         &self,
         embedding: Tensor<2>,
-        texts: (&TextCondition, &TextCondition),
+        (text, null): (&TextCondition, &TextCondition),
         inpainting: &Inpainting,
         options: &SampleOptions,
         noise: &mut dyn NoiseSource,
@@ -327,6 +343,10 @@ impl dalle2_core::Decoder for UnclipDecoder {
     }
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
+        if let Some(tiling) = options.tiling {
+            let expected = "only an upsampler can be evaluated in tiles: a decoder's attention reads the whole image";
+            return Err(ConfigError::new("tiling", format!("{tiling:?}"), expected).into());
+        }
         self.process().validate(options)
     }
 }

@@ -9,6 +9,7 @@
 //! | [`degradation`] | blur, noise and compression that an upsampler learns to mend |
 //! | `train` | their training steps (feature `train`) |
 
+mod caption;
 mod channels;
 mod conditioning;
 mod config;
@@ -16,8 +17,10 @@ mod decoder;
 pub mod degradation;
 mod import;
 mod inversion;
+mod likelihood;
 mod loss;
 mod noise_level;
+mod presets;
 mod sampling;
 mod tiles;
 #[cfg(feature = "train")]
@@ -25,9 +28,11 @@ pub mod train;
 pub mod unet;
 mod upsampler;
 
+pub use caption::{CaptionEncoder, CaptionEncoderConfig};
 pub use conditioning::{Condition, Conditioning};
 pub use config::{DecoderConfig, DiffusionConfig, Enlargement, UpsamplerConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
+pub use likelihood::BitsPerDimension;
 pub use loss::{DiffusionLoss, Noised};
 pub use noise_level::NoiseLevel;
 pub use upsampler::{DiffusionUpsampler, UpsamplerNetworks};

@@ -162,6 +162,10 @@ impl DiffusionUpsampler {
         Ok(Self { files: Some(files), ..Self::hold(config, networks)? })
     }
 
+    fn check_tiling(&self, options: &SampleOptions) -> Result<()> {
+        Ok(options.tiling.map_or(Ok(()), |tiling| tiling.validate(self.config.stride()))?)
+    }
+
     fn process(&self) -> Process<'_> {
         Process { config: &self.config.diffusion, schedule: &self.schedule }
     }
@@ -229,9 +233,7 @@ impl DiffusionUpsampler {
         }
         let UpsamplerNetworks { first, last } = self.networks.get()?;
         let last_t = self.process().plan(options)?.timesteps().last().copied();
-        if let Some(tiling) = options.tiling {
-            tiling.validate(stride)?;
-        }
+        self.check_tiling(options)?;
         let device = images.device();
         let shape = [b, 3, high_h, high_w];
         let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
@@ -306,6 +308,7 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
     }
 
     fn validate(&self, options: &SampleOptions) -> Result<()> {
+        self.check_tiling(options)?;
         self.process().validate(options)
     }
 }

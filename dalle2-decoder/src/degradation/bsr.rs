@@ -144,7 +144,8 @@ pub fn bsr(image: Rgb32FImage, factor: usize, options: &BsrOptions, rng: &mut im
     options.validate()?;
     let (w, h) = (image.width(), image.height());
     let small = |side: u32| side as usize / factor.max(1);
-    if factor == 0 || w == 0 || h == 0 || w as usize % factor != 0 || h as usize % factor != 0 {
+    let fits = |side: u32| side > 0 && (side as usize).is_multiple_of(factor);
+    if factor == 0 || !fits(w) || !fits(h) {
         let expected = format!("must divide the sides of a {w} × {h} image");
         return Err(ConfigError::new("factor", factor, expected).into());
     }

@@ -59,6 +59,7 @@ pub(crate) fn read_decoder(root: &Path) -> Result<(DecoderConfig, DecoderFiles)>
         context_tokens: text_proj.get("clip_extra_context_tokens", 4)?,
         pooled_text: true,
         self_conditioning: false,
+        caption_encoder: None,
         inpainting: false,
         embedding_scale: EmbeddingScale::None,
         unet: unet.config,
@@ -97,6 +98,8 @@ pub(crate) fn decoder_faults(config: &DecoderConfig) -> Vec<String> {
     for (field, set) in [("self_conditioning", config.self_conditioning), ("inpainting", config.inpainting)] {
         needs(!set, field, "true".into(), "UnCLIPPipeline's decoder reads the noisy image only");
     }
+    let own = config.caption_encoder.is_some();
+    needs(!own, "caption_encoder", "set".into(), "UnCLIPTextProjModel reads the text encoder's tokens: leave it out");
     let variance = config.diffusion.variance;
     let learned = variance == VarianceType::LearnedRange;
     needs(learned, "diffusion.variance", format!("{variance:?}"), "diffusers guides decoders of LearnedRange only");

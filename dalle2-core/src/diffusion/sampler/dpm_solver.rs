@@ -8,6 +8,11 @@ use burn::prelude::*;
 
 use super::PlanStep;
 
+/// Longest step of 2M in multiples of the one before that is extrapolated; longer ones are of first order. Evenly spaced
+/// timesteps end with a step of several times the one before, so far beyond both estimates that their difference, and
+/// with it their error, would be multiplied.
+const LONGEST_STEP: f64 = 2.0;
+
 /// One evaluation of the network.
 #[derive(Debug, Clone)]
 struct Evaluation<const D: usize> {
@@ -27,11 +32,14 @@ impl<const D: usize> History<D> {
     /// last one leads to infinite λ, where D = x_0 is all there is.
     pub fn multistep(&mut self, step: &PlanStep, x_start: Tensor<D>, x_t: Tensor<D>) -> Tensor<D> {
         let now = Evaluation { alpha_cumprod: step.alpha_cumprod, x_t, x_start };
-        let direction = match &self.before {
-            Some(before) if step.alpha_cumprod_prev < 1.0 => {
-                let h = log_snr(step.alpha_cumprod_prev) - log_snr(now.alpha_cumprod);
-                let ratio = (log_snr(now.alpha_cumprod) - log_snr(before.alpha_cumprod)) / h;
-                let weight = 0.5 / ratio;
+        let stretch = |before: &Evaluation<D>| {
+            let h = log_snr(step.alpha_cumprod_prev) - log_snr(now.alpha_cumprod);
+            h / (log_snr(now.alpha_cumprod) - log_snr(before.alpha_cumprod))
+        };
+        let before = self.before.as_ref().filter(|_| step.alpha_cumprod_prev < 1.0);
+        let direction = match before.map(|before| (before, stretch(before))) {
+            Some((before, stretch)) if stretch <= LONGEST_STEP => {
+                let weight = 0.5 * stretch; // 1/(2r) with r = 1/stretch
                 now.x_start.clone() * (1.0 + weight) - before.x_start.clone() * weight
             }
             _ => now.x_start.clone(),

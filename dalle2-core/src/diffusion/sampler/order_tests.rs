@@ -83,6 +83,30 @@ fn second_order_is_closer_with_the_same_evaluations() {
 }
 
 #[test]
+fn a_step_much_longer_than_the_one_before_is_not_extrapolated() {
+    // λ grows by 1 and then by 5: 2M takes the second step as DDIM does, from the estimate there alone.
+    let level = |lambda: f64| 1.0 / (1.0 + (-2.0 * lambda).exp());
+    let schedule = schedule();
+    let nearest = |lambda: f64| {
+        let distance = |t: &usize| (schedule.alphas_cumprod()[*t] - level(lambda)).abs();
+        (0..1000).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
+    };
+    let run_with = |timesteps: &[usize], sampler| {
+        let plan = SamplingPlan::from_timesteps(&schedule, timesteps).unwrap();
+        let x_t = Tensor::from_floats([[1.0, -0.4]], &Device::flex());
+        run(&schedule, &plan, &options(sampler, VarianceType::FixedSmall), x_t)
+    };
+    let long = [nearest(-2.0), nearest(-1.0), nearest(4.0)];
+    let difference = |timesteps: &[usize]| {
+        let (a, b) = (run_with(timesteps, Sampler::DpmSolver2m), run_with(timesteps, Sampler::Ddim { eta: 0.0 }));
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
+    assert!(difference(&long) < 1e-6);
+    let even = [nearest(-2.0), nearest(-1.0), nearest(0.0)];
+    assert!(difference(&even) > 1e-3);
+}
+
+#[test]
 fn solvers_give_the_estimate_at_the_end_for_any_number_of_steps() {
     // The last step leads to clean data; pairs that end there and lone timesteps fall back to first order.
     let schedule = schedule();
