@@ -117,7 +117,7 @@ impl TextCondition {
         Self {
             pooled: self.pooled.clone().narrow(0, first, count),
             tokens: self.tokens.clone().narrow(0, first, count),
-            mask: TokenMask { keep: self.mask.keep.clone().narrow(0, first, count) },
+            mask: self.mask.rows(first..first + count),
         }
     }
 
