@@ -269,8 +269,8 @@ impl UnclipDecoder {
         let learned = config.unet.out_channels == 6;
         let clip = config.diffusion.sampler_options(options).clip;
         let mut estimate = None;
-        move |x_t, t| {
-            let input = config.input(x_t.clone(), estimate.take(), known.as_ref());
+        let denoise = |x_t: Tensor<4>, t: usize| {
+            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
             let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
             let output = match (guidance, unguided) {
                 (1.0, _) => split_variance(network.forward(input, &[t], &prepared), learned),
@@ -281,7 +281,7 @@ impl UnclipDecoder {
                 }
             };
             if config.self_conditioning {
-                estimate = Some(output.x_start(&self.process(), clip, x_t, t));
+                estimate = Some(output.x_start(&process, clip, x_t, t));
             }
             output
         };
@@ -311,7 +311,7 @@ impl Decoder for UnclipDecoder {
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(Some(embedding), texts, Task::Draw { kept: Some(inpainting), noise }, options, hook)
+        self.run(Some(embedding), (text, null), Task::Draw { kept: Some(inpainting), noise }, options, hook)
     }
 
     fn invert(

@@ -6,7 +6,7 @@ use dalle2_core::{ConfigError, EmbeddingScale};
 use burn::module::Module;
 use burn::prelude::Device;
 
-use crate::unet::{TimeConditioning, UNetConfig};
+use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
 use crate::{CaptionEncoderConfig, DecoderConfig, DiffusionConfig, UpsamplerConfig};
 
 /// ADM's network (arXiv 2105.05233): FiLM, 32 groups, heads of 64 channels.
@@ -24,6 +24,7 @@ fn adm(base: usize, multiples: &[usize], attention: &[bool], n_res_blocks: usize
         context_dim: None,
         in_channels: 6,
         out_channels: 3,
+        variations: UNetVariations::default(),
     }
 }
 
