@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn random_pairs_are_learned_by_heart_and_sampled() {
         const PAIRS: usize = 32;
-        const STEPS: u64 = 300;
+        const STEPS: u64 = 380;
         let device = Device::flex();
         let ad = device.clone().autodiff();
         device.seed(1);
@@ -244,7 +244,8 @@ mod tests {
             task = optimizer.step(lr, task, grads);
         }
 
-        let options = SampleOptions { guidance: Some(1.0), candidates: Some(1), ..Default::default() };
+        let options =
+            SampleOptions { guidance: Some(1.0), candidates: Some(1), top_p: Some(0.9), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
         let prior = task.prior().unwrap();
         let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
