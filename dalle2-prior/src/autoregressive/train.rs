@@ -224,7 +224,7 @@ mod tests {
         // As in CLIP, a caption is close to its image. Among pairs that belong together and pairs that do not, the former
         // are the upper half; with finer buckets, the dot product alone would tell the pairs apart.
         captions.pooled = captions.pooled + images.clone() * 10.0;
-        let config = AutoregressivePriorConfig { dot_buckets: 2, ..config() };
+        let config = AutoregressivePriorConfig { dot_buckets: 2, components: D, ..config() };
         let exchanged = Tensor::cat(vec![captions.pooled.clone().narrow(0, 1, PAIRS - 1), null.pooled.clone()], 0);
         let all = Tensor::cat(vec![captions.pooled.clone(), exchanged], 0);
         let options = QuantizerOptions::of(&config);
@@ -245,7 +245,7 @@ mod tests {
         }
 
         let options =
-            SampleOptions { guidance: Some(1.0), candidates: Some(1), top_p: Some(0.9), ..Default::default() };
+            SampleOptions { guidance: Some(1.0), candidates: Some(1), temperature: Some(0.0), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
         let prior = task.prior().unwrap();
         let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
