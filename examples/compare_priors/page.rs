@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dalle2::core::store::write_file;
 
-use crate::table::Table;
+use crate::table::{Section, Table};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:.5em 0 1.5em;font-size:13px}\
@@ -38,7 +38,7 @@ pub fn write(dir: &Path, table: &Table, plots: &[&str], sheets: &[String]) -> Re
         let _ = write!(html, "<li>{}: <b class=\"{class}\">{answer}</b></li>", escape(&check.statement));
     }
     html.push_str("</ul>");
-    for (title, head, body) in table.sections() {
+    for Section { title, head, body } in table.sections() {
         let _ = write!(html, "<h2>{}</h2><div class=\"wide\"><table><tr>", escape(title.trim_end_matches('.')));
         for cell in head {
             let _ = write!(html, "<th>{}</th>", escape(&cell));

@@ -64,6 +64,16 @@ pub struct Table {
     pub seconds: f64,
 }
 
+/// A table to be shown.
+pub struct Section {
+    /// What it is about.
+    pub title: &'static str,
+    /// Titles of the columns.
+    pub head: Vec<String>,
+    /// Rows of cells.
+    pub body: Vec<Vec<String>>,
+}
+
 /// The rows in the order in which they are shown.
 pub const ORDER: [&str; 5] = ["caption_only", "text_embedding", "autoregressive", "diffusion", "oracle"];
 
@@ -103,7 +113,7 @@ impl Table {
     /// The tables and checks as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("`{}`\n\nMean ± 95 % interval over seeds.\n", self.command);
-        for (title, head, body) in self.sections() {
+        for Section { title, head, body } in self.sections() {
             let _ = write!(text, "\n{title}\n\n| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
             for row in body {
                 let _ = writeln!(text, "| {} |", row.join(" | "));
@@ -116,8 +126,8 @@ impl Table {
         text
     }
 
-    /// Title, heads and cells of each table.
-    pub fn sections(&self) -> Vec<(&'static str, Vec<String>, Vec<Vec<String>>)> {
+    /// The tables.
+    pub fn sections(&self) -> Vec<Section> {
         let embedding = [
             ("cosine", "cosine"),
             ("cosine_shuffled", "… shuffled"),
@@ -165,13 +175,21 @@ impl Table {
             ]
         };
         vec![
-            ("Image embedding against the true one, on held-out pairs.", embedding_head, embedding_body),
-            ("What the decoder draws from it, encoded again by CLIP.", decoded_head, decoded_body),
-            (
-                "Cost of a training, and of a sample.",
-                cost_head.map(str::to_owned).to_vec(),
-                self.ordered().map(costs).collect(),
-            ),
+            Section {
+                title: "Image embedding against the true one, on held-out pairs.",
+                head: embedding_head,
+                body: embedding_body,
+            },
+            Section {
+                title: "What the decoder draws from it, encoded again by CLIP.",
+                head: decoded_head,
+                body: decoded_body,
+            },
+            Section {
+                title: "Cost of a training, and of a sample.",
+                head: cost_head.map(str::to_owned).to_vec(),
+                body: self.ordered().map(costs).collect(),
+            },
         ]
     }
 }

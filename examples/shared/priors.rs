@@ -42,6 +42,7 @@ impl Kind {
 
 /// Where the pairs of a training run come from; clones share it.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "one value lives per run")]
 pub enum Pairs {
     /// Embedded before.
     Set {

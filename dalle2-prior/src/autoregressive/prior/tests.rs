@@ -33,7 +33,9 @@ fn quantizer(config: &AutoregressivePriorConfig, device: &Device) -> EmbeddingQu
 fn prior(device: &Device) -> AutoregressivePrior {
     let config = config();
     let mut network = config.init(device).unwrap();
-    network.output = LinearConfig::new(config.d_model, config.buckets).init(device);
+    let mut output = LinearConfig::new(config.d_model, config.buckets).init(device);
+    output.weight = output.weight.map(|weight| weight * 6.0); // or two captions often draw the same buckets
+    network.output = output;
     let quantizer = quantizer(&config, device);
     AutoregressivePrior::new(config, network, quantizer).unwrap()
 }
