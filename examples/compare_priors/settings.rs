@@ -50,7 +50,7 @@ pub struct Cli {
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
     /// Guidance scales that are tried
-    #[arg(long, value_name = "SCALE", value_delimiter = ',', default_value = "1,1.5,2,3,5")]
+    #[arg(long, value_name = "SCALE", value_delimiter = ',', default_value = "1,2,3")]
     pub guidance: Vec<f64>,
     /// Captions that are decoded for each seed; the preset's if not given
     #[arg(long, value_name = "N")]
@@ -145,9 +145,9 @@ impl Cli {
             n_layers: 3,
             components: 32,
             batch_size: 32,
-            steps: 2500,
+            steps: 1024,
             learning_rate: 3e-3,
-            decode: 24,
+            decode: 12,
             samples: 4,
         };
         let mut plan = match self.preset {
