@@ -186,7 +186,7 @@ fn images_and_embeddings_take_the_place_of_the_prior() {
     assert_eq!((generation.images.len(), generation.times[1].stage), (2, Stage::ImageEncoder));
     assert_ne!(generation.images[0], generation.images[1]);
 
-    let values = generation.embeddings.clone().slice([0..1]).into_data().try_to_vec::<f32>().unwrap();
+    let values = generation.embeddings.clone().narrow(0, 0, 1).into_data().try_to_vec::<f32>().unwrap();
     let again = variation().embedding_from(EmbeddingSource::Embedding(values));
     assert_eq!(pipeline.generate(again).unwrap().images[0], generation.images[0]);
 
