@@ -27,6 +27,7 @@ pub enum Nonlinearity {
 pub struct Encoders {
     parts: Parts,
     /// What the cosines are multiplied by before the softmax.
+    #[allow(dead_code, reason = "clip_score reports the cosines themselves")]
     pub logit_scale: f32,
 }
 
