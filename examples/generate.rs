@@ -21,8 +21,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Debug, Parser)]
 struct Cli {
     /// What to draw, for example "red apple"; may be left out with --image
-    #[arg(required_unless_present = "image", default_value = "")]
-    caption: String,
+    #[arg(required_unless_present = "image")]
+    caption: Option<String>,
     /// Draws variations of this image; the pipeline needs an image encoder
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -85,7 +85,7 @@ enum Type {
 
 impl Cli {
     fn request(&self) -> Result<GenerateRequest> {
-        let mut request = GenerateRequest::new(&self.caption).num_images(self.num_images);
+        let mut request = GenerateRequest::new(self.caption.as_deref().unwrap_or_default()).num_images(self.num_images);
         if let Some(path) = &self.image {
             request = request.embedding_of(image::open(path)?);
         }

@@ -190,7 +190,7 @@ fn images_and_embeddings_take_the_place_of_the_prior() {
     assert_eq!((generation.images.len(), generation.times[1].stage), (2, Stage::ImageEncoder));
     assert_ne!(generation.images[0], generation.images[1]);
 
-    let again = variation().embeddings(embeddings(&generation).slice([0..1]));
+    let again = variation().embeddings(embeddings(&generation).narrow(0, 0, 1));
     assert_eq!(pipeline.generate(again).unwrap().images[0], generation.images[0]);
 
     let caption = pipeline.generate("a red apple").unwrap_err().to_string();

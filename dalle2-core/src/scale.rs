@@ -161,7 +161,7 @@ mod tests {
         };
         close(variance, 1.0);
         close(mean, 0.0);
-        assert!(EmbeddingScale::measure(z.slice([0..1])).is_err());
+        assert!(EmbeddingScale::measure(z.narrow(0, 0, 1)).is_err());
     }
 
     #[test]
