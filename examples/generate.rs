@@ -123,7 +123,7 @@ impl Cli {
     /// What the PNG of image `index` says of how it was made.
     fn provenance(&self, seed: u64, index: usize) -> Option<Provenance> {
         (!self.no_metadata).then(|| Provenance {
-            caption: self.caption.clone(),
+            caption: self.caption.clone().unwrap_or_default(),
             seed: Some(seed.wrapping_add(index as u64)),
             model: self.hub.clone().unwrap_or_else(|| self.model.display().to_string()),
             software: concat!("dalle2 ", env!("CARGO_PKG_VERSION")).to_owned(),
