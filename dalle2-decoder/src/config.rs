@@ -95,7 +95,7 @@ impl DiffusionConfig {
             guidance_interval: self.guidance_interval,
             sampler: Some(self.sampler),
             spacing: self.spacing.clone(),
-            clip: self.clip,
+            clip: Some(self.clip.unwrap_or(Clip::Range(1.0))),
             ..Default::default()
         }
     }
