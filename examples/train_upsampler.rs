@@ -172,7 +172,9 @@ fn main() -> Result<()> {
         (Stage::First, Preset::Tiny) => (UpsamplerConfig::tiny(), TrainConfig { steps: 400, ..defaults() }),
         (Stage::First, Preset::Portable) => (UpsamplerConfig::portable(), TrainConfig { steps: 400, ..defaults() }),
         (Stage::First, Preset::Emoji) => (UpsamplerConfig::emoji(), TrainConfig { steps: 3000, ..defaults() }),
-        (Stage::Second, Preset::Portable) => anyhow::bail!("a pipeline of diffusers has one upsampler: use --stage first"),
+        (Stage::Second, Preset::Portable) => {
+            anyhow::bail!("a pipeline of diffusers has one upsampler: use --stage first")
+        }
         (Stage::Second, Preset::Tiny) => (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 200, ..defaults() }),
         (Stage::Second, Preset::Emoji) => (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 3000, ..defaults() }),
     };

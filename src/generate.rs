@@ -85,7 +85,8 @@ impl Pipeline {
         for first in (0..request.num_images).step_by(request.batch_size) {
             let n = request.batch_size.min(request.num_images - first);
             let seeds: Vec<u64> = (first..first + n).map(|i| seed.wrapping_add(i as u64)).collect();
-            let (batch, embedding) = run.batch((text.as_ref(), given.as_ref()), first, &seeds, &mut noise, &mut hook)?;
+            let (batch, embedding) =
+                run.batch((text.as_ref(), given.as_ref()), first, &seeds, &mut noise, &mut hook)?;
             if let Some(batch) = batch {
                 let batch = from_tensor(batch)?;
                 self.check_images(&batch, first)?;

@@ -30,8 +30,8 @@ mod filter;
 mod generate;
 #[cfg(feature = "hub")]
 mod hub;
-mod on_demand;
 mod manipulate;
+mod on_demand;
 mod pipeline;
 mod pretrained;
 mod request;

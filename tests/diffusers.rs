@@ -15,8 +15,7 @@ use dalle2::core::{Component, EmbeddingScale, Upsampler};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{
-    ComputeType, Device, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage,
-    SampleOptions, Stage,
+    ComputeType, Device, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, SampleOptions, Stage,
 };
 use safetensors::Dtype;
 use serde_json::Value;

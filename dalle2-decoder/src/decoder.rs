@@ -8,7 +8,8 @@ use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
-    Component, ConfigError, Decoder, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, TextCondition,
+    Component, ConfigError, Decoder, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook,
+    TextCondition,
 };
 
 use crate::DecoderConfig;

@@ -216,7 +216,12 @@ pub(crate) fn prior_faults(config: &DiffusionPriorConfig) -> Vec<String> {
     let alone = !config.is_self_conditioned();
     needs(alone, "self_conditioning", "true".into(), "PriorTransformer does not read its last estimate");
     let measured = config.analytic_variance.is_some();
-    needs(!measured, "analytic_variance", "set".into(), "UnCLIPScheduler knows the posterior's variance only: leave it out");
+    needs(
+        !measured,
+        "analytic_variance",
+        "set".into(),
+        "UnCLIPScheduler knows the posterior's variance only: leave it out",
+    );
     faults.extend(UnclipScheduler::faults(&Process {
         schedule: config.schedule,
         prediction: config.prediction(),
