@@ -96,7 +96,7 @@ impl Process<'_> {
 
     /// The timesteps of a generation.
     pub fn plan(&self, options: &SampleOptions) -> Result<SamplingPlan> {
-        Ok(options.plan(self.schedule, &self.config.defaults())?)
+        options.plan(self.schedule, &self.config.defaults())
     }
 
     /// Does what the task asks for: draws images of this shape, or inverts images that must have it.

@@ -120,6 +120,5 @@ fn phone(page: &Path, key: &Key, dir: &Path) -> PathBuf {
         browser.click("#left");
     }
     browser.click("#save-done");
-    let file = browser.download(dir);
-    file
+    browser.download(dir)
 }

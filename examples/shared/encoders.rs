@@ -32,7 +32,7 @@ pub struct Encoders {
 }
 
 enum Parts {
-    Pipeline(Pipeline),
+    Pipeline(Box<Pipeline>),
     Clip(Box<(ClipTextEncoder, ClipImageEncoder)>),
 }
 
@@ -45,7 +45,7 @@ impl Encoders {
             let pipeline = Pipeline::from_pretrained_with(model, &options)?;
             let has_images = pipeline.image_encoder().is_some();
             anyhow::ensure!(has_images, "{} has no image encoder: choose another model", model.display());
-            return Ok(Self { parts: Parts::Pipeline(pipeline), logit_scale: LOGIT_SCALE });
+            return Ok(Self { parts: Parts::Pipeline(Box::new(pipeline)), logit_scale: LOGIT_SCALE });
         }
         let activation = nonlinearity.map(|nonlinearity| match nonlinearity {
             Nonlinearity::QuickGelu => Activation::QuickGelu,

@@ -7,6 +7,9 @@ use dalle2_core::diffusion::{NoiseSource, SeededNoise};
 
 use crate::{Event, Stage};
 
+/// Gives each stage the noise of a batch of images, which have these seeds.
+type NoiseOf<'a> = dyn FnMut(Stage, &[u64]) -> Box<dyn NoiseSource> + 'a;
+
 /// What a manipulation reports to, and where its noise comes from.
 ///
 /// ```
@@ -21,7 +24,7 @@ use crate::{Event, Stage};
 /// ```
 pub struct Controls<'a> {
     pub(super) hook: Box<dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a>,
-    pub(super) noise: Box<dyn FnMut(Stage, &[u64]) -> Box<dyn NoiseSource> + 'a>,
+    pub(super) noise: Box<NoiseOf<'a>>,
 }
 
 impl fmt::Debug for Controls<'_> {
