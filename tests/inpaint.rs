@@ -21,7 +21,7 @@ use support::{Randomise, clip, picture, pipeline, request};
 
 /// Two rounds, so that the resampling is not left out.
 fn twice() -> Inpaint {
-    Inpaint { resampling: Resampling { rounds: 2, jump: 2 }, ..Default::default() }
+    Inpaint { resampling: Resampling { rounds: 2, jump: 1 }, ..Default::default() }
 }
 
 fn disc(size: usize) -> Mask {
