@@ -159,7 +159,10 @@ fn interpolate(browser: &Browser) {
     browser.press([keys::RIGHT, keys::RIGHT, keys::RIGHT]);
     assert_eq!(browser.text("#frame-label"), "0.75");
     assert_ne!(browser.run(visible), first);
-    assert_eq!(browser.run("return getComputedStyle(document.querySelector('#canvas .selected')).visibility"), "visible");
+    assert_eq!(
+        browser.run("return getComputedStyle(document.querySelector('#canvas .selected')).visibility"),
+        "visible"
+    );
     picture(browser, "studio-interpolate");
     browser.click("#play");
     browser.wait_for("the film", "return document.querySelector('#frame-label').textContent === '1.00'");
@@ -189,7 +192,10 @@ fn inpaint(browser: &Browser, server: &Server, dir: &Path) {
     browser.click("#inpaint .well");
     assert!(browser.shows("#picker"));
     browser.type_into("#file", file.to_str().unwrap());
-    browser.wait_for("the upload", "return !document.querySelector('#picker').open && document.querySelector('#brush-image').naturalWidth === 128");
+    browser.wait_for(
+        "the upload",
+        "return !document.querySelector('#picker').open && document.querySelector('#brush-image').naturalWidth === 128",
+    );
     assert_eq!(browser.text("#inpaint .well"), "koala");
     browser.click("#submit");
     assert_eq!(browser.text("#problem"), "Paint over what is to be drawn anew.");
@@ -228,7 +234,9 @@ fn inpaint(browser: &Browser, server: &Server, dir: &Path) {
     let id = browser.run("return document.querySelector('#canvas .tile').dataset.id");
     let drawn = image::load_from_memory(&server.png(id.as_str().unwrap())).unwrap().into_rgb8();
     let changed = |rows: std::ops::Range<u32>| {
-        rows.flat_map(|y| (0..128).map(move |x| (x, y))).filter(|(x, y)| drawn.get_pixel(*x, *y) != koala.get_pixel(*x, *y)).count()
+        rows.flat_map(|y| (0..128).map(move |x| (x, y)))
+            .filter(|(x, y)| drawn.get_pixel(*x, *y) != koala.get_pixel(*x, *y))
+            .count()
     };
     assert_eq!(changed(64..128), 0);
     assert!(changed(0..64) > 100, "{} pixels changed", changed(0..64));
@@ -284,7 +292,8 @@ fn mistakes(browser: &Browser) {
     // After a reload the gallery is there again.
     let count = browser.text("#gallery-count");
     browser.reload();
-    browser.wait_for("the gallery", &format!("return document.querySelector('#gallery-count').textContent === {count:?}"));
+    browser
+        .wait_for("the gallery", &format!("return document.querySelector('#gallery-count').textContent === {count:?}"));
     // An edited end of a text field is a caption, so the picture beside it is forgotten.
     browser.click("#shots .open");
     browser.click("#actions [data-use=from]");

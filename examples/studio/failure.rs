@@ -33,7 +33,9 @@ impl Failure {
 
     fn of_body(status: StatusCode, text: String, limit: usize) -> Self {
         match status {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, format!("the body is too large: at most {limit} bytes are read")),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(status, format!("the body is too large: at most {limit} bytes are read"))
+            }
             _ => Self::new(status, text),
         }
     }

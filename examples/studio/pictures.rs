@@ -104,8 +104,7 @@ impl Pictures {
         state.last += 1;
         let New { image, origin, job, caption, label, seed } = new;
         let id = PictureId(state.last);
-        let picture =
-            Picture { id, width: image.width(), height: image.height(), origin, job, caption, label, seed };
+        let picture = Picture { id, width: image.width(), height: image.height(), origin, job, caption, label, seed };
         let provenance = job.is_some().then(|| Provenance {
             caption: picture.caption.clone(),
             seed,

@@ -93,7 +93,11 @@ pub fn serve(
     served
 }
 
-async fn listen(studio: Arc<Studio>, listener: TcpListener, end: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+async fn listen(
+    studio: Arc<Studio>,
+    listener: TcpListener,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;
     let (ended, ending) = tokio::sync::oneshot::channel::<()>();
     let closing = Arc::clone(&studio);
@@ -198,7 +202,9 @@ fn accept(studio: &Studio, task: Task) -> Answer<Job> {
     let title = worker::title(&task, &studio.pictures);
     studio.queue.submit(task, title).map_err(|refused| {
         let message = match refused {
-            Refused::Full => format!("{} jobs are waiting already: cancel one, or wait for one to end", limits::WAITING),
+            Refused::Full => {
+                format!("{} jobs are waiting already: cancel one, or wait for one to end", limits::WAITING)
+            }
             Refused::Closed => "the studio is ending".to_owned(),
         };
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)

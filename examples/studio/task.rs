@@ -152,7 +152,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: None, images: 1, steps: None, prior_steps: None, upsampler_steps: None, guidance: None, size: None }
+        Self {
+            seed: None,
+            images: 1,
+            steps: None,
+            prior_steps: None,
+            upsampler_steps: None,
+            guidance: None,
+            size: None,
+        }
     }
 }
 

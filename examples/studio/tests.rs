@@ -135,7 +135,9 @@ fn inpainting_keeps_what_is_not_white() {
         "settings": quick(3) } });
     let drawn = image::load_from_memory(&server.png(&server.draw(&task)[0])).unwrap().into_rgb8();
     let same = |columns: std::ops::Range<u32>| {
-        columns.flat_map(|x| (0..32).map(move |y| (x, y))).all(|(x, y)| drawn.get_pixel(x, y) == square(32).get_pixel(x, y))
+        columns
+            .flat_map(|x| (0..32).map(move |y| (x, y)))
+            .all(|(x, y)| drawn.get_pixel(x, y) == square(32).get_pixel(x, y))
     };
     assert!(same(16..32) && !same(0..16));
 }
@@ -236,7 +238,8 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
     let port = server.port;
     let own = format!("Host: 127.0.0.1:{port}");
     let asked = |line: &str, headers: &str| {
-        server.raw(&format!("{line} HTTP/1.1\r\n{headers}\r\nContent-Type: application/json\r\nContent-Length: 2"), b"{}")
+        server
+            .raw(&format!("{line} HTTP/1.1\r\n{headers}\r\nContent-Type: application/json\r\nContent-Length: 2"), b"{}")
     };
     let refused = [
         // A name that somebody else points to 127.0.0.1.
@@ -257,18 +260,29 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
         for line in ["POST /api/jobs", "GET /api/pictures", "GET /assets/studio.js"] {
             let answer = asked(line, headers);
             // Without any Host the request is no HTTP/1.1.
-            assert!(answer.status == 403 || (headers.starts_with("X-") && answer.status == 400), "{headers}: {answer:?}");
+            assert!(
+                answer.status == 403 || (headers.starts_with("X-") && answer.status == 400),
+                "{headers}: {answer:?}"
+            );
             assert!(!answer.head.contains("access-control"), "{}", answer.head);
         }
     }
     let preflight = asked("OPTIONS /api/jobs", &format!("{own}\r\nOrigin: http://studio.example"));
     assert_eq!(preflight.status, 403);
-    assert_eq!(asked("GET /api/pictures", &format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}")).status, 200);
+    assert_eq!(
+        asked("GET /api/pictures", &format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}")).status,
+        200
+    );
     // A link from another page opens the studio; a script of that page cannot read it.
     let followed = asked("GET /", &format!("{own}\r\nSec-Fetch-Site: cross-site"));
     assert_eq!(followed.status, 200);
     for answer in [followed, server.get("/api/none"), server.get("/api/model"), asked("POST /api/jobs", "Host: a")] {
-        for header in ["content-security-policy: default-src 'none'", "x-content-type-options: nosniff", "cache-control: no-store", "cross-origin-resource-policy: same-origin"] {
+        for header in [
+            "content-security-policy: default-src 'none'",
+            "x-content-type-options: nosniff",
+            "cache-control: no-store",
+            "cross-origin-resource-policy: same-origin",
+        ] {
             assert!(answer.head.contains(header), "{header}: {}", answer.head);
         }
     }
@@ -289,7 +303,8 @@ fn a_body_of_a_gibibyte_is_refused_and_not_read() {
                 true => "Transfer-Encoding: chunked".to_owned(),
                 false => format!("Content-Length: {GIBIBYTE}"),
             };
-            write!(stream, "POST {path} HTTP/1.1\r\n{host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n").unwrap();
+            write!(stream, "POST {path} HTTP/1.1\r\n{host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n")
+                .unwrap();
             let mut sent = 0;
             while sent < GIBIBYTE {
                 let written = match chunked {
@@ -350,9 +365,17 @@ fn json_that_is_none_and_values_out_of_range_are_named() {
         (422, r#"{"variations": {"image": "../p1", "eta": 0.5}}"#.into(), "is no picture"),
         (422, format!(r#"{{"variations": {{"image": "{own}", "eta": 1.5}}}}"#), "eta"),
         (422, format!(r#"{{"variations": {{"image": "{own}", "eta": null}}}}"#), "variations.eta"),
-        (422, format!(r#"{{"text_diff": {{"image": "{own}", "to": "a", "strength": 1.01, "frames": 1}}}}"#), "strength"),
+        (
+            422,
+            format!(r#"{{"text_diff": {{"image": "{own}", "to": "a", "strength": 1.01, "frames": 1}}}}"#),
+            "strength",
+        ),
         (422, format!(r#"{{"text_diff": {{"image": "{own}", "to": "a", "strength": 1, "frames": 17}}}}"#), "frames"),
-        (422, format!(r#"{{"interpolate": {{"from": {{"image": "{own}"}}, "to": {{"caption": "a"}}, "frames": 1}}}}"#), "between 2 and 16"),
+        (
+            422,
+            format!(r#"{{"interpolate": {{"from": {{"image": "{own}"}}, "to": {{"caption": "a"}}, "frames": 1}}}}"#),
+            "between 2 and 16",
+        ),
         (422, r#"{"mix": {"parts": []}}"#.into(), "parts"),
         (422, r#"{"mix": {"parts": [{"part": {"caption": "a"}, "weight": 99}]}}"#.into(), "weight"),
     ];
@@ -393,9 +416,8 @@ fn header_only(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn pictures_of_any_mode_and_size_are_taken_or_refused_with_a_reason() {
     let server = Server::start();
-    let fixture = |name: &str| {
-        std::fs::read(repository().join("dalle2-core/tests/fixtures/images").join(name)).unwrap()
-    };
+    let fixture =
+        |name: &str| std::fs::read(repository().join("dalle2-core/tests/fixtures/images").join(name)).unwrap();
     let truncated = |mut bytes: Vec<u8>| {
         bytes.truncate(bytes.len() / 2);
         bytes

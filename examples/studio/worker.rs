@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dalle2::{
-    Controls, Error, Event, Generation, Interpolate, NoisePath, Pipeline, RgbImage, Source, StartNoise,
+    Controls, Error, Event, Generation, Inpaint, Interpolate, NoisePath, Pipeline, RgbImage, Source, StartNoise,
     TextDiff, Variations,
 };
 use image::{ImageFormat, imageops};
@@ -93,7 +93,12 @@ fn perform(
                 Noise::Seed => StartNoise::Random,
             };
             let options = Variations { eta: task.eta, start, ..Default::default() };
-            pipeline.variations_with(&pictures.image(task.image)?, &options, request, &mut Controls::new().hook(hook))?
+            pipeline.variations_with(
+                &pictures.image(task.image)?,
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
         }
         Task::Interpolate(task) => {
             let noise = match task.noise {
@@ -101,16 +106,33 @@ fn perform(
                 Noise::Seed => NoisePath::Fixed,
             };
             let options = Interpolate { steps: task.frames, noise, ..Default::default() };
-            pipeline.interpolate_with([source(&task.from)?, source(&task.to)?], &options, request, &mut Controls::new().hook(hook))?
+            pipeline.interpolate_with(
+                [source(&task.from)?, source(&task.to)?],
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
         }
         Task::TextDiff(task) => {
             let options = TextDiff { strength: task.strength, frames: task.frames, ..Default::default() };
             let captions = (task.from.as_str(), task.to.as_str());
-            pipeline.text_diff_with(&pictures.image(task.image)?, captions, &options, request, &mut Controls::new().hook(hook))?
+            pipeline.text_diff_with(
+                &pictures.image(task.image)?,
+                captions,
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
         }
         Task::Inpaint(task) => {
             let mask = task.mask.mask().map_err(anyhow::Error::msg).context("mask")?;
-            anyhow::bail!("not yet {mask:?}")
+            pipeline.inpaint_with(
+                &pictures.image(task.image)?,
+                &mask,
+                &Inpaint::default(),
+                request,
+                &mut Controls::new().hook(hook),
+            )?
         }
         Task::Mix(task) => {
             let parts: Result<Vec<_>> =
