@@ -1,5 +1,6 @@
 //! A headless Chromium for tests: Debian's `chromium` and `chromium-driver`, spoken to in the WebDriver protocol
 //! (<https://www.w3.org/TR/webdriver2/>), which is JSON over HTTP.
+#![allow(dead_code)] // every example's tests use a part of it
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -136,7 +137,8 @@ impl Browser {
         }
         options["args"] = json!(args);
         let url = format!("http://127.0.0.1:{}/session", driver.port);
-        let capabilities = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
+        let wanted = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "WARNING" } });
+        let capabilities = json!({ "capabilities": { "alwaysMatch": wanted } });
         let session = send(minreq::Method::Post, &url, Some(capabilities));
         let session = format!("{url}/{}", session["sessionId"].as_str().unwrap());
         Self { session, files, _driver: driver }
@@ -158,7 +160,11 @@ impl Browser {
 
     /// Opens a file of this machine.
     pub fn goto_file(&self, file: &Path) {
-        let url = format!("file://{}", file.canonicalize().unwrap().display());
+        self.goto(&format!("file://{}", file.canonicalize().unwrap().display()));
+    }
+
+    /// Opens an address.
+    pub fn goto(&self, url: &str) {
         self.post("url", json!({ "url": url }));
     }
 
@@ -183,6 +189,38 @@ impl Browser {
     /// Types into an element.
     pub fn type_into(&self, selector: &str, text: &str) {
         self.post(&format!("{}/value", self.element(selector)), json!({ "text": text }));
+    }
+
+    /// Draws a line over an element with the button held down, through points that are shares of its width and height.
+    pub fn drag(&self, selector: &str, points: &[(f64, f64)]) {
+        let area = self.get(&format!("{}/rect", self.element(selector)));
+        let side = |name: &str| area[name].as_f64().unwrap();
+        let element = self.post("element", json!({ "using": "css selector", "value": selector }));
+        let moves = points.iter().map(|(x, y)| {
+            // From the middle of the element.
+            let [x, y] = [(x - 0.5) * side("width"), (y - 0.5) * side("height")].map(|offset| offset.round() as i64);
+            json!({ "type": "pointerMove", "duration": 20, "origin": element, "x": x, "y": y })
+        });
+        let mut actions: Vec<Value> = moves.collect();
+        actions.insert(1, json!({ "type": "pointerDown", "button": 0 }));
+        actions.push(json!({ "type": "pointerUp", "button": 0 }));
+        let pointer = json!({ "type": "pointer", "id": "mouse", "actions": actions });
+        self.post("actions", json!({ "actions": [pointer] }));
+    }
+
+    /// Waits until a script returns true.
+    pub fn wait_for(&self, what: &str, script: &str) {
+        let start = Instant::now();
+        while self.run(script) != true {
+            assert!(start.elapsed() < Duration::from_secs(60), "in vain waited for {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What the console has been told since the last call: errors, warnings, and requests that failed.
+    pub fn console(&self) -> Vec<String> {
+        let entries = self.post("se/log", json!({ "type": "browser" }));
+        entries.as_array().unwrap().iter().map(|entry| format!("{}: {}", entry["level"], entry["message"])).collect()
     }
 
     /// The visible text of an element.
@@ -211,7 +249,8 @@ impl Browser {
         loop {
             let mut files =
                 fs::read_dir(self.files.path().join("downloads")).unwrap().map(|entry| entry.unwrap().path());
-            if let Some(file) = files.find(|file| file.extension().is_some_and(|e| e == "json")) {
+            // What is not finished has another ending.
+            if let Some(file) = files.find(|file| file.extension().is_some_and(|e| e == "json" || e == "png")) {
                 let moved = into.join(file.file_name().unwrap());
                 fs::rename(&file, &moved).unwrap();
                 return moved;
