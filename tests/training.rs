@@ -9,14 +9,15 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::AdamWConfig;
 use burn::prelude::*;
 use burn::train::metric::LossMetric;
+use burn::train::renderer::CliMetricsRenderer;
 use burn::train::{ExecutionStrategy, Learner, LearnerModel, MultiDeviceOptim, SupervisedTraining, TrainStep};
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions, ImageTower};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
 use dalle2::core::diffusion::standard_normal;
 use dalle2::core::image::RgbImage;
 use dalle2::core::train::{
-    BatchSource, DisplayMode, LossOutput, RunOptions, SourceLoader, TrainConfig, Trained, Trainer, materialize,
-    read_metrics, step_rng,
+    BatchSource, DisplayMode, LossOutput, Precision, RunOptions, SourceLoader, TrainConfig, Trained, Trainer,
+    materialize, read_metrics, step_rng,
 };
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
@@ -268,6 +269,7 @@ where
         .metrics((LossMetric::new(),))
         .with_training_strategy(strategy.into())
         .with_application_logger(None)
+        .renderer(Box::new(CliMetricsRenderer::new()))
         .num_epochs(3)
         .launch(learner);
     assert!(result.error.is_none(), "{:?}", result.error);
@@ -310,4 +312,73 @@ fn the_prior_trains_on_two_devices_as_on_one() {
     let one = trainer("one").run(make(), &prior_source(), &mut ()).unwrap();
     let two = trainer("two").run_on(&[Device::flex(), Device::flex()], make(), &prior_source(), &mut ()).unwrap();
     assert!(bits(&one.model) == bits(&two.model));
+}
+
+/// Trains twelve steps in f32 and in bf16, and compares the losses and what the weights are.
+fn assert_trains_in_bf16<M, S>(make: impl Fn() -> M, source: &S)
+where
+    M: TrainStep<Input = S::Batch> + Module,
+    M::Output: LossOutput,
+    S: BatchSource,
+{
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let run = |precision: Precision| {
+        let dir = temp.path().join(format!("{precision:?}"));
+        let config = TrainConfig { steps: 12, learning_rate: 0.003, warmup: 1, precision, ..Default::default() };
+        let options = RunOptions { display: DisplayMode::Quiet, ..Default::default() };
+        let task = make();
+        materialize(&task, &device(), 3);
+        let trained = Trainer::new(config, &dir).options(options).run(task, source, &mut ()).unwrap();
+        let losses = read_metrics(dir.join("metrics.jsonl")).unwrap().into_iter().map(|step| step.loss.unwrap());
+        (trained.model, losses.collect::<Vec<_>>())
+    };
+    let ((full, expected), (mixed, found)) = (run(Precision::F32), run(Precision::Bf16));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found / expected - 1.0).abs() < 0.05, "{found} {expected}");
+    }
+    assert_ne!(found, expected, "it did compute in another type");
+    // The weights are f32: those of a 16-bit type would leave the low half of the bits empty.
+    let low = |module: &M| bits(module).iter().filter(|bits| **bits & 0xffff != 0).count();
+    assert!(low(&mixed) * 10 > low(&full) * 9);
+}
+
+#[test]
+fn bf16_trains_f32_weights_to_nearly_the_same_losses() {
+    let mut decoder = decoder_config();
+    decoder.unet.dropout = 0.0;
+    assert_trains_in_bf16(|| DecoderTask::new(&decoder, &device()).unwrap(), &decoder_source());
+    let prior = DiffusionPriorConfig { dropout: 0.0, ..prior_config() };
+    assert_trains_in_bf16(|| PriorTask::new(&prior, &device()).unwrap(), &prior_source());
+    for chunk in [None, Some(4)] {
+        let mut config = clip_config();
+        (config.vision.dropout, config.text.dropout) = (0.0, 0.0);
+        let options = ClipTaskOptions { chunk, ..Default::default() };
+        assert_trains_in_bf16(|| ClipTask::new(&config, &options, &device()).unwrap(), &clip_source());
+    }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit_of_a_decoder_or_a_clip() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let config = TrainConfig { steps: 3, learning_rate: 0.01, warmup: 1, ..Default::default() };
+    let trainer = |name: &str| {
+        let options = RunOptions { display: DisplayMode::Quiet, ..Default::default() };
+        Trainer::new(config.clone(), temp.path().join(name)).options(options)
+    };
+    let devices = [device(), device().gradient_checkpointing()];
+    let decoders = devices.clone().map(|device| {
+        let task = DecoderTask::new(&decoder_config(), &device).unwrap();
+        let name = format!("decoder {:?}", device.gradient_checkpointing_strategy());
+        bits(&trainer(&name).run(task, &decoder_source(), &mut ()).unwrap().model)
+    });
+    assert!(decoders[0] == decoders[1]);
+    let clips = devices.map(|device| {
+        let options = ClipTaskOptions { chunk: Some(4), ..Default::default() };
+        let task = ClipTask::new(&clip_config(), &options, &device).unwrap();
+        let name = format!("clip {:?}", device.gradient_checkpointing_strategy());
+        bits(&trainer(&name).run(task, &clip_source(), &mut ()).unwrap().model)
+    });
+    assert!(clips[0] == clips[1]);
 }

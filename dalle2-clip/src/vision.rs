@@ -5,6 +5,7 @@ use burn::module::{Initializer, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use dalle2_core::ConfigError;
 use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear};
 use serde::{Deserialize, Serialize};
@@ -213,6 +214,7 @@ impl VisionTransformer {
     fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
         let [b, _, _, _] = pixels.dims();
         assert_shape!(pixels, [b, 3, self.image_size, self.image_size]);
+        let pixels = pixels.cast(FloatDType::from(self.class_embedding.val().dtype()));
         conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3).swap_dims(1, 2)
     }
 

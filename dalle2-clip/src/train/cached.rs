@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use burn::train::TrainOutput;
 use dalle2_core::train::{StepOutput, mix_seed};
 
@@ -30,13 +31,15 @@ pub(super) fn step(task: &ClipTask, batch: ClipBatch, chunk: usize) -> TrainOutp
         (untracked.embed_images(&part), untracked.embed_captions(&part))
     });
     let (images, texts): (Vec<_>, Vec<_>) = embedded.unzip();
-    let leaves = [images, texts].map(|parts| Tensor::cat(parts, 0).detach().require_grad());
+    let leaves = [images, texts].map(|parts| Tensor::cat(parts, 0).cast(FloatDType::F32).detach().require_grad());
     let Loss { value, hits, of_embeddings: [of_images, of_texts], mut grads } = loss(task, &leaves, &batch, &parts);
 
     for (i, rows) in parts.iter().enumerate() {
         seed(i);
         let part = batch.part(rows);
-        let along = |embed: Tensor<2>, of: &Tensor<2>| (embed * of.clone().slice_dim(0, rows.clone())).sum();
+        let along = |embed: Tensor<2>, of: &Tensor<2>| {
+            (embed.cast(FloatDType::F32) * of.clone().slice_dim(0, rows.clone())).sum()
+        };
         let total = match task.options().image_tower {
             ImageTower::Trained => {
                 let of_image = along(task.embed_images(&part), &of_images);

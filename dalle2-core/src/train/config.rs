@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
 use crate::ConfigError;
 
 /// How the learning rate goes on after the warm-up.
@@ -96,6 +97,8 @@ pub struct TrainConfig {
     pub max_grad_norm: Option<f64>,
     /// Decay of the moving average of the weights, warmed up as min(decay, (1 + n) / (10 + n)); `None` keeps none.
     pub ema_decay: Option<f64>,
+    /// The element type of forward and backward pass; the weights that are trained are f32.
+    pub precision: Precision,
     /// Seed of everything random in the run.
     pub seed: u64,
     /// Steps between two lines on a display without a progress bar.
@@ -136,6 +139,7 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
             ema_decay: Some(0.9999),
+            precision: Precision::F32,
             seed: 0,
             log_every: 50,
             checkpoint_every: 500,

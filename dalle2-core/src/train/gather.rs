@@ -11,7 +11,7 @@ use burn::train::{LearnerModel, TrainStep};
 
 use super::source::{Prefetch, mix_seed};
 use super::values::Values;
-use super::{BatchSource, LossOutput, TrainConfig};
+use super::{BatchSource, LossOutput, Precision, TrainConfig};
 use crate::{Error, Result};
 
 /// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
@@ -42,11 +42,12 @@ where
     M::Output: LossOutput,
 {
     fn gather(&mut self, model: &M, step: u64) -> Result<Gathered> {
-        let mut sum = Sum::new(self.device.clone().inner());
+        let mut sum = Sum::new(self.device.clone().inner(), self.config.precision);
+        let working = self.config.precision.working(model);
         for part in 0..self.config.accumulation as u64 {
             let batch = self.batches.next()?;
             self.device.seed(mix_seed(self.config.seed, DROPOUT, step * self.config.accumulation as u64 + part));
-            let output = model.step(batch);
+            let output = working.step(batch);
             sum.add(model, output.grads, &output.item);
         }
         sum.finish()
@@ -92,7 +93,8 @@ where
     fn gather(&mut self, model: &M, step: u64) -> Result<Gathered> {
         let accumulation = self.config.accumulation as u64;
         let main = self.devices[0].clone();
-        let mut sum = Sum::new(main.clone().inner());
+        let mut sum = Sum::new(main.clone().inner(), self.config.precision);
+        let working = self.config.precision.working(model);
         for round in 0..accumulation / self.devices.len() as u64 {
             for (index, device) in self.devices.iter().enumerate() {
                 let micro_step = step * accumulation + round * self.devices.len() as u64 + index as u64;
@@ -100,7 +102,7 @@ where
             }
             let mut loaders: Vec<Box<dyn DataLoaderIterator<<M as TrainStep>::Input> + '_>> =
                 self.loaders.iter_mut().map(|loader| Box::new(loader) as Box<_>).collect();
-            let outputs = self.step.step(&mut loaders, model);
+            let outputs = self.step.step(&mut loaders, &working);
             drop(loaders);
             if let Some(failure) = self.loaders.iter_mut().find_map(|loader| loader.failure.take()) {
                 return Err(failure);
@@ -148,16 +150,17 @@ struct Sum<M> {
     grads: GradientsAccumulator<M>,
     values: Values,
     device: Device,
+    precision: Precision,
 }
 
 impl<M: Module> Sum<M> {
-    fn new(device: Device) -> Self {
-        Self { grads: GradientsAccumulator::new(), values: Values::default(), device }
+    fn new(device: Device, precision: Precision) -> Self {
+        Self { grads: GradientsAccumulator::new(), values: Values::default(), device, precision }
     }
 
     fn add(&mut self, model: &M, grads: GradientsParams, item: &impl LossOutput) {
         self.values.add(item, &self.device);
-        self.grads.accumulate(model, grads);
+        self.grads.accumulate(model, self.precision.widen(grads, model));
     }
 
     fn finish(mut self) -> Result<Gathered> {

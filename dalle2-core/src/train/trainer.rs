@@ -239,7 +239,9 @@ impl Trainer {
         if self.options.prefetch == 0 {
             return Err(ConfigError::new("prefetch", 0, "must be at least 1").into());
         }
-        prepare(model, self.config.seed)
+        let device = prepare(model, self.config.seed)?;
+        self.config.precision.check(&device)?;
+        Ok(device)
     }
 
     /// Opens the run directory, and reads the newest checkpoint on resuming.
