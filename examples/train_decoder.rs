@@ -13,16 +13,17 @@ use std::path::Path;
 use anyhow::Result;
 use burn::module::Module;
 use clap::Parser;
+use dalle2::core::Decoder;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor};
 use dalle2::core::store::Precision;
 use dalle2::core::train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
-use dalle2::core::{Decoder, TextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, UnclipDecoder};
 use dalle2::{Device, SampleOptions, install_part};
 use shared::cli::{Preset, TrainArgs, init_logging};
-use shared::data::{Data, Frozen, resized};
+use shared::config::{NoOptions, RunConfig};
+use shared::data::{Data, Frozen, Widths, resized};
 use shared::hooks::{GRID, go_on, save_grid};
 
 /// Train the decoder: images from CLIP image embeddings and captions.
@@ -109,36 +110,42 @@ fn main() -> Result<()> {
     let args = &cli.train;
     init_logging();
     let device = args.device()?;
-    let data = Data::open(args)?;
-    let clip = Frozen::load(args, &device)?;
-    let widths = (clip.text.embed_dim(), clip.text.token_width());
+    let (clip, Widths { embed_dim, token_width, .. }) = Frozen::open(args, &device)?;
     let (config, train) = match args.preset {
         Preset::Tiny => {
-            (DecoderConfig::tiny(widths.0, widths.1), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
+            (DecoderConfig::tiny(embed_dim, token_width), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
         Preset::Portable => {
-            (DecoderConfig::portable(widths.0), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
+            (DecoderConfig::portable(embed_dim), TrainConfig { steps: 1500, batch_size: 16, ..defaults() })
         }
         Preset::Emoji => {
-            (DecoderConfig::emoji(widths.0, widths.1), TrainConfig { steps: 4000, batch_size: 16, ..defaults() })
+            (DecoderConfig::emoji(embed_dim, token_width), TrainConfig { steps: 4000, batch_size: 16, ..defaults() })
         }
+        Preset::Small => {
+            (DecoderConfig::small(embed_dim, token_width), TrainConfig { steps: 100_000, batch_size: 64, ..paper() })
+        }
+        Preset::Base => (DecoderConfig::base(embed_dim, token_width), paper()),
+        Preset::Karlo => (DecoderConfig { embed_dim, token_width, ..DecoderConfig::karlo() }, paper()),
+        Preset::Paper => (DecoderConfig { embed_dim, token_width, ..DecoderConfig::paper() }, paper()),
     };
-    let (config, task, train) = match cli.inpaint {
+    let (config, train, trained) = match cli.inpaint {
         true => {
             let trained = args.trained("decoder", "train_decoder", |dir| UnclipDecoder::load(dir, &device))?;
-            let config = trained.config().clone().with_inpainting();
-            let network = trained.network()?.train();
-            let task = DecoderTask::with_network(&config, network)?;
             // The network knows how to draw, so a quarter of the steps at half of the rate is enough to learn the rest.
             let train = TrainConfig { steps: train.steps / 4, learning_rate: train.learning_rate / 2.0, ..train };
-            (config, task, train)
+            (trained.config().clone().with_inpainting(), train, Some(trained))
         }
-        false => {
-            let task = DecoderTask::new(&config, &device.clone().autodiff())?;
-            (config, task, train)
-        }
+        false => (config, train, None),
     };
-    let train = args.train_config(train);
+    let run = RunConfig { model: config, options: NoOptions {}, train };
+    let (Some(run), Some(clip)) = (args.resolve(run)?, clip) else { return Ok(()) };
+    let RunConfig { model: config, train, .. } = &run;
+    let data = Data::open(args)?;
+    let on = args.training_device()?;
+    let task = match trained {
+        Some(trained) => DecoderTask::with_network(config, trained.network()?.train().fork(&on))?,
+        None => DecoderTask::new(config, &on)?,
+    };
     materialize(&task, &device, train.seed);
     println!("decoder with {} parameters on {} concepts", task.network.num_params(), data.len());
     let source = Source {
@@ -149,7 +156,7 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
-    args.run(if cli.inpaint { "decoder_inpaint" } else { "decoder" }, train, &config, task, &source, &mut hooks)
+    args.run(if cli.inpaint { "decoder_inpaint" } else { "decoder" }, &run, task, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {
@@ -161,5 +168,19 @@ fn defaults() -> TrainConfig {
         checkpoint_every: 250,
         sample_every: Some(500),
         ..Default::default()
+    }
+}
+
+/// The paper's (table 3).
+fn paper() -> TrainConfig {
+    TrainConfig {
+        steps: 800_000,
+        batch_size: 2048,
+        learning_rate: 1.2e-4,
+        weight_decay: 0.0,
+        ema_decay: Some(0.9999),
+        checkpoint_every: 1000,
+        sample_every: Some(5000),
+        ..defaults()
     }
 }

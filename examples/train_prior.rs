@@ -16,14 +16,16 @@ use clap::Parser;
 use dalle2::core::data::EmbeddingSet;
 use dalle2::core::diffusion::LossWeight;
 use dalle2::core::train::{TrainConfig, materialize};
-use dalle2::core::{Components, EmbeddingScale, SampleOptions, TextEncoder};
+use dalle2::core::{Components, EmbeddingScale, SampleOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{
     AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,
 };
 use dalle2::{ConfigError, Device};
+use serde::{Deserialize, Serialize};
 use shared::cli::{Preset, TrainArgs, init_logging};
-use shared::data::{Data, Frozen};
+use shared::config::{NoOptions, Options, RunConfig};
+use shared::data::{Data, Frozen, Widths};
 use shared::priors::{AutoregressiveSource, DiffusionSource, Kind, Pairs, PriorHooks, Truth};
 
 /// Captions of the validation, at most.
@@ -56,64 +58,80 @@ struct Cli {
     explained: Option<f64>,
 }
 
-/// Widths and lengths of the captions that the prior reads.
-#[derive(Debug, Clone, Copy)]
-struct Sizes {
-    embed_dim: usize,
-    token_width: usize,
-    context_length: usize,
+/// What the training of the diffusion prior can be told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiffusionOptions {
+    /// How the errors of different timesteps are weighted.
+    loss_weight: LossWeight,
+}
+
+impl Options for DiffusionOptions {
+    fn check(&self) -> Result<(), ConfigError> {
+        self.loss_weight.validate()
+    }
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     init_logging();
     let device = cli.train.device()?;
-    let (pairs, truth, sizes) = open(&cli, &device)?;
-    let train = cli.train.train_config(match cli.train.preset {
+    let (opened, widths) = open(&cli, &device)?;
+    let train = match cli.train.preset {
         Preset::Tiny | Preset::Portable => TrainConfig { steps: 600, batch_size: 48, ..defaults(cli.kind) },
         Preset::Emoji => TrainConfig { steps: 800, batch_size: 64, ..defaults(cli.kind) },
-    });
+        Preset::Small => TrainConfig { steps: 20_000, batch_size: 256, ..defaults(cli.kind) },
+        Preset::Base | Preset::Karlo | Preset::Paper => paper(cli.kind),
+    };
     match cli.kind {
-        Kind::Diffusion => train_diffusion(&cli, train, pairs, truth, sizes, &device),
-        Kind::Autoregressive => train_autoregressive(&cli, train, pairs, truth, sizes, &device),
+        Kind::Diffusion => train_diffusion(&cli, train, opened, widths, &device),
+        Kind::Autoregressive => train_autoregressive(&cli, train, opened, widths, &device),
     }
 }
 
 fn train_diffusion(
     cli: &Cli,
     train: TrainConfig,
-    pairs: Pairs,
-    truth: Truth,
-    Sizes { embed_dim: d, token_width: w, context_length: s }: Sizes,
+    opened: Option<(Pairs, Truth)>,
+    Widths { embed_dim: d, token_width: w, context_length: s }: Widths,
     device: &Device,
 ) -> Result<()> {
-    let mut config = match cli.train.preset {
-        Preset::Tiny => DiffusionPriorConfig::tiny(d, w, s),
-        Preset::Portable => {
+    let mut config = match (cli.train.preset, &opened) {
+        (Preset::Tiny, _) => DiffusionPriorConfig::tiny(d, w, s),
+        (Preset::Portable, Some((pairs, _))) => {
             let (image, _) = pairs.sample(VALIDATION, device)?;
             DiffusionPriorConfig::portable(d, s, EmbeddingScale::measure(image)?)
         }
-        Preset::Emoji => DiffusionPriorConfig::emoji(d, w, s),
+        (Preset::Portable, None) => DiffusionPriorConfig::portable(d, s, EmbeddingScale::None),
+        (Preset::Emoji, _) => DiffusionPriorConfig::emoji(d, w, s),
+        (Preset::Small, _) => DiffusionPriorConfig::small(d, w, s),
+        (Preset::Base, _) => DiffusionPriorConfig::base(d, w, s),
+        (Preset::Karlo, _) => {
+            DiffusionPriorConfig { embed_dim: d, token_width: w, context_length: s, ..DiffusionPriorConfig::karlo() }
+        }
+        (Preset::Paper, _) => {
+            DiffusionPriorConfig { embed_dim: d, token_width: w, context_length: s, ..DiffusionPriorConfig::paper() }
+        }
     };
     config.self_conditioning = cli.self_conditioning.then_some(true);
-    let weight = cli.min_snr.map_or(LossWeight::Uniform, |gamma| LossWeight::MinSnr { gamma });
-    let task = PriorTask::new(&config, &device.clone().autodiff())?.with_loss_weight(weight)?;
+    let loss_weight = cli.min_snr.map_or(LossWeight::Uniform, |gamma| LossWeight::MinSnr { gamma });
+    let run = RunConfig { model: config, options: DiffusionOptions { loss_weight }, train };
+    let (Some(run), Some((pairs, truth))) = (cli.train.resolve(run)?, opened) else { return Ok(()) };
+    let RunConfig { model: config, options, train } = &run;
+    let task = PriorTask::new(config, &cli.train.training_device()?)?.with_loss_weight(options.loss_weight)?;
     materialize(&task, device, train.seed);
     let (batch_size, seed) = (train.batch_size, train.seed);
+    let pairs = pairs.with_seed(seed)?;
     let source = DiffusionSource { pairs, batch_size, train_steps: config.train_steps, seed };
     let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
-    // What trains, besides the model: a run is only gone on with under the same weights.
-    let described = serde_json::json!({ "prior": config, "loss_weight": weight });
-    let described = if weight == LossWeight::Uniform { serde_json::to_value(&config)? } else { described };
-    cli.train.run("prior", train, &described, task, &source, &mut hooks)
+    cli.train.run("prior", &run, task, &source, &mut hooks)
 }
 
 fn train_autoregressive(
     cli: &Cli,
     train: TrainConfig,
-    pairs: Pairs,
-    truth: Truth,
-    Sizes { embed_dim: d, token_width: w, context_length: s }: Sizes,
+    opened: Option<(Pairs, Truth)>,
+    Widths { embed_dim: d, token_width: w, context_length: s }: Widths,
     device: &Device,
 ) -> Result<()> {
     if cli.self_conditioning || cli.min_snr.is_some() {
@@ -126,25 +144,40 @@ fn train_autoregressive(
             let expected = "diffusers has no autoregressive prior: use another preset, or --kind diffusion";
             return Err(ConfigError::new("preset", "portable", expected).into());
         }
-        Preset::Emoji => AutoregressivePriorConfig::small(d, w, s),
+        Preset::Emoji | Preset::Small => AutoregressivePriorConfig::small(d, w, s),
+        Preset::Base => AutoregressivePriorConfig::base(d, w, s),
+        Preset::Karlo => {
+            let karlo = AutoregressivePriorConfig::karlo();
+            let components = karlo.components.min(d);
+            AutoregressivePriorConfig { embed_dim: d, token_width: w, context_length: s, components, ..karlo }
+        }
+        Preset::Paper => {
+            let paper = AutoregressivePriorConfig::paper();
+            let components = paper.components.min(d);
+            AutoregressivePriorConfig { embed_dim: d, token_width: w, context_length: s, components, ..paper }
+        }
     };
-    let components = match (cli.components, cli.explained) {
-        (_, Some(share)) => Components::Explained(share),
-        (count, None) => Components::Fixed(count.unwrap_or(config.components)),
+    config.components = cli.components.unwrap_or(config.components);
+    let run = RunConfig { model: config, options: NoOptions {}, train };
+    let (Some(mut run), Some((pairs, truth))) = (cli.train.resolve(run)?, opened) else { return Ok(()) };
+    let (batch_size, seed) = (run.train.batch_size, run.train.seed);
+    let pairs = pairs.with_seed(seed)?;
+    let components = match cli.explained {
+        Some(share) => Components::Explained(share),
+        None => Components::Fixed(run.model.components),
     };
     let (image, text) = pairs.sample(QUANTIZER_PAIRS, device)?;
-    let options = QuantizerOptions { components, ..QuantizerOptions::of(&config) };
+    let options = QuantizerOptions { components, ..QuantizerOptions::of(&run.model) };
     let quantizer = EmbeddingQuantizer::fit(image.clone(), text, &options)?;
-    config.components = quantizer.num_components();
+    run.model.components = quantizer.num_components();
     let lost = 100.0 * quantizer.reconstruction_error(image)?;
-    println!("{} of {d} principal components lose {lost:.2} % of the variance", config.components);
+    println!("{} of {d} principal components lose {lost:.2} % of the variance", run.model.components);
 
-    let task = AutoregressiveTask::new(&config, quantizer.clone(), &device.clone().autodiff())?;
-    materialize(&task, device, train.seed);
-    let (batch_size, seed) = (train.batch_size, train.seed);
+    let task = AutoregressiveTask::new(&run.model, quantizer.clone(), &cli.train.training_device()?)?;
+    materialize(&task, device, seed);
     let source = AutoregressiveSource { pairs, batch_size, quantizer, seed };
-    let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
-    cli.train.run("autoregressive_prior", train, &config, task, &source, &mut hooks)
+    let mut hooks = hooks(cli, truth, run.model.training_cost(), batch_size);
+    cli.train.run("autoregressive_prior", &run, task, &source, &mut hooks)
 }
 
 fn hooks(cli: &Cli, truth: Truth, cost: TrainingCost, batch_size: usize) -> PriorHooks {
@@ -153,30 +186,26 @@ fn hooks(cli: &Cli, truth: Truth, cost: TrainingCost, batch_size: usize) -> Prio
     PriorHooks { truth, options, cost, batch_size, export, seconds: 0.0 }
 }
 
-/// The pairs to train on, and those that validation draws.
-fn open(cli: &Cli, device: &Device) -> Result<(Pairs, Truth, Sizes)> {
+/// The pairs to train on and those that validation draws, unless a dry run has none, and the widths of CLIP.
+fn open(cli: &Cli, device: &Device) -> Result<(Option<(Pairs, Truth)>, Widths)> {
     if let Some(dir) = &cli.embeddings {
         let set = Arc::new(EmbeddingSet::open(dir)?);
         let info = set.info();
-        let sizes =
-            Sizes { embed_dim: info.embed_dim, token_width: info.token_width, context_length: info.context_length };
+        let widths =
+            Widths { embed_dim: info.embed_dim, token_width: info.token_width, context_length: info.context_length };
         let n = set.len().min(VALIDATION);
         let indices: Vec<usize> = (0..n).map(|i| i * set.len() / n).collect();
         let truth = Truth::of_set(&set, &indices, device);
         println!("{} embedded pairs, {} shards left out", set.len(), set.problems().len());
-        return Ok((Pairs::of_set(set, cli.train.seed)?, truth, sizes));
+        return Ok((Some((Pairs::of_set(set, 0)?, truth)), widths));
     }
+    let (clip, widths) = Frozen::open(&cli.train, device)?;
+    let Some(clip) = clip else { return Ok((None, widths)) };
     let data = Data::open(&cli.train)?;
-    let clip = Frozen::load(&cli.train, device)?;
-    let sizes = Sizes {
-        embed_dim: clip.text.embed_dim(),
-        token_width: clip.text.token_width(),
-        context_length: clip.text.context_length(),
-    };
     let encoded = clip.encode(&data.plain(clip.image_size(), VALIDATION)?)?;
     let truth = Truth { text: encoded.text, null: clip.null().clone(), image: encoded.embedding };
     println!("{} concepts", data.len());
-    Ok((Pairs::Clip { data, clip, seed: cli.train.seed }, truth, sizes))
+    Ok((Some((Pairs::Clip { data, clip, seed: 0 }, truth)), widths))
 }
 
 /// β2, ε and weight decay as in the paper (table 3).
@@ -195,5 +224,22 @@ fn defaults(kind: Kind) -> TrainConfig {
         checkpoint_every: 250,
         validate_every: Some(500),
         ..Default::default()
+    }
+}
+
+/// The paper's (table 3).
+fn paper(kind: Kind) -> TrainConfig {
+    let (steps, learning_rate, ema_decay) = match kind {
+        Kind::Diffusion => (600_000, 1.1e-4, 0.9999),
+        Kind::Autoregressive => (1_000_000, 1.6e-4, 0.999),
+    };
+    TrainConfig {
+        steps,
+        batch_size: 4096,
+        learning_rate,
+        ema_decay: Some(ema_decay),
+        checkpoint_every: 1000,
+        validate_every: Some(1000),
+        ..defaults(kind)
     }
 }

@@ -26,6 +26,7 @@ use dalle2::{Device, SampleOptions, install_part};
 use image::imageops;
 use rand::RngExt;
 use shared::cli::{Preset, TrainArgs, init_logging};
+use shared::config::{NoOptions, RunConfig};
 use shared::data::Data;
 use shared::hooks::{go_on, save_grid};
 
@@ -167,7 +168,6 @@ fn main() -> Result<()> {
     let args = &cli.train;
     init_logging();
     let device = args.device()?;
-    let data = Data::open(args)?;
     let (config, train) = match (cli.stage, args.preset) {
         (Stage::First, Preset::Tiny) => (UpsamplerConfig::tiny(), TrainConfig { steps: 400, ..defaults() }),
         (Stage::First, Preset::Portable) => (UpsamplerConfig::portable(), TrainConfig { steps: 400, ..defaults() }),
@@ -181,9 +181,20 @@ fn main() -> Result<()> {
         (Stage::Second, Preset::Emoji) => {
             (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 2000, batch_size: 8, ..defaults() })
         }
+        (Stage::First, Preset::Small) => {
+            (UpsamplerConfig::small(), TrainConfig { steps: 100_000, batch_size: 64, ..paper() })
+        }
+        (Stage::First, Preset::Base) => (UpsamplerConfig::base(), paper()),
+        (Stage::First, Preset::Karlo) => (UpsamplerConfig::karlo(), paper()),
+        (Stage::First, Preset::Paper) => (UpsamplerConfig::paper_first(), paper()),
+        (Stage::Second, _) => {
+            (UpsamplerConfig::paper_second(), TrainConfig { batch_size: 512, learning_rate: 1.0e-4, ..paper() })
+        }
     };
-    let train = args.train_config(train);
-    let task = UpsamplerTask::new(&config, &device.clone().autodiff())?;
+    let Some(run) = args.resolve(RunConfig { model: config, options: NoOptions {}, train })? else { return Ok(()) };
+    let RunConfig { model: config, train, .. } = &run;
+    let data = Data::open(args)?;
+    let task = UpsamplerTask::new(config, &args.training_device()?)?;
     materialize(&task, &device, train.seed);
     println!("upsampler with {} parameters on {} images", task.network.num_params(), data.len());
     let source = Source {
@@ -195,7 +206,7 @@ fn main() -> Result<()> {
     };
     let mut hooks =
         UpsamplerHooks { args, stage: cli.stage, config: config.clone(), data: &data, device: device.clone() };
-    args.run(cli.stage.run(), train, &config, task, &source, &mut hooks)
+    args.run(cli.stage.run(), &run, task, &source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {
@@ -208,5 +219,18 @@ fn defaults() -> TrainConfig {
         checkpoint_every: 250,
         sample_every: Some(500),
         ..Default::default()
+    }
+}
+
+/// The paper's (table 3).
+fn paper() -> TrainConfig {
+    TrainConfig {
+        steps: 1_000_000,
+        batch_size: 1024,
+        learning_rate: 1.2e-4,
+        ema_decay: Some(0.9999),
+        checkpoint_every: 1000,
+        sample_every: Some(5000),
+        ..defaults()
     }
 }

@@ -52,7 +52,7 @@ mod vision;
 
 pub use image_encoder::ClipImageEncoder;
 pub use import::{clip_tensor_name, text_tensor_name, vision_tensor_name};
-pub use loss::{MAX_LOGIT_SCALE, contrastive_loss};
+pub use loss::{LossShare, MAX_LOGIT_SCALE, Objective, contrastive_loss};
 pub use model::{Clip, ClipConfig};
 pub use preprocess::preprocess;
 pub use pretrained::{ImportOptions, PretrainedClip};

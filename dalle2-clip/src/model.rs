@@ -88,13 +88,17 @@ impl ClipConfig {
             "tiny" => return Ok(Self::tiny()),
             "emoji" => return Ok(Self::emoji()),
             "portable" => return Ok(Self::portable()),
+            "small" => return Ok(Self::small()),
+            "base" => return Ok(Self::base()),
+            "karlo" => return Ok(Self::karlo()),
+            "paper" => return Ok(Self::paper()),
             _ => {}
         }
         let published = Self::published_by_name();
         let known = published.each_ref().map(|(name, _)| *name).join(", ");
         let found = published.into_iter().find(|(preset, _)| *preset == name);
-        let found = found
-            .ok_or_else(|| ConfigError::new("preset", name, format!("must be one of tiny, emoji, portable, {known}")));
+        let named = "tiny, small, base, karlo, paper, emoji, portable";
+        let found = found.ok_or_else(|| ConfigError::new("preset", name, format!("must be one of {named}, {known}")));
         Ok(found?.1)
     }
 

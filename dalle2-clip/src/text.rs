@@ -251,7 +251,8 @@ impl TextTransformerConfig {
         self.transformer().validate()
     }
 
-    fn transformer(&self) -> TransformerConfig {
+    /// The transformer.
+    pub fn transformer(&self) -> TransformerConfig {
         TransformerConfig::new(self.d_model, self.n_heads, self.n_layers)
             .with_d_ff(self.d_ff)
             .with_activation(self.activation)

@@ -1,21 +1,24 @@
-//! Contrastive training: [`Clip`] as a task of the trainer, and its batches.
+//! Contrastive training: [`ClipTask`] for the trainer, and its batches.
+
+mod cached;
+mod task;
 
 use std::collections::HashMap;
 
 use burn::data::dataset::Dataset;
 use burn::prelude::*;
-use burn::train::{TrainOutput, TrainStep};
 use dalle2_core::data::CaptionedImage;
 use dalle2_core::image::{RgbImage, to_tensor};
 use dalle2_core::text::ClipTokenizer;
-use dalle2_core::train::{BatchSource, ShuffledIndices, StepOutput, step_rng};
+use dalle2_core::train::{BatchSource, ShuffledIndices, step_rng};
 use dalle2_core::{ConfigError, Error, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::loss::{MAX_LOGIT_SCALE, match_loss, match_probabilities, similarity_logits};
+pub use task::{ClipLoss, ClipTask, ClipTaskOptions, ImageTower};
+
 use crate::text_encoder::tokenize;
-use crate::{Clip, ClipConfig, TokenBatch, preprocess};
+use crate::{ClipConfig, TokenBatch, preprocess};
 
 /// Random stream of augmentation and unknown words, see [`step_rng`].
 const STREAM: u64 = 0x63_6c69_7000;
@@ -29,29 +32,22 @@ pub struct ClipBatch {
     pub captions: TokenBatch,
     /// A class for each pair; pairs of one class match one another.
     pub targets: Vec<usize>,
+    /// Numbers of the patches that are read, `[B, K]`; `None` reads all of them.
+    pub patches: Option<Tensor<2, Int>>,
+    /// Seed of dropout in the parts of a batch that is larger than [`ClipTaskOptions::chunk`].
+    pub seed: u64,
 }
 
-impl TrainStep for Clip {
-    type Input = ClipBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: ClipBatch) -> TrainOutput<StepOutput> {
-        let b = batch.targets.len();
-        let image_embed = self.vision.forward(batch.pixels);
-        let text_embed = self.text.forward(&batch.captions).pooled;
-        let matches = match_probabilities(Some(&batch.targets), b, &image_embed.device());
-        let logits = similarity_logits(image_embed, text_embed, self.logit_scale.val());
-        let accuracy = nearest_is_match(logits.clone().without_autodiff(), matches.clone().without_autodiff());
-        let loss = match_loss(logits, matches);
-        let scale = self.logit_scale.val().without_autodiff().clamp_max(MAX_LOGIT_SCALE).exp();
-        let output = StepOutput::new(loss.clone()).with("accuracy", accuracy).with("logit_scale", scale);
-        TrainOutput::new(self, loss.backward(), output)
+impl ClipBatch {
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.targets.len()
     }
-}
 
-/// Share of images whose nearest caption of the batch is of their class, `[1]`.
-fn nearest_is_match(logits: Tensor<2>, matches: Tensor<2>) -> Tensor<1> {
-    matches.gather(1, logits.argmax(1)).greater_scalar(0.0).float().mean()
+    /// Whether there are no pairs, which no batcher gives.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
 }
 
 /// How far training images are moved and scaled at random. Colours stay: captions name them.
@@ -70,6 +66,7 @@ pub struct ClipBatcher {
     tokenizer: ClipTokenizer,
     jitter: Jitter,
     unknown_probability: f64,
+    patch_dropout: f64,
 }
 
 impl ClipBatcher {
@@ -81,7 +78,7 @@ impl ClipBatcher {
     pub fn new(config: ClipConfig) -> Result<Self> {
         config.validate()?;
         let tokenizer = ClipTokenizer::openai()?;
-        Ok(Self { config, tokenizer, jitter: Jitter::default(), unknown_probability: 0.01 })
+        Ok(Self { config, tokenizer, jitter: Jitter::default(), unknown_probability: 0.01, patch_dropout: 0.0 })
     }
 
     /// Moves and scales the images at random.
@@ -110,6 +107,18 @@ impl ClipBatcher {
         Ok(self)
     }
 
+    /// Share of the patches of each image that is not read, at random; 0 reads all. One patch is always read.
+    ///
+    /// # Errors
+    /// When the value is not in [0, 1).
+    pub fn with_patch_dropout(mut self, share: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&share) {
+            return Err(ConfigError::new("patch_dropout", share, "must be at least 0 and below 1").into());
+        }
+        self.patch_dropout = share;
+        Ok(self)
+    }
+
     /// A batch of (caption, image, class) triples, for pairs of one class see [`ClipBatch::targets`]. Images of one
     /// size, which need not be the model's.
     ///
@@ -135,7 +144,26 @@ impl ClipBatcher {
             to_tensor(&moved, device)?
         };
         let pixels = preprocess(images, &self.config.vision)?;
-        Ok(ClipBatch { pixels, captions, targets: items.iter().map(|(_, _, class)| *class).collect() })
+        let patches = self.choose_patches(items.len(), rng, device);
+        let targets = items.iter().map(|(_, _, class)| *class).collect();
+        Ok(ClipBatch { pixels, captions, targets, patches, seed: rng.random() })
+    }
+
+    /// The patches that are read, in ascending order, of each image others.
+    fn choose_patches(&self, b: usize, rng: &mut ChaCha8Rng, device: &Device) -> Option<Tensor<2, Int>> {
+        if self.patch_dropout == 0.0 {
+            return None;
+        }
+        let n = self.config.vision.n_patches();
+        let k = (((1.0 - self.patch_dropout) * n as f64).round() as usize).max(1);
+        let chosen: Vec<i64> = (0..b)
+            .flat_map(|_| {
+                let mut kept = rand::seq::index::sample(rng, n, k).into_vec();
+                kept.sort_unstable();
+                kept.into_iter().map(|patch| patch as i64)
+            })
+            .collect();
+        Some(Tensor::from_data(TensorData::new(chosen, [b, k]), device))
     }
 
     /// The captions as rows of the embedding, some words replaced by the unknown one.

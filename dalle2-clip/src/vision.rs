@@ -5,6 +5,7 @@ use burn::module::{Initializer, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use dalle2_core::ConfigError;
 use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear};
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,8 @@ impl VisionTransformerConfig {
         self.transformer().validate()
     }
 
-    fn transformer(&self) -> TransformerConfig {
+    /// The transformer.
+    pub fn transformer(&self) -> TransformerConfig {
         TransformerConfig::new(self.d_model, self.n_heads, self.n_layers)
             .with_d_ff(self.d_ff)
             .with_activation(self.activation)
@@ -177,15 +179,43 @@ impl VisionTransformer {
     /// # Panics
     /// When the images have another size or number of channels.
     pub fn encode_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let [b, _, _, _] = pixels.dims();
-        assert_shape!(pixels, [b, 3, self.image_size, self.image_size]);
-        // [B, 3, H, W] -> [B, W, rows, columns] -> [B, N, W]
-        let patches = conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3).swap_dims(1, 2);
-        let w = patches.dims()[2];
+        let patches = self.embed_patches(pixels);
+        let [b, _, w] = patches.dims();
         let class = self.class_embedding.val().reshape([1, 1, w]).expand([b, 1, w]);
         let positions = self.position_embedding.weight.val().unsqueeze::<3>();
         let x = Tensor::cat(vec![class, patches], 1) + positions; // [B, 1 + N, W]
         self.transformer.forward(layer_norm(&self.pre_norm, x), None)
+    }
+
+    /// Embeds images of which only some patches are read, each with the position that it has in the image (patch
+    /// dropout: Liu et al. 2022, arXiv 2208.07220; Li et al. 2023, arXiv 2212.00794).
+    ///
+    /// # Shapes
+    /// pixels `[B, 3, image_size, image_size]`, numbers of the patches that are kept `[B, K]` -> `[B, D]`
+    ///
+    /// # Panics
+    /// When the images have another size or number of channels, or `kept` another batch size.
+    pub fn forward_patches(&self, pixels: Tensor<4>, kept: Tensor<2, Int>) -> Tensor<2> {
+        let patches = self.embed_patches(pixels);
+        let [b, n, w] = patches.dims();
+        let k = kept.dims()[1];
+        assert_shape!(kept, [b, k]);
+        let positions = self.position_embedding.weight.val().unsqueeze::<3>(); // [1, 1 + N, W]
+        let patches = patches + positions.clone().slice_dim(1, 1..n + 1);
+        let patches = patches.gather(1, kept.unsqueeze_dim::<3>(2).expand([b, k, w])); // [B, N, W] -> [B, K, W]
+        let class = self.class_embedding.val().reshape([1, 1, w]) + positions.slice_dim(1, 0..1);
+        let x = Tensor::cat(vec![class.expand([b, 1, w]), patches], 1); // [B, 1 + K, W]
+        let x = self.transformer.forward(layer_norm(&self.pre_norm, x), None);
+        let class_token = x.slice_dim(1, 0..1).squeeze_dim::<2>(1); // [B, 1 + K, W] -> [B, W]
+        linear(&self.projection, layer_norm(&self.post_norm, class_token))
+    }
+
+    /// `[B, 3, H, W]` -> `[B, W, rows, columns]` -> `[B, N, W]`
+    fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let [b, _, _, _] = pixels.dims();
+        assert_shape!(pixels, [b, 3, self.image_size, self.image_size]);
+        let pixels = pixels.cast(FloatDType::from(self.class_embedding.val().dtype()));
+        conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3).swap_dims(1, 2)
     }
 
     /// Side of the images that it reads, in pixels.
@@ -223,6 +253,25 @@ mod tests {
         let swapped = Tensor::cat(vec![right, left], 3);
         let change = (model.forward(pixels) - model.forward(swapped)).abs().max().into_scalar::<f32>();
         assert!(change > 1e-4, "positions must matter, change {change}");
+    }
+
+    #[test]
+    fn all_patches_in_any_order_embed_as_without_dropout() {
+        let device = Device::flex();
+        let model = config().init(&device);
+        let pixels = Tensor::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
+        let order: Vec<i64> = (0..32).map(|i| if i < 16 { (i * 5) % 16 } else { 31 - i }).collect();
+        let order = Tensor::<2, Int>::from_data(TensorData::new(order, [2, 16]), &device);
+        let close = burn::tensor::Tolerance::rel_abs(1e-4, 1e-5);
+        let whole = model.forward(pixels.clone()).into_data();
+        model.forward_patches(pixels.clone(), order.clone()).into_data().assert_approx_eq::<f32>(&whole, close);
+        // What is left out is not read.
+        let kept = order.slice_dim(1, 0..4); // patches 0, 5, 10, 15 of the first image
+        let one = |pixels: Tensor<4>| model.forward_patches(pixels, kept.clone()).slice_dim(0, 0..1).into_data();
+        let dark = pixels.clone().slice_assign(s![0..1, .., 0..4, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
+        one(pixels.clone()).assert_eq(&one(dark), true);
+        let seen = pixels.clone().slice_assign(s![0..1, .., 4..8, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
+        assert_ne!(one(pixels), one(seen));
     }
 
     #[test]

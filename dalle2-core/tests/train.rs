@@ -14,10 +14,10 @@ use std::time::Duration;
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::train::{TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::train::{
-    BatchSource, DisplayMode, Hooks, RunOptions, Schedule, ShuffledIndices, StepOutput, StepRecord, Stop, TrainConfig,
-    TrainReport, Trained, Trainer, read_metrics, step_rng,
+    BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, ShuffledIndices, StepOutput, StepRecord, Stop,
+    TrainConfig, TrainReport, Trained, Trainer, Watch, read_checkpoint, read_metrics, step_rng,
 };
 use dalle2_core::{Error, Result};
 use rand::RngExt;
@@ -37,12 +37,15 @@ struct Mlp {
 }
 
 fn mlp(dropout: f64) -> Mlp {
-    let device = Device::flex().autodiff();
+    mlp_on(dropout, &Device::flex().autodiff())
+}
+
+fn mlp_on(dropout: f64, device: &Device) -> Mlp {
     Mlp {
-        up: LinearConfig::new(4, 16).init(&device),
-        norm: LayerNormConfig::new(16).init(&device),
+        up: LinearConfig::new(4, 16).init(device),
+        norm: LayerNormConfig::new(16).init(device),
         dropout: DropoutConfig::new(dropout).init(),
-        down: LinearConfig::new(16, 2).init(&device),
+        down: LinearConfig::new(16, 2).init(device),
     }
 }
 
@@ -57,10 +60,25 @@ impl TrainStep for Mlp {
     type Output = StepOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<StepOutput> {
-        let hidden = self.norm.forward(self.up.forward(batch.x)).tanh();
-        let error = self.down.forward(self.dropout.forward(hidden)) - batch.y;
+        let error = self.error(batch);
         let loss = error.clone().square().mean();
         TrainOutput::new(self, loss.backward(), StepOutput::new(loss).with("absolute", error.abs().mean()))
+    }
+}
+
+impl Mlp {
+    fn error(&self, batch: Batch) -> Tensor<2> {
+        let hidden = self.norm.forward(self.up.forward(batch.x)).tanh();
+        self.down.forward(self.dropout.forward(hidden)) - batch.y
+    }
+}
+
+impl InferenceStep for Mlp {
+    type Input = Batch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: Batch) -> StepOutput {
+        StepOutput::new(self.error(batch).square().mean())
     }
 }
 
@@ -150,7 +168,7 @@ fn bits(module: &Mlp) -> Vec<u32> {
 /// What must not depend on the clock.
 fn timeless(dir: &Path) -> Vec<StepRecord> {
     let records = read_metrics(dir.join("metrics.jsonl")).unwrap();
-    records.into_iter().map(|r| StepRecord { images_per_second: 0.0, seconds: 0.0, ..r }).collect()
+    records.into_iter().map(|r| StepRecord { images_per_second: 0.0, seconds: 0.0, memory_mib: None, ..r }).collect()
 }
 
 fn steps_on_disk(dir: &Path) -> Vec<String> {
@@ -264,6 +282,56 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
     assert_eq!(bits(&resumed.model), bits(&expected.model));
     assert_eq!(bits(resumed.ema.as_ref().unwrap()), bits(expected.ema.as_ref().unwrap()));
     assert_eq!(timeless(killed.path()), timeless(whole.path()));
+}
+
+/// Hardly anything but writing checkpoints.
+fn writing() -> TrainConfig {
+    TrainConfig { steps: 120, checkpoint_every: 1, ..config() }
+}
+
+/// As [`a_run_in_a_process_of_its_own`], for the next test.
+#[test]
+fn a_writing_run_in_a_process_of_its_own() {
+    let Some(dir) = std::env::var_os(WRITING_DIR) else { return };
+    train(writing(), Path::new(&dir), resuming(), &Points::new()).unwrap();
+}
+
+const WRITING_DIR: &str = "DALLE2_TEST_WRITING_DIR";
+
+#[test]
+fn a_run_killed_while_it_writes_a_checkpoint_loses_that_one_only() {
+    let _alone = alone();
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = train(writing(), whole.path(), quiet(), &Points::new()).unwrap();
+    let unfinished = || {
+        let names = steps_on_disk(killed.path()).into_iter();
+        names.filter(|name| name.starts_with(".part-")).collect::<Vec<_>>()
+    };
+    fs::create_dir_all(killed.path().join("checkpoints")).unwrap();
+    let mut hits = 0;
+    for _ in 0..12 {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_writing_run_in_a_process_of_its_own"])
+            .env(WRITING_DIR, killed.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let before = unfinished();
+        while unfinished() == before && process.try_wait().unwrap().is_none() {
+            std::hint::spin_loop();
+        }
+        process.kill().unwrap(); // SIGKILL on Unix
+        process.wait().unwrap();
+        hits += usize::from(!unfinished().is_empty());
+        if hits == 3 {
+            break;
+        }
+    }
+    assert!(hits > 0, "no process was killed while it was writing");
+    let resumed = train(writing(), killed.path(), resuming(), &Points::new()).unwrap();
+    assert_eq!(bits(&resumed.model), bits(&expected.model));
+    assert_eq!(bits(resumed.ema.as_ref().unwrap()), bits(expected.ema.as_ref().unwrap()));
+    assert!(unfinished().is_empty());
 }
 
 #[test]
@@ -518,4 +586,190 @@ fn time_limit_and_interruption_end_with_a_checkpoint() {
     let report = train(config(), temp.path(), options, &Points::new()).unwrap().report;
     assert_eq!((report.stop, report.steps), (Stop::Interrupted, 0));
     assert_eq!(train(config(), temp.path(), resuming(), &Points::new()).unwrap().report.steps, 12);
+}
+
+/// Figures of the validation that get better and then worse: lowest at the third.
+struct Falling {
+    exported: Vec<u64>,
+    step: u64,
+}
+
+impl Hooks<Mlp> for Falling {
+    fn validate(&mut self, _model: &Mlp, step: u64) -> Result<Vec<(String, f64)>> {
+        self.step = step;
+        let figures = [3.0, 2.0, f64::NAN, 1.0, 1.5, 1.0, 1.2, 1.1];
+        Ok(vec![("error".into(), figures[(step / 2) as usize - 1]), ("recall".into(), step as f64)])
+    }
+
+    fn export(&mut self, _model: &Mlp, dir: &Path) -> Result<()> {
+        self.exported.push(self.step);
+        fs::write(dir.join("step"), self.step.to_string()).map_err(|e| Error::io(dir, e))
+    }
+}
+
+fn watching(patience: Option<u64>) -> TrainConfig {
+    let watch = Some(Watch { figure: "error".into(), goal: Goal::Lowest, patience });
+    TrainConfig { steps: 16, validate_every: Some(2), checkpoint_every: 5, keep_checkpoints: 1, watch, ..config() }
+}
+
+#[test]
+fn the_best_and_every_fifth_checkpoint_are_kept_and_the_run_stops_early() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let config = TrainConfig { keep_every: Some(5), ..watching(Some(3)) };
+    let mut hooks = Falling { exported: Vec::new(), step: 0 };
+    let first = RunOptions { stop_after: Some(11), ..quiet() };
+    let trainer = |options| Trainer::new(config.clone(), temp.path()).options(options);
+    trainer(first).run(mlp(0.3), &Points::new(), &mut hooks).unwrap();
+    assert_eq!(steps_on_disk(temp.path()), ["step-10", "step-11", "step-5", "step-8"]);
+    // The patience goes on from the checkpoint: validations 5 and 6 were not better than the fourth, nor is the seventh.
+    let trained = trainer(resuming()).run(mlp(0.3), &Points::new(), &mut hooks).unwrap();
+    assert_eq!((trained.report.stop, trained.report.steps), (Stop::NoImprovement, 14));
+    assert_eq!(steps_on_disk(temp.path()), ["step-10", "step-14", "step-5", "step-8"]);
+    let best = trained.report.best.unwrap();
+    assert_eq!(best.value, 1.0);
+    assert!(best.path.ends_with("checkpoints/step-8"), "{best:?}");
+    assert_eq!(fs::read_to_string(temp.path().join("export/step")).unwrap(), "8", "the export is the best state");
+    // Until the first validation nothing is known to be better, then only what is.
+    assert_eq!(hooks.exported, [2, 4, 8]);
+    // And the best state can be read.
+    let whole = tempfile::tempdir().unwrap();
+    let options = RunOptions { stop_after: Some(8), ..quiet() };
+    let expected = Trainer::new(TrainConfig { watch: None, validate_every: None, ..config.clone() }, whole.path())
+        .options(options)
+        .run(mlp(0.3), &Points::new(), &mut ())
+        .unwrap();
+    assert_eq!(bits(&read_checkpoint(&best.path, mlp(0.3)).unwrap()), bits(&expected.ema.unwrap()));
+}
+
+#[test]
+fn a_figure_that_does_not_exist_cannot_be_watched() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let watch = Some(Watch { figure: "eror".into(), goal: Goal::Lowest, patience: None });
+    let trainer = Trainer::new(TrainConfig { watch, ..watching(None) }, temp.path()).options(quiet());
+    let error = trainer.run(mlp(0.3), &Points::new(), &mut Falling { exported: Vec::new(), step: 0 }).unwrap_err();
+    assert!(error.to_string().contains("`train.watch.figure` = eror"), "{error}");
+    assert!(error.to_string().contains("error, recall"), "{error}");
+}
+
+#[test]
+fn several_devices_compute_what_one_does() {
+    let _alone = alone();
+    let run = |devices: Option<usize>, accumulation: usize, source: &Points| {
+        let temp = tempfile::tempdir().unwrap();
+        let trainer = Trainer::new(TrainConfig { accumulation, ..config() }, temp.path()).options(quiet());
+        let trained = match devices {
+            None => trainer.run(mlp(0.0), source, &mut ()),
+            Some(count) => trainer.run_on(&vec![Device::flex(); count], mlp(0.0), source, &mut ()),
+        };
+        trained.map(|trained| (bits(&trained.model), bits(&trained.ema.unwrap()), timeless(temp.path())))
+    };
+    let source = Points::new();
+    // The sum of two gradients does not depend on their order, so it is the same to the last bit.
+    assert_eq!(run(Some(2), 2, &source).unwrap(), run(None, 2, &source).unwrap());
+    assert_eq!(run(Some(1), 2, &source).unwrap(), run(None, 2, &source).unwrap());
+    assert_ne!(run(Some(2), 2, &source).unwrap(), run(None, 1, &source).unwrap());
+    // Four batches on two devices: the loss of every step up to rounding.
+    let (four, one) = (run(Some(2), 4, &source).unwrap(), run(None, 4, &source).unwrap());
+    for (a, b) in four.2.iter().zip(&one.2) {
+        assert!((a.loss.unwrap() - b.loss.unwrap()).abs() < 1e-5, "{a:?} {b:?}");
+    }
+    let error = run(Some(3), 2, &source).unwrap_err().to_string();
+    assert!(error.contains("`train.accumulation` = 2") && error.contains("devices, 3"), "{error}");
+    let error = run(Some(2), 2, &Points { failing: Some(5), ..Points::new() }).unwrap_err().to_string();
+    assert!(error.contains("the disk caught fire"), "{error}");
+}
+
+#[test]
+fn a_run_may_change_its_number_of_devices() {
+    let _alone = alone();
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let trainer = |dir: &Path, options| Trainer::new(config(), dir).options(options);
+    let expected = trainer(whole.path(), quiet()).run(mlp(0.0), &Points::new(), &mut ()).unwrap();
+    let first = RunOptions { stop_after: Some(5), ..quiet() };
+    let devices = [Device::flex(), Device::flex()];
+    trainer(parts.path(), first).run_on(&devices, mlp(0.0), &Points::new(), &mut ()).unwrap();
+    let resumed = trainer(parts.path(), resuming()).run(mlp(0.0), &Points::new(), &mut ()).unwrap();
+    assert_eq!(bits(&resumed.model), bits(&expected.model));
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let expected = train(config(), &temp.path().join("kept"), quiet(), &Points::new()).unwrap();
+    let device = Device::flex().autodiff().gradient_checkpointing();
+    let trainer = Trainer::new(config(), temp.path().join("computed")).options(quiet());
+    let found = trainer.run(mlp_on(0.3, &device), &Points::new(), &mut ()).unwrap();
+    assert_eq!(bits(&found.model), bits(&expected.model));
+}
+
+/// A place for runs that is soon full.
+#[cfg(target_os = "linux")]
+mod small_disk {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    pub struct SmallDisk(PathBuf);
+
+    impl SmallDisk {
+        /// A file system in memory; none where this user may not mount one.
+        pub fn mount(at: &Path, bytes: usize) -> Option<Self> {
+            std::fs::create_dir_all(at).unwrap();
+            let size = format!("size={bytes}");
+            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
+            mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_path_buf()))
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+        }
+    }
+}
+
+/// Fills the disk at step 6.
+#[cfg(target_os = "linux")]
+struct Fills<'a>(&'a Path);
+
+#[cfg(target_os = "linux")]
+impl Hooks<Mlp> for Fills<'_> {
+    fn validate(&mut self, _model: &Mlp, step: u64) -> Result<Vec<(String, f64)>> {
+        let mut files = 0;
+        while step == 6 && fs::write(self.0.join(format!("other-{files}")), [0; 4096]).is_ok() {
+            files += 1;
+        }
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint() {
+    let _alone = alone();
+    let temp = tempfile::tempdir().unwrap();
+    let at = temp.path().join("small");
+    let Some(_disk) = small_disk::SmallDisk::mount(&at, 1 << 20) else {
+        eprintln!("SKIPPED, this test needs the right to mount a file system");
+        return;
+    };
+    let config = TrainConfig { validate_every: Some(2), ..config() };
+    let trainer = |dir: &Path, options| Trainer::new(config.clone(), dir).options(options);
+    let error = trainer(&at, quiet()).run(mlp(0.3), &Points::new(), &mut Fills(&at)).unwrap_err().to_string();
+    assert!(error.contains("checkpoints") && error.contains("step-8") || error.contains(".part-8"), "{error}");
+    assert_eq!(steps_on_disk(&at), ["step-4"], "no half-written checkpoint, and the last good one");
+    assert!(timeless(&at).len() >= 8, "the metrics had room");
+    // With room again, the run goes on from there and ends where one without a full disk does.
+    for entry in fs::read_dir(&at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("other-") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let resumed = trainer(&at, resuming()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
+    let whole = trainer(&temp.path().join("whole"), quiet()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
+    assert_eq!(bits(&resumed.model), bits(&whole.model));
+    assert_eq!(timeless(&at), timeless(&temp.path().join("whole")));
 }

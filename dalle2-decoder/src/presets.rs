@@ -43,6 +43,18 @@ impl DecoderConfig {
         }
     }
 
+    /// A decoder between [`Self::small`] and Karlo's: 64 px, 330 M parameters with CLIP ViT-L/14.
+    pub fn base(embed_dim: usize, token_width: usize) -> Self {
+        let small = Self::small(embed_dim, token_width);
+        let unet = UNetConfig {
+            context_dim: Some(768),
+            in_channels: 3,
+            out_channels: 6,
+            ..adm(192, &[1, 2, 3, 4], &[false, true, true, true], 3)
+        };
+        Self { unet, ..small }
+    }
+
     /// The size of Karlo v1 alpha's decoder with its projections, for CLIP ViT-L/14.
     pub fn karlo() -> Self {
         Self {
@@ -109,6 +121,16 @@ impl UpsamplerConfig {
         config
     }
 
+    /// An upsampler for one GPU, 64 px to 256 px, 45 M parameters.
+    pub fn small() -> Self {
+        Self { unet: adm(96, &[1, 2, 3, 4], &[false; 4], 2), ..Self::paper_first() }
+    }
+
+    /// An upsampler between [`Self::small`] and Karlo's, 64 px to 256 px.
+    pub fn base() -> Self {
+        Self { unet: adm(192, &[1, 2, 3, 4], &[false; 4], 3), ..Self::paper_first() }
+    }
+
     /// The size of Karlo v1 alpha's upsampler, 64 px to 256 px. The timestep is added in it, not FiLM.
     pub fn karlo() -> Self {
         let unet =
@@ -162,6 +184,7 @@ mod tests {
             DecoderConfig::tiny(64, 96),
             DecoderConfig::emoji(128, 128),
             DecoderConfig::small(768, 768),
+            DecoderConfig::base(768, 768),
             DecoderConfig::karlo(),
             DecoderConfig::paper(),
         ] {
@@ -173,6 +196,8 @@ mod tests {
             UpsamplerConfig::tiny(),
             UpsamplerConfig::emoji(),
             UpsamplerConfig::emoji_1024(),
+            UpsamplerConfig::small(),
+            UpsamplerConfig::base(),
             UpsamplerConfig::karlo(),
             UpsamplerConfig::paper_first(),
             UpsamplerConfig::paper_second(),

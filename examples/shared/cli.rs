@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::module::Module;
-use burn::train::TrainStep;
+use burn::train::{LearnerModel, TrainStep};
 use clap::{Args, ValueEnum};
 use dalle2::Device;
-use dalle2::core::train::{BatchSource, Hooks, LossOutput, RunOptions, TrainConfig, Trainer};
+use dalle2::core::train::{BatchSource, Hooks, LossOutput, RunOptions, Trainer, resolve};
 use dalle2_emoji::Subset;
-use serde::Serialize;
+
+use super::config::{ModelConfig, Options, RunConfig};
 
 /// How large the models are, and what they learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,6 +21,14 @@ pub enum Preset {
     Emoji,
     /// As tiny, to 64 px, in a form that the example `convert` can write for diffusers.
     Portable,
+    /// For one GPU: 64 px, enlarged to 256 px.
+    Small,
+    /// Between small and Karlo.
+    Base,
+    /// The sizes of Karlo v1 alpha, for CLIP ViT-L/14.
+    Karlo,
+    /// The sizes of the paper.
+    Paper,
 }
 
 impl Preset {
@@ -30,6 +38,10 @@ impl Preset {
             Self::Tiny => "tiny",
             Self::Emoji => "emoji",
             Self::Portable => "portable",
+            Self::Small => "small",
+            Self::Base => "base",
+            Self::Karlo => "karlo",
+            Self::Paper => "paper",
         }
     }
 }
@@ -58,12 +70,28 @@ pub struct TrainArgs {
     /// Goes on from the newest checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Seed of weights, data order, noise and augmentation
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of weights, data order, noise and augmentation; 0 if not given
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     pub device: String,
+    /// Devices that share the batches of a step, such as cuda:0,cuda:1: `train.accumulation` becomes their number unless it
+    /// is a multiple of it
+    #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<String>,
+    /// Computes cheap operations again in the backward pass, to keep less in memory
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+    /// JSON file in the form of a run's config.json, which may leave out what stays as in the preset
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Changes one value, such as train.learning_rate=1e-3 or model.dropout=0.1; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Prints the configuration, the number of parameters and the memory needed, and ends
+    #[arg(long)]
+    pub dry_run: bool,
     /// Stops after so many seconds with a checkpoint, from which --resume goes on
     #[arg(long, value_name = "SECONDS")]
     pub max_seconds: Option<f64>,
@@ -85,19 +113,35 @@ impl TrainArgs {
         self.out().join("export")
     }
 
-    /// The device that was asked for.
+    /// The device that was asked for, the first one of several.
     pub fn device(&self) -> Result<Device> {
-        Ok(dalle2::device(&self.device)?)
+        Ok(dalle2::device(self.devices.first().unwrap_or(&self.device))?)
     }
 
-    /// `defaults` with what the command line overrides.
-    pub fn train_config(&self, defaults: TrainConfig) -> TrainConfig {
-        TrainConfig {
-            steps: self.steps.unwrap_or(defaults.steps),
-            batch_size: self.batch_size.unwrap_or(defaults.batch_size),
-            seed: self.seed,
-            ..defaults
+    /// The same device, to train on.
+    pub fn training_device(&self) -> Result<Device> {
+        let device = self.device()?.autodiff();
+        Ok(if self.gradient_checkpointing { device.gradient_checkpointing() } else { device })
+    }
+
+    /// The configuration of a run: `defaults`, changed by the file, the options and the settings of the command line. None
+    /// for a dry run, which prints it.
+    pub fn resolve<M: ModelConfig, O: Options>(&self, defaults: RunConfig<M, O>) -> Result<Option<RunConfig<M, O>>> {
+        let mut settings = Vec::new();
+        settings.extend(self.steps.map(|steps| format!("train.steps={steps}")));
+        settings.extend(self.batch_size.map(|size| format!("train.batch_size={size}")));
+        settings.extend(self.seed.map(|seed| format!("train.seed={seed}")));
+        settings.extend(self.settings.iter().cloned());
+        let mut run = resolve(&defaults, self.config.as_deref(), &settings)?;
+        if !self.devices.is_empty() && !run.train.accumulation.is_multiple_of(self.devices.len()) {
+            run.train.accumulation = self.devices.len();
         }
+        run.check()?;
+        if self.dry_run {
+            println!("{}", run.describe()?);
+            return Ok(None);
+        }
+        Ok(Some(run))
     }
 
     /// How this session of the run goes.
@@ -106,25 +150,34 @@ impl TrainArgs {
     }
 
     /// Trains a part in its folder, and prints how it went.
-    pub fn run<M, S, H>(
+    pub fn run<C, O, M, S, H>(
         &self,
         part: &str,
-        train: TrainConfig,
-        model_config: &impl Serialize,
+        config: &RunConfig<C, O>,
         model: M,
         source: &S,
         hooks: &mut H,
     ) -> Result<()>
     where
-        M: TrainStep<Input = S::Batch> + Module,
-        M::Output: LossOutput,
+        C: ModelConfig,
+        O: Options,
+        M: LearnerModel + TrainStep<Input = S::Batch>,
+        <M as TrainStep>::Output: LossOutput,
         S: BatchSource,
         H: Hooks<M>,
     {
         let start = Instant::now();
         let dir = self.run_dir(part);
-        let trainer = Trainer::new(train, &dir).options(self.run_options()).describe("model", model_config)?;
-        let report = trainer.run(model, source, hooks)?.report;
+        let trainer = Trainer::new(config.train.clone(), &dir)
+            .options(self.run_options())
+            .describe("model", &config.model)?
+            .describe("options", &config.options)?;
+        let devices = self.devices.iter().map(|name| dalle2::device(name)).collect::<dalle2::Result<Vec<_>>>()?;
+        let trained = match devices.len() {
+            0 => trainer.run(model, source, hooks)?,
+            _ => trainer.run_on(&devices, model, source, hooks)?,
+        };
+        let report = trained.report;
         println!(
             "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
             report.steps,
@@ -132,6 +185,9 @@ impl TrainArgs {
             report.loss.unwrap_or(f64::NAN),
             start.elapsed().as_secs_f64()
         );
+        if let Some(best) = report.best {
+            println!("best validation: {} at {}", best.value, best.path.display());
+        }
         println!("run: {}; pipeline: {}", dir.display(), self.export_dir().display());
         Ok(())
     }

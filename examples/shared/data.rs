@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use burn::data::dataset::Dataset;
 use burn::prelude::Tensor;
-use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
 use dalle2::core::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
 use dalle2::core::train::ShuffledIndices;
@@ -52,7 +52,7 @@ impl Data {
         }
         let subset = args.subset.unwrap_or(match args.preset {
             Preset::Tiny | Preset::Portable => Subset::Tiny,
-            Preset::Emoji => Subset::Small,
+            Preset::Emoji | Preset::Small | Preset::Base | Preset::Karlo | Preset::Paper => Subset::Small,
         });
         let store = EmojiStore::open(&[], Path::new(CACHE))?;
         let items = subset.select(store.catalogue(), Split::Seen)?;
@@ -158,6 +158,17 @@ pub struct Frozen {
     device: Device,
 }
 
+/// Widths and lengths of what CLIP gives.
+#[derive(Debug, Clone, Copy)]
+pub struct Widths {
+    /// Width D of the embeddings.
+    pub embed_dim: usize,
+    /// Width W of the captions' tokens.
+    pub token_width: usize,
+    /// Tokens of a caption.
+    pub context_length: usize,
+}
+
 /// What CLIP says of a batch.
 #[derive(Debug, Clone)]
 pub struct Encoded {
@@ -176,6 +187,26 @@ impl Frozen {
         let image = args.trained("image_encoder", "train_clip", |dir| ClipImageEncoder::load(dir, device))?;
         let null = text.encode(&[""])?;
         Ok(Self { text: Arc::new(text), image: Arc::new(image), null, device: device.clone() })
+    }
+
+    /// As [`load`](Self::load), with its widths; a dry run without a trained CLIP has none, and the widths of the preset's.
+    pub fn open(args: &TrainArgs, device: &Device) -> Result<(Option<Self>, Widths)> {
+        match Self::load(args, device) {
+            Ok(clip) => {
+                let widths = Widths {
+                    embed_dim: clip.text.embed_dim(),
+                    token_width: clip.text.token_width(),
+                    context_length: clip.text.context_length(),
+                };
+                Ok((Some(clip), widths))
+            }
+            Err(_) if args.dry_run => {
+                let config = ClipConfig::preset(args.preset.name())?;
+                let (token_width, context_length) = (config.text.d_model, config.text.context_length);
+                Ok((None, Widths { embed_dim: config.embed_dim(), token_width, context_length }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Side of the images that the image encoder reads, in pixels.

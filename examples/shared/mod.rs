@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every example uses a part of it
 
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod embed;
 pub mod hooks;

@@ -69,6 +69,14 @@ impl Pairs {
         Ok(Self::Set { set, order })
     }
 
+    /// The same pairs in another order.
+    pub fn with_seed(self, seed: u64) -> Result<Self> {
+        match self {
+            Self::Set { set, .. } => Self::of_set(set, seed),
+            Self::Clip { data, clip, .. } => Ok(Self::Clip { data, clip, seed }),
+        }
+    }
+
     /// The captions and image embeddings of a step.
     pub fn batch(&self, step: u64, n: usize, device: &Device) -> Result<(TextCondition, Tensor<2>)> {
         match self {

@@ -39,6 +39,27 @@ impl ClipConfig {
         config
     }
 
+    /// For one GPU and some hundred thousand pairs: 128 px, embeddings of 384 components, 46 M parameters.
+    pub fn small() -> Self {
+        Self::openai([128, 16], [384, 6, 8], [384, 6, 6], 384).with_activation(Activation::Gelu)
+    }
+
+    /// CLIP's smallest vision transformer, [`vit_b_32`](Self::vit_b_32), as its authors trained it.
+    pub fn base() -> Self {
+        Self::vit_b_32()
+    }
+
+    /// The CLIP under Karlo v1 alpha, [`vit_l_14`](Self::vit_l_14).
+    pub fn karlo() -> Self {
+        Self::vit_l_14()
+    }
+
+    /// The CLIP under the paper's largest models (DALL·E 2, appendix C): ViT-H/16 at 256 px and a text transformer of 24
+    /// blocks of width 1024; the width of its embeddings is that of the text tower.
+    pub fn paper() -> Self {
+        Self::openai([256, 16], [1280, 16, 32], [1024, 16, 24], 1024)
+    }
+
     /// All of them, with their names in [`preset`](Self::preset).
     pub(crate) fn published_by_name() -> [(&'static str, Self); 6] {
         [

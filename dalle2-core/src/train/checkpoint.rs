@@ -61,21 +61,35 @@ struct Checksum {
     crc32: u32,
 }
 
-/// The name of the directory of a step.
-pub(super) fn name(step: u64) -> String {
-    format!("step-{step}")
+/// Which checkpoints stay when a newer one is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    newest: usize,
+    every: Option<u64>,
+    best: Option<u64>,
 }
 
-/// Writes a checkpoint, then deletes all but the newest `keep`.
+impl Keep {
+    pub fn new(config: &TrainConfig, state: &TrainState) -> Self {
+        Self { newest: config.keep_checkpoints, every: config.keep_every, best: state.best.map(|best| best.step) }
+    }
+
+    /// Whether the checkpoint of `step` stays, which is the `age`-th newest, counted from 0.
+    fn keeps(self, step: u64, age: usize) -> bool {
+        age < self.newest || self.every.is_some_and(|every| step.is_multiple_of(every)) || self.best == Some(step)
+    }
+}
+
+/// Writes a checkpoint, then deletes the older ones that are not kept.
 pub(super) fn save<M: Module>(
     dir: &RunDir,
     learner: &Learner<M>,
     state: &TrainState,
     config: &Value,
-    keep: usize,
+    keep: Keep,
 ) -> Result<PathBuf> {
     let checkpoints = dir.checkpoints();
-    let path = checkpoints.join(name(state.step));
+    let path = dir.checkpoint(state.step);
     let part = checkpoints.join(format!("{PART}{}-{}", state.step, std::process::id()));
     let written = write_parts(&part, learner, state, config).and_then(|()| {
         remove_dir(&path)?;
@@ -88,7 +102,10 @@ pub(super) fn save<M: Module>(
         return Err(error);
     }
     let older = list(dir)?.into_iter().rev().filter(|(step, _)| *step <= state.step);
-    older.skip(keep).try_for_each(|(_, old)| remove_dir(&old))?;
+    older
+        .enumerate()
+        .filter(|(age, (step, _))| !keep.keeps(*step, *age))
+        .try_for_each(|(_, (_, old))| remove_dir(&old))?;
     Ok(path)
 }
 
@@ -180,6 +197,18 @@ pub(super) fn resume<M: Module>(
     )))
 }
 
+/// The model of a checkpoint, checked, without autodiff: the average of its weights if the run keeps one. `model` is a
+/// model of the same configuration, which gives its weights up.
+///
+/// # Errors
+/// When the checkpoint is damaged or was written for another model.
+pub fn read_checkpoint<M: Module>(path: impl AsRef<Path>, model: M) -> Result<M> {
+    let path = path.as_ref();
+    let manifest = verify(path)?;
+    let name = if manifest.ema_updates.is_some() { AVERAGE } else { MODEL };
+    load_model(path, name, model.valid())
+}
+
 /// The newest checkpoint from before the loss rose, by its own record.
 pub(super) fn last_good(dir: &RunDir, factor: f64) -> Option<PathBuf> {
     let good = |path: &Path| verify(path).is_ok_and(|manifest| manifest.state.risen(factor).is_none());
@@ -215,22 +244,24 @@ fn verify(path: &Path) -> Result<Manifest> {
 }
 
 fn load<M: Module>(path: &Path, manifest: &Manifest, model: M, config: &TrainConfig) -> Result<Learner<M>> {
-    let unfit = |name: &str, e: burn::store::RecordError| {
-        Error::format(path.join(name), format!("does not fit the model: {e}"))
-    };
-    let module = |name: &str, module: M| {
-        let record = ModuleRecord::from_bytes(read(&path.join(name))?).map_err(|e| unfit(name, e))?;
-        module.try_load_record(record).map_err(|e| unfit(name, e))
-    };
-    let model = module(MODEL, model)?;
-    let record = OptimizerRecord::from_bytes(read(&path.join(OPTIMIZER))?).map_err(|e| unfit(OPTIMIZER, e))?;
+    let model = load_model(path, MODEL, model)?;
+    let record = OptimizerRecord::from_bytes(read(&path.join(OPTIMIZER))?).map_err(|e| unfit(path, OPTIMIZER, e))?;
     let optimizer = optimizer(config, &model).load_record(record);
     let average = match (config.ema_decay, manifest.ema_updates) {
-        (Some(decay), Some(updates)) => Some(Ema::resume(module(AVERAGE, model.valid())?, decay, updates)),
+        (Some(decay), Some(updates)) => Some(Ema::resume(load_model(path, AVERAGE, model.valid())?, decay, updates)),
         (Some(decay), None) => Some(Ema::new(&model, decay)),
         (None, _) => None,
     };
     Ok(Learner { model, optimizer, average })
+}
+
+fn load_model<M: Module>(path: &Path, name: &str, model: M) -> Result<M> {
+    let record = ModuleRecord::from_bytes(read(&path.join(name))?).map_err(|e| unfit(path, name, e))?;
+    model.try_load_record(record).map_err(|e| unfit(path, name, e))
+}
+
+fn unfit(path: &Path, name: &str, e: burn::store::RecordError) -> Error {
+    Error::format(path.join(name), format!("does not fit the model: {e}"))
 }
 
 /// In memory rather than mapped: the file may be deleted while its tensors live.

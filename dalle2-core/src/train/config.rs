@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
 use crate::ConfigError;
 
 /// How the learning rate goes on after the warm-up.
@@ -16,6 +17,54 @@ pub enum Schedule {
         /// The last learning rate as a fraction of the first, in [0, 1].
         final_fraction: f64,
     },
+    /// Half cosines one after the other, each from [`TrainConfig::learning_rate`] to `final_fraction` of it (SGDR, Loshchilov
+    /// and Hutter 2017, with restarts).
+    CosineRestarts {
+        /// Steps of the first half cosine, at least 2.
+        period: u64,
+        /// How many times as long as the one before each further one is, at least 1.
+        growth: u64,
+        /// The lowest learning rate as a fraction of the highest, in [0, 1].
+        final_fraction: f64,
+    },
+    /// Falls with the inverse square root of the step, from [`TrainConfig::learning_rate`] at the end of the warm-up
+    /// (Vaswani et al. 2017, section 5.3). It does not depend on the number of steps.
+    InverseSqrt,
+}
+
+/// Which way a figure of the validation gets better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Smaller is better, as for a loss.
+    Lowest,
+    /// Larger is better, as for a recall.
+    Highest,
+}
+
+/// The figure of the validation that tells which state of the model is the best one.
+///
+/// The checkpoint of the best validation is kept besides the newest ones, and `export/` holds that state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// Name of the figure, as [`Hooks::validate`](super::Hooks::validate) gives it.
+    pub figure: String,
+    /// Which way it gets better.
+    pub goal: Goal,
+    /// The run ends after this many validations in a row without a better one; `None` never ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+}
+
+impl Watch {
+    /// Whether `value` is better than `best`.
+    pub fn is_better(&self, value: f64, best: f64) -> bool {
+        match self.goal {
+            Goal::Lowest => value < best,
+            Goal::Highest => value > best,
+        }
+    }
 }
 
 /// Configuration of a training run, written to `config.json` in the run directory.
@@ -48,14 +97,20 @@ pub struct TrainConfig {
     pub max_grad_norm: Option<f64>,
     /// Decay of the moving average of the weights, warmed up as min(decay, (1 + n) / (10 + n)); `None` keeps none.
     pub ema_decay: Option<f64>,
+    /// The element type of forward and backward pass; the weights that are trained are f32.
+    pub precision: Precision,
     /// Seed of everything random in the run.
     pub seed: u64,
     /// Steps between two lines on a display without a progress bar.
     pub log_every: u64,
     /// Steps between two checkpoints; the last step always has one.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept; older ones are deleted.
+    /// Newest checkpoints that are kept; older ones are deleted, except for those of the next two fields.
     pub keep_checkpoints: usize,
+    /// Checkpoints of steps that are multiples of this are kept for good; `None` keeps none.
+    pub keep_every: Option<u64>,
+    /// What tells the best checkpoint, which is kept too, and when to stop early; `None` keeps none and never stops.
+    pub watch: Option<Watch>,
     /// Steps between two calls of [`Hooks::sample`](super::Hooks::sample), which is also called after the last step;
     /// `None` never calls it.
     pub sample_every: Option<u64>,
@@ -84,10 +139,13 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
             ema_decay: Some(0.9999),
+            precision: Precision::F32,
             seed: 0,
             log_every: 50,
             checkpoint_every: 500,
             keep_checkpoints: 2,
+            keep_every: None,
+            watch: None,
             sample_every: None,
             validate_every: None,
             max_skipped_in_a_row: 25,
@@ -97,11 +155,12 @@ impl Default for TrainConfig {
 }
 
 /// The fields that may change between two sessions of one run: how long it is and what it writes, not what it computes.
-pub(super) const MAY_CHANGE: [&str; 7] = [
+pub(super) const MAY_CHANGE: [&str; 8] = [
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.keep_every",
     "train.sample_every",
     "train.validate_every",
     "train.max_skipped_in_a_row",
@@ -119,6 +178,7 @@ impl TrainConfig {
         at_least_one("log_every", self.log_every)?;
         at_least_one("checkpoint_every", self.checkpoint_every)?;
         at_least_one("keep_checkpoints", self.keep_checkpoints as u64)?;
+        at_least_one("keep_every", self.keep_every.unwrap_or(1))?;
         at_least_one("sample_every", self.sample_every.unwrap_or(1))?;
         at_least_one("validate_every", self.validate_every.unwrap_or(1))?;
         at_least_one("max_skipped_in_a_row", self.max_skipped_in_a_row)?;
@@ -137,11 +197,14 @@ impl TrainConfig {
         if let Some(factor) = self.divergence_factor {
             check("divergence_factor", factor, factor > 1.0, "must be finite and above 1, or null")?;
         }
-        if let Schedule::Cosine { final_fraction } = self.schedule {
-            let fits = (0.0..=1.0).contains(&final_fraction);
-            check("schedule.cosine.final_fraction", final_fraction, fits, "must be in [0, 1]")?;
+        if let Some(watch) = &self.watch {
+            at_least_one("watch.patience", watch.patience.unwrap_or(1))?;
+            if self.validate_every.is_none() {
+                let expected = "a figure of the validation can only be watched with validate_every";
+                return Err(ConfigError::new("watch.figure", &watch.figure, expected));
+            }
         }
-        Ok(())
+        self.schedule.validate().map_err(|e| e.within("schedule"))
     }
 
     /// The learning rate of step `step`, where the first step is 0.
@@ -154,11 +217,45 @@ impl TrainConfig {
             Schedule::Cosine { final_fraction } => {
                 let length = self.steps.saturating_sub(self.warmup + 1).max(1) as f64;
                 let progress = ((step - self.warmup) as f64 / length).min(1.0);
-                let falling = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-                self.learning_rate * (final_fraction + (1.0 - final_fraction) * falling)
+                self.learning_rate * half_cosine(progress, final_fraction)
+            }
+            Schedule::CosineRestarts { period, growth, final_fraction } => {
+                let (mut length, mut at) = (period, step - self.warmup);
+                at = if growth == 1 { at % length } else { at };
+                while at >= length {
+                    at -= length;
+                    length = length.saturating_mul(growth);
+                }
+                self.learning_rate * half_cosine(at as f64 / (length - 1) as f64, final_fraction)
+            }
+            Schedule::InverseSqrt => {
+                let warmup = self.warmup.max(1);
+                self.learning_rate * (warmup as f64 / (step + 1) as f64).sqrt()
             }
         }
     }
+}
+
+impl Schedule {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let fraction = |field: &str, value: f64| check(field, value, (0.0..=1.0).contains(&value), "must be in [0, 1]");
+        match *self {
+            Self::Constant | Self::InverseSqrt => Ok(()),
+            Self::Cosine { final_fraction } => fraction("cosine.final_fraction", final_fraction),
+            Self::CosineRestarts { period, growth, final_fraction } => {
+                if period < 2 {
+                    return Err(ConfigError::new("cosine_restarts.period", period, "must be at least 2"));
+                }
+                at_least_one("cosine_restarts.growth", growth)?;
+                fraction("cosine_restarts.final_fraction", final_fraction)
+            }
+        }
+    }
+}
+
+/// From 1 at progress 0 to `last` at progress 1.
+fn half_cosine(progress: f64, last: f64) -> f64 {
+    last + (1.0 - last) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
 
 fn at_least_one(field: &str, value: u64) -> Result<(), ConfigError> {
@@ -199,6 +296,31 @@ mod tests {
     }
 
     #[test]
+    fn restarts_begin_at_the_top_and_grow_longer() {
+        let schedule = Schedule::CosineRestarts { period: 11, growth: 2, final_fraction: 0.1 };
+        let config = TrainConfig { schedule, warmup: 5, learning_rate: 2.0, ..Default::default() };
+        let at = |step| config.learning_rate_at(step);
+        for top in [5, 16, 38, 82] {
+            assert!((at(top) - 2.0).abs() < 1e-12, "step {top}: {}", at(top));
+            assert!(top == 5 || (at(top - 1) - 0.2).abs() < 1e-12, "before {top}: {}", at(top - 1));
+        }
+        assert!((at(10) - 2.0 * 0.55).abs() < 1e-12, "half way through the first");
+        assert!((at(u64::from(u32::MAX)) - 1.1).abs() <= 0.9, "far past the end it is still in range");
+    }
+
+    #[test]
+    fn the_inverse_square_root_goes_on_from_the_warm_up() {
+        let config =
+            TrainConfig { schedule: Schedule::InverseSqrt, warmup: 100, learning_rate: 0.5, ..Default::default() };
+        assert!((config.learning_rate_at(99) - 0.5).abs() < 1e-12);
+        assert!((config.learning_rate_at(399) - 0.25).abs() < 1e-12, "four times as many steps, half the rate");
+        assert!((config.learning_rate_at(9_999) - 0.05).abs() < 1e-12);
+        let cold = TrainConfig { warmup: 0, ..config };
+        assert_eq!(cold.learning_rate_at(0), 0.5);
+        assert_eq!(cold.learning_rate_at(3), 0.25);
+    }
+
+    #[test]
     fn a_bad_value_is_named() {
         let field = |config: TrainConfig| config.validate().unwrap_err().field;
         assert_eq!(field(TrainConfig { accumulation: 0, ..Default::default() }), "accumulation");
@@ -206,6 +328,10 @@ mod tests {
         assert_eq!(field(TrainConfig { beta_2: 1.0, ..Default::default() }), "beta_2");
         assert_eq!(field(TrainConfig { ema_decay: Some(1.5), ..Default::default() }), "ema_decay");
         assert_eq!(field(TrainConfig { sample_every: Some(0), ..Default::default() }), "sample_every");
+        let schedule = Schedule::CosineRestarts { period: 1, growth: 1, final_fraction: 0.0 };
+        assert_eq!(field(TrainConfig { schedule, ..Default::default() }), "schedule.cosine_restarts.period");
+        let watch = Some(Watch { figure: "recall".into(), goal: Goal::Highest, patience: None });
+        assert_eq!(field(TrainConfig { watch, ..Default::default() }), "watch.figure");
         assert!(TrainConfig::default().validate().is_ok());
     }
 

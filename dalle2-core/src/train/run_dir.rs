@@ -43,6 +43,9 @@ pub struct StepRecord {
     pub images_per_second: f64,
     /// Seconds of training so far, over all sessions of the run.
     pub seconds: f64,
+    /// Main memory that the process occupies, in MiB, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<f64>,
 }
 
 /// Reads a `metrics.jsonl`.
@@ -101,6 +104,10 @@ impl RunDir {
 
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
+    }
+
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step-{step}"))
     }
 
     pub fn metrics(&self) -> PathBuf {

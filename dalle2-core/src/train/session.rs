@@ -1,25 +1,23 @@
 //! The training loop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::train::TrainStep;
 use serde_json::Value;
 
-use super::checkpoint::{self, Learner};
+use super::checkpoint::{self, Keep, Learner};
 use super::display::{Display, Note};
+use super::gather::{Gather, Gathered};
 use super::grads::clip_global_norm;
 use super::run_dir::{MetricsLog, RunDir};
-use super::source::{Prefetch, mix_seed};
 use super::state::TrainState;
-use super::values::{Gathered, Values, finite};
-use super::{Hooks, LossOutput, StepRecord, Stop, TrainReport, Trained, Trainer};
-use crate::{Error, Result};
-
-/// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
-const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
+use super::values::finite;
+use super::{BestCheckpoint, Hooks, LossOutput, StepRecord, Stop, TrainReport, Trained, Trainer};
+use crate::{ConfigError, Error, Result};
 
 /// One session of a run.
 pub(super) struct Session<'a, H> {
@@ -37,12 +35,7 @@ pub(super) struct Session<'a, H> {
 
 impl<H> Session<'_, H> {
     /// Trains until there is a reason to stop.
-    pub fn train<M>(
-        &mut self,
-        mut learner: Learner<M>,
-        mut batches: Prefetch<'_, M::Input>,
-        device: &Device,
-    ) -> Result<(Learner<M>, Stop)>
+    pub fn train<M>(&mut self, mut learner: Learner<M>, mut gather: impl Gather<M>) -> Result<(Learner<M>, Stop)>
     where
         M: TrainStep + Module,
         M::Output: LossOutput,
@@ -53,7 +46,7 @@ impl<H> Session<'_, H> {
                 return Ok((learner, stop));
             }
             let clock = Instant::now();
-            let gathered = match self.gather(&learner.model, &mut batches, device) {
+            let gathered = match gather.gather(&learner.model, self.state.step) {
                 Ok(gathered) => gathered,
                 Err(error) => {
                     if self.state.step > 0 {
@@ -66,12 +59,12 @@ impl<H> Session<'_, H> {
             (learner, record) = self.apply(learner, gathered, clock)?;
             if self.is_due(self.trainer.config.validate_every) {
                 let figures = self.hooks.validate(&learner.for_hooks(), self.state.step)?;
-                record.validation = finite(figures);
+                record.validation = self.judge(figures)?;
             }
             self.log.write(&record)?;
             self.display.step(&record);
             self.check_course()?;
-            if self.is_due(Some(self.trainer.config.checkpoint_every)) {
+            if self.is_due(Some(self.trainer.config.checkpoint_every)) || self.state.is_best() {
                 self.save_if_new(&learner)?;
             }
             if self.is_due(self.trainer.config.sample_every) {
@@ -104,6 +97,7 @@ impl<H> Session<'_, H> {
             metrics: finite(metrics),
             images_per_second: (config.batch_size * config.accumulation) as f64 / clock.elapsed().as_secs_f64(),
             seconds: self.state.seconds,
+            memory_mib: memory_stats::memory_stats().map(|memory| memory.physical_mem as f64 / f64::from(1 << 20)),
             ..Default::default()
         };
         if !good {
@@ -112,11 +106,27 @@ impl<H> Session<'_, H> {
         Ok((learner, record))
     }
 
+    /// Compares the figures of a validation with the best ones, if one is watched.
+    fn judge(&mut self, figures: Vec<(String, f64)>) -> Result<BTreeMap<String, f64>> {
+        let Some(watch) = &self.trainer.config.watch else { return Ok(finite(figures)) };
+        if !figures.iter().any(|(name, _)| *name == watch.figure) {
+            let names: Vec<&str> = figures.iter().map(|(name, _)| name.as_str()).collect();
+            let expected = format!("must be a figure of the validation: {}", names.join(", "));
+            return Err(ConfigError::new("train.watch.figure", &watch.figure, expected).into());
+        }
+        let figures = finite(figures);
+        self.state.judge(watch, &figures);
+        Ok(figures)
+    }
+
     fn stop(&self) -> Option<Stop> {
         let options = &self.trainer.options;
         let elapsed = self.began.0.elapsed().as_secs_f64();
+        let patience = self.trainer.config.watch.as_ref().and_then(|watch| watch.patience);
         if self.state.step >= self.trainer.config.steps {
             Some(Stop::Finished)
+        } else if patience.is_some_and(|patience| self.state.since_best >= patience) {
+            Some(Stop::NoImprovement)
         } else if options.stop_after.is_some_and(|last| self.state.step >= last) {
             Some(Stop::StepLimit)
         } else if options.max_seconds.is_some_and(|max| elapsed >= max) {
@@ -130,30 +140,6 @@ impl<H> Session<'_, H> {
     fn is_due(&self, every: Option<u64>) -> bool {
         let step = self.state.step;
         every.is_some_and(|every| step.is_multiple_of(every) || step == self.trainer.config.steps)
-    }
-
-    /// Forward and backward through the batches of one step.
-    fn gather<M>(&self, model: &M, batches: &mut Prefetch<'_, M::Input>, device: &Device) -> Result<Gathered>
-    where
-        M: TrainStep + Module,
-        M::Output: LossOutput,
-    {
-        let config = &self.trainer.config;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut values = Values::default();
-        for part in 0..config.accumulation as u64 {
-            let batch = batches.next()?;
-            device.seed(mix_seed(config.seed, DROPOUT, self.state.step * config.accumulation as u64 + part));
-            let output = model.step(batch);
-            values.add(&output.item);
-            accumulator.accumulate(model, output.grads);
-        }
-        let grads = accumulator.grads();
-        if grads.is_empty() {
-            let message = "no parameter has a gradient: the loss does not depend on them";
-            return Err(Error::Training(message.into()));
-        }
-        Ok(Gathered { grads, values })
     }
 
     fn note_skipped(&mut self, record: &StepRecord) {
@@ -192,15 +178,17 @@ impl<H> Session<'_, H> {
     where
         H: Hooks<M>,
     {
-        let name = checkpoint::name(self.state.step);
-        if let Some(path) = self.checkpoint.as_ref().filter(|path| path.ends_with(&name)) {
-            return Ok(path.clone());
+        let path = self.dir.checkpoint(self.state.step);
+        if self.checkpoint.as_ref() == Some(&path) {
+            return Ok(path);
         }
         self.log.sync()?;
-        let keep = self.trainer.config.keep_checkpoints;
+        let keep = Keep::new(&self.trainer.config, &self.state);
         let path = checkpoint::save(&self.dir, learner, &self.state, &self.config, keep)?;
         self.checkpoint = Some(path.clone());
-        self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))?;
+        if self.state.best.is_none() || self.state.is_best() {
+            self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))?;
+        }
         self.display.note(Note::Checkpoint, &format!("wrote {}", path.display()));
         Ok(path)
     }
@@ -212,8 +200,10 @@ impl<H> Session<'_, H> {
     {
         let checkpoint = self.save_if_new(&learner)?;
         self.display.note(Note::Stop, &format!("{stop:?} at step {}, {}", self.state.step, checkpoint.display()));
-        let TrainState { step, skipped, seconds, .. } = self.state;
-        let report = TrainReport { steps: step, skipped, loss: self.state.mean_loss(), seconds, checkpoint, stop };
+        let TrainState { step, skipped, seconds, best, .. } = self.state;
+        let best = best.map(|best| BestCheckpoint { value: best.value, path: self.dir.checkpoint(best.step) });
+        let report =
+            TrainReport { steps: step, skipped, loss: self.state.mean_loss(), seconds, checkpoint, best, stop };
         let ema = learner.average.as_ref().map(|average| average.model(&learner.model));
         Ok(Trained { model: learner.model.valid(), ema, report })
     }

@@ -113,7 +113,7 @@ impl<'scope, B: Send + 'static> Prefetch<'scope, B> {
         scope: &'scope Scope<'scope, 'env>,
         source: &'env S,
         device: Device,
-        steps: std::ops::Range<u64>,
+        steps: impl Iterator<Item = u64> + Send + 'scope,
         ahead: usize,
     ) -> Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(ahead);

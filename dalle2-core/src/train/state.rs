@@ -1,8 +1,10 @@
 //! What a run knows about itself besides its tensors.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
+
+use super::Watch;
 
 /// Losses of this many last steps are kept for means.
 const RECENT: usize = 50;
@@ -30,6 +32,22 @@ pub(super) struct TrainState {
     pub first_loss: Option<f64>,
     /// Losses of the last good steps.
     pub recent: VecDeque<f64>,
+    /// The best validation so far, when a figure is watched.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// Validations since the best one.
+    #[serde(default)]
+    pub since_best: u64,
+}
+
+/// The best validation of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The step after which it took place.
+    pub step: u64,
+    /// The figure that is watched.
+    pub value: f64,
 }
 
 impl TrainState {
@@ -49,6 +67,22 @@ impl TrainState {
         if self.first_loss.is_none() && self.recent.len() == FIRST {
             self.first_loss = self.mean_loss();
         }
+    }
+
+    /// Compares a validation after this step with the best one. A figure that is missing counts as not better: it was
+    /// not finite.
+    pub fn judge(&mut self, watch: &Watch, figures: &BTreeMap<String, f64>) {
+        let better =
+            figures.get(&watch.figure).filter(|v| self.best.is_none_or(|best| watch.is_better(**v, best.value)));
+        match better {
+            Some(value) => (self.best, self.since_best) = (Some(Best { step: self.step, value: *value }), 0),
+            None => self.since_best += 1,
+        }
+    }
+
+    /// Whether this step is the one of the best validation.
+    pub fn is_best(&self) -> bool {
+        self.best.is_some_and(|best| best.step == self.step)
     }
 
     /// Mean loss of the last good steps, none before the first.

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::prelude::*;
-use burn::train::{Interrupter, TrainStep};
+use burn::tensor::GradientCheckpointingStrategy;
+use burn::train::{Interrupter, LearnerModel, TrainStep};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::checkpoint::{self, Learner};
-use super::display::{self, Range};
+use super::display;
+use super::gather::{ManyDevices, OneDevice};
 use super::prepare::prepare;
 use super::run_dir::{MetricsLog, RunDir};
 use super::session::Session;
@@ -72,6 +74,8 @@ pub enum Stop {
     TimeLimit,
     /// [`RunOptions::interrupter`] was used.
     Interrupted,
+    /// The watched figure of the validation has not got better for as long as [`Watch::patience`](super::Watch::patience).
+    NoImprovement,
 }
 
 /// What a session did.
@@ -87,8 +91,20 @@ pub struct TrainReport {
     pub seconds: f64,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
+    /// The checkpoint of the best validation, if a figure is watched and there was one.
+    pub best: Option<BestCheckpoint>,
     /// Why the session ended.
     pub stop: Stop,
+}
+
+/// The best state of a run, by the figure that [`TrainConfig::watch`] names. [`read_checkpoint`](super::read_checkpoint)
+/// reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BestCheckpoint {
+    /// The figure.
+    pub value: f64,
+    /// Its checkpoint.
+    pub path: PathBuf,
 }
 
 /// A trained model.
@@ -164,32 +180,86 @@ impl Trainer {
         S: BatchSource,
         H: Hooks<M>,
     {
+        let device = self.prepare(&model)?;
+        let (mut session, learner) = self.begin(model, hooks)?;
+        std::thread::scope(|scope| {
+            let per_step = self.config.accumulation as u64;
+            let micro_steps = session.state.step * per_step..self.last_step() * per_step;
+            let batches = Prefetch::start(scope, source, device.clone(), micro_steps, self.options.prefetch)?;
+            let (learner, stop) = session.train(learner, OneDevice { batches, device, config: &self.config })?;
+            session.finish(learner, stop)
+        })
+    }
+
+    /// As [`run`](Self::run), with the batches of a step computed on several devices at once by Burn's multi-device step
+    /// (`burn::train::train::MultiDevicesTrainStep`): the gradients meet on the first device, where the optimizer runs.
+    ///
+    /// [`TrainConfig::accumulation`] is the number of batches in a step and a multiple of the number of devices, so a
+    /// run computes the same on one device and on several, apart from the order of sums and from dropout where devices
+    /// share a generator, as the CPU's do; it may be resumed on another number of devices. A loss within a batch, such as
+    /// CLIP's, sees the batch of its own device only.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); when the number of devices does not divide `accumulation`, the first device is not the
+    /// model's, or a device fails.
+    ///
+    /// # Panics
+    /// When a thread of Burn's cannot be reached.
+    pub fn run_on<M, S, H>(&self, devices: &[Device], model: M, source: &S, hooks: &mut H) -> Result<Trained<M>>
+    where
+        M: LearnerModel + TrainStep<Input = S::Batch>,
+        <M as TrainStep>::Output: LossOutput,
+        S: BatchSource,
+        H: Hooks<M>,
+    {
+        let main = self.prepare(&model)?;
+        if devices.is_empty() || !self.config.accumulation.is_multiple_of(devices.len()) {
+            let expected = format!("must be a multiple of the number of devices, {}", devices.len());
+            return Err(ConfigError::new("train.accumulation", self.config.accumulation, expected).into());
+        }
+        let plain: Vec<Device> = devices.iter().map(|device| device.clone().inner()).collect();
+        if plain[0] != main.clone().inner() {
+            let expected = format!("the model is on {main:?}: the first device must be its own");
+            return Err(ConfigError::new("devices", format!("{:?}", plain[0]), expected).into());
+        }
+        let tracked: Vec<Device> = plain.into_iter().map(|device| like(&main, device)).collect();
+        let (mut session, learner) = self.begin(model, hooks)?;
+        std::thread::scope(|scope| {
+            let steps = session.state.step..self.last_step();
+            let options = (&self.config, self.options.prefetch);
+            let (learner, stop) =
+                session.train(learner, ManyDevices::start(scope, source, &tracked, steps, options)?)?;
+            session.finish(learner, stop)
+        })
+    }
+
+    /// Checks the configuration and the model, and gives the model's device.
+    fn prepare<M: Module>(&self, model: &M) -> Result<Device> {
         self.config.validate().map_err(|e| e.within("train"))?;
         if self.options.prefetch == 0 {
             return Err(ConfigError::new("prefetch", 0, "must be at least 1").into());
         }
-        let device = prepare(&model, self.config.seed)?;
+        let device = prepare(model, self.config.seed)?;
+        self.config.precision.check(&device)?;
+        Ok(device)
+    }
+
+    /// Opens the run directory, and reads the newest checkpoint on resuming.
+    fn begin<'a, M: Module, H>(&'a self, model: M, hooks: &'a mut H) -> Result<(Session<'a, H>, Learner<M>)> {
         let dir = RunDir::open(&self.dir)?;
         let config = self.whole_config()?;
         let (learner, state, checkpoint) = self.start(&dir, model, &config)?;
         dir.write_config(&config)?;
         let log = MetricsLog::open(&dir, state.step)?;
-        let range = Range {
+        let shown = display::Range {
             label: self.dir.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
             from: state.step,
             to: self.last_step(),
             log_every: self.config.log_every,
         };
-        let display = display::open(self.options.display, range, &self.options.interrupter);
+        let display = display::open(self.options.display, shown, &self.options.interrupter);
         let began = (Instant::now(), state.seconds);
-        let mut session = Session { trainer: self, dir, config, hooks, log, display, state, checkpoint, began };
-        std::thread::scope(|scope| {
-            let per_step = self.config.accumulation as u64;
-            let micro_steps = session.state.step * per_step..self.last_step() * per_step;
-            let batches = Prefetch::start(scope, source, device.clone(), micro_steps, self.options.prefetch)?;
-            let (learner, stop) = session.train(learner, batches, &device)?;
-            session.finish(learner, stop)
-        })
+        Ok((Session { trainer: self, dir, config, hooks, log, display, state, checkpoint, began }, learner))
     }
 
     fn whole_config(&self) -> Result<Value> {
@@ -222,5 +292,13 @@ impl Trainer {
         }
         checkpoint::clean(dir)?;
         Ok((Learner::new(model, &self.config), TrainState::default(), None))
+    }
+}
+
+/// `device` with autodiff as on `main`.
+fn like(main: &Device, device: Device) -> Device {
+    match main.gradient_checkpointing_strategy() {
+        Some(GradientCheckpointingStrategy::Balanced) => device.autodiff().gradient_checkpointing(),
+        _ => device.autodiff(),
     }
 }

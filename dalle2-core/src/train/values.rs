@@ -2,18 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::{FloatDType, Transaction};
 
 use super::LossOutput;
 use crate::{Error, Result};
-
-/// What the batches of one step gave.
-pub(super) struct Gathered {
-    pub grads: GradientsParams,
-    pub values: Values,
-}
 
 /// Loss and metrics, summed over the batches of a step on the device and read once.
 #[derive(Default)]
@@ -23,8 +16,9 @@ pub(super) struct Values {
 }
 
 impl Values {
-    pub fn add(&mut self, output: &impl LossOutput) {
-        let plain = |value: Tensor<1>| value.without_autodiff().mean().cast(FloatDType::F32);
+    /// Adds what one batch gave; `device` is where the sums are kept.
+    pub fn add(&mut self, output: &impl LossOutput, device: &Device) {
+        let plain = |value: Tensor<1>| value.without_autodiff().mean().cast(FloatDType::F32).to_device(device);
         let loss = plain(output.loss());
         self.loss = Some(match self.loss.take() {
             Some(sum) => sum + loss,

@@ -1,7 +1,7 @@
 //! Training of the decoder.
 
 use burn::prelude::*;
-use burn::train::{TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule};
 use dalle2_core::train::StepOutput;
 use dalle2_core::{Result, TextCondition};
@@ -139,5 +139,15 @@ impl TrainStep for DecoderTask {
         let loss = self.loss(batch);
         let output = output(&loss);
         TrainOutput::new(self, loss.total.backward(), output)
+    }
+}
+
+/// For validation under Burn's own training loop.
+impl InferenceStep for DecoderTask {
+    type Input = DecoderBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: DecoderBatch) -> StepOutput {
+        output(&self.loss(batch))
     }
 }

@@ -5,6 +5,7 @@
 
 mod decoder;
 mod mask;
+mod memory;
 mod upsampler;
 
 pub use decoder::{ConditionDropout, DecoderBatch, DecoderTask};

@@ -1,7 +1,7 @@
 //! Training of the upsamplers.
 
 use burn::prelude::*;
-use burn::train::{TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule, standard_normal};
 use dalle2_core::image::{gaussian_blur, resize_area};
 use dalle2_core::train::StepOutput;
@@ -233,5 +233,15 @@ impl TrainStep for UpsamplerTask {
         let loss = self.loss(batch);
         let output = output(&loss);
         TrainOutput::new(self, loss.total.backward(), output)
+    }
+}
+
+/// For validation under Burn's own training loop.
+impl InferenceStep for UpsamplerTask {
+    type Input = UpsamplerBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: UpsamplerBatch) -> StepOutput {
+        output(&self.loss(batch))
     }
 }

@@ -69,6 +69,12 @@ impl AutoregressivePriorConfig {
         }
     }
 
+    /// Between [`Self::small`] and Karlo's size, for one GPU: 12 blocks of width 768 over 256 components.
+    pub fn base(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
+        let small = Self::small(embed_dim, token_width, context_length);
+        Self { d_model: 768, n_heads: 12, n_layers: 12, components: embed_dim.min(256), ..small }
+    }
+
     /// The counterpart of [`DiffusionPriorConfig::tiny`](crate::DiffusionPriorConfig::tiny).
     pub fn tiny(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         Self {

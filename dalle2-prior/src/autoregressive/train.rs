@@ -3,8 +3,8 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
-use burn::train::{TrainOutput, TrainStep};
-use dalle2_core::train::StepOutput;
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
+use dalle2_core::train::{StepOutput, kept_by_transformer};
 use dalle2_core::{Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -55,6 +55,13 @@ impl AutoregressiveBatch {
             dot: Tensor::from_data(TensorData::new(ids(dots.collect()), [b]), &device),
             tokens: Tensor::from_data(TensorData::new(ids(tokens), [b, quantizer.num_components()]), &device),
         })
+    }
+}
+
+impl AutoregressivePriorConfig {
+    /// Numbers that the forward pass over one pair keeps for the backward pass, about.
+    pub fn kept_per_pair(&self) -> u64 {
+        kept_by_transformer(&self.transformer(), self.sequence_length())
     }
 }
 
@@ -124,9 +131,22 @@ impl TrainStep for AutoregressiveTask {
 
     fn step(&self, batch: AutoregressiveBatch) -> TrainOutput<StepOutput> {
         let loss = self.loss(batch);
-        let output = StepOutput::new(loss.cross_entropy.clone()).with("distance", loss.distance);
-        TrainOutput::new(self, loss.cross_entropy.backward(), output)
+        TrainOutput::new(self, loss.cross_entropy.backward(), output(loss))
     }
+}
+
+/// For validation under Burn's own training loop.
+impl InferenceStep for AutoregressiveTask {
+    type Input = AutoregressiveBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: AutoregressiveBatch) -> StepOutput {
+        output(self.loss(batch))
+    }
+}
+
+fn output(loss: AutoregressiveLoss) -> StepOutput {
+    StepOutput::new(loss.cross_entropy).with("distance", loss.distance)
 }
 
 #[cfg(test)]
@@ -207,7 +227,7 @@ mod tests {
         let task = AutoregressiveTask::new(&config(), quantizer(&device), &ad).unwrap();
         let (text, null) = (text(1, 4, &ad), text(9, 1, &ad));
         let batch = AutoregressiveBatch::draw(0, &text, &null, random(3, [4, D], &ad), 0.1, task.quantizer()).unwrap();
-        let output = task.step(batch);
+        let output = TrainStep::step(&task, batch);
         // Three linear layers and the final norm with weight and bias, two tables, positions, and 16 tensors per block.
         assert_eq!(output.grads.len(), 2 * 4 + 3 + 2 * 16);
     }

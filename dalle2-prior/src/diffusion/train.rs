@@ -4,10 +4,10 @@
 //! is a pure function of (seed, step).
 
 use burn::prelude::*;
-use burn::train::{TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{LossWeight, NoiseSchedule, PredictionType, item_mse, standard_normal};
 use dalle2_core::nn::l2_normalize;
-use dalle2_core::train::StepOutput;
+use dalle2_core::train::{StepOutput, kept_by_transformer};
 use dalle2_core::{ConfigError, Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -59,6 +59,13 @@ impl PriorBatch {
         let noise = Tensor::from_data(noise, &embedding.device());
         let own_estimate = rng.random_bool(0.5);
         Self { text: text.replace_rows(null, &drop), embedding, t, noise, own_estimate }
+    }
+}
+
+impl DiffusionPriorConfig {
+    /// Numbers that the forward pass over one pair keeps for the backward pass, about.
+    pub fn kept_per_pair(&self) -> u64 {
+        kept_by_transformer(&self.transformer(), self.sequence_length())
     }
 }
 
@@ -155,9 +162,22 @@ impl TrainStep for PriorTask {
 
     fn step(&self, batch: PriorBatch) -> TrainOutput<StepOutput> {
         let loss = self.loss(batch);
-        let output = StepOutput::new(loss.total.clone()).with("mse", loss.mse).with("cosine", loss.cosine);
-        TrainOutput::new(self, loss.total.backward(), output)
+        TrainOutput::new(self, loss.total.backward(), output(loss))
     }
+}
+
+/// For validation under Burn's own training loop.
+impl InferenceStep for PriorTask {
+    type Input = PriorBatch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: PriorBatch) -> StepOutput {
+        output(self.loss(batch))
+    }
+}
+
+fn output(loss: PriorLoss) -> StepOutput {
+    StepOutput::new(loss.total).with("mse", loss.mse).with("cosine", loss.cosine)
 }
 
 #[cfg(test)]
@@ -220,7 +240,7 @@ mod tests {
         let task = PriorTask::new(&config(), &device).unwrap();
         let (text, null) = (text(1, 4, &device), text(9, 1, &device));
         let batch = PriorBatch::draw(0, &text, &null, random(3, [4, D], &device), CAPTION_DROPOUT, 1000);
-        let output = task.step(batch);
+        let output = TrainStep::step(&task, batch);
         // Six linear layers and the final norm with weight and bias, query, positions, and 16 tensors per block.
         assert_eq!(output.grads.len(), 2 * 7 + 2 + 2 * 16);
     }
@@ -252,7 +272,11 @@ mod tests {
         let own = (0..200).filter(|seed| draw(*seed).own_estimate).count();
         assert!((70..130).contains(&own), "{own} of 200");
         let seed = (0..).find(|seed| draw(*seed).own_estimate).unwrap();
-        assert_eq!(task.step(draw(seed)).grads.len(), 2 * 7 + 2 + 1 + 2 * 16, "one more matrix than without");
+        assert_eq!(
+            TrainStep::step(&task, draw(seed)).grads.len(),
+            2 * 7 + 2 + 1 + 2 * 16,
+            "one more matrix than without"
+        );
     }
 
     #[test]
