@@ -18,7 +18,7 @@ use anyhow::{Result, ensure};
 use burn::data::dataset::Dataset;
 use clap::{Parser, ValueEnum};
 use dalle2::clip::train::Jitter;
-use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
+use dalle2::core::data::{CaptionedImage, DataSpec};
 use dalle2_emoji::{EmojiStore, Subset};
 use shared::cli::init_logging;
 use shared::data::CACHE;
@@ -33,7 +33,7 @@ struct Cli {
     /// Pipeline directory whose CLIP is used
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
-    /// `emoji`, a folder of images with a .txt caption beside each, or a JSON-lines file of {"image", "caption"}
+    /// `emoji`, or data of one's own: a folder, an index or webdataset shards, see docs/data.md
     #[arg(long, default_value = "emoji", value_name = "emoji|PATH")]
     data: String,
     /// Which emoji: tiny, small or full
@@ -102,11 +102,7 @@ fn open(cli: &Cli) -> Result<(Pictures, Splits)> {
         let splits = emoji_splits(&store, cli.subset)?;
         return Ok((Pictures::Emoji(store), splits));
     }
-    let path = Path::new(&cli.data);
-    let own: Arc<dyn Dataset<CaptionedImage>> = match path.is_dir() {
-        true => Arc::new(FolderDataset::open(path)?),
-        false => Arc::new(JsonLinesDataset::open(path)?),
-    };
+    let own: Arc<dyn Dataset<CaptionedImage>> = cli.data.parse::<DataSpec>()?.open()?;
     let splits = own_splits(&*own, cli.hold_out)?;
     Ok((Pictures::Own(own), splits))
 }

@@ -121,10 +121,17 @@ impl Component for ClipTextEncoder {
     }
 }
 
-impl TextEncoder for ClipTextEncoder {
-    fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
-        let items = tokenize(&self.tokenizer, &self.config, captions)?;
-        let mut batch = self.config.batch(&items, &self.device)?;
+impl ClipTextEncoder {
+    /// As [`encode`](TextEncoder::encode), but captions that do not fit the context lose their end: for training data.
+    ///
+    /// # Errors
+    /// When a vocabulary that was read from a file cannot express a caption.
+    pub fn encode_truncated(&self, captions: &[&str]) -> Result<TextCondition> {
+        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Cut)?)
+    }
+
+    fn encode_tokens(&self, items: &[(Vec<u32>, usize)]) -> Result<TextCondition> {
+        let mut batch = self.config.batch(items, &self.device)?;
         let lengths = batch.lengths.clone();
         if let Some(read_at) = self.config.read_at {
             batch.lengths = items.iter().map(|(ids, length)| read_at.count(ids, *length)).collect();
@@ -135,6 +142,12 @@ impl TextEncoder for ClipTextEncoder {
         let mask = TokenMask::from_lengths(&lengths, self.config.context_length, &self.device)
             .with_ids(Tensor::from_data(ids, &self.device));
         Ok(TextCondition { pooled: output.pooled, tokens: output.tokens, mask })
+    }
+}
+
+impl TextEncoder for ClipTextEncoder {
+    fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
+        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Refuse)?)
     }
 
     fn embed_dim(&self) -> usize {
@@ -150,16 +163,29 @@ impl TextEncoder for ClipTextEncoder {
     }
 }
 
+/// What becomes of a caption that does not fit the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overlong {
+    /// It is an error: a person would not know what was left out.
+    Refuse,
+    /// It loses its end: a data set has such captions, and training goes on.
+    Cut,
+}
+
 /// Token ids of each caption, padded to the context, with the number of them that are text.
 pub(crate) fn tokenize(
     tokenizer: &ClipTokenizer,
     config: &TextTransformerConfig,
     captions: &[&str],
+    overlong: Overlong,
 ) -> Result<Vec<(Vec<u32>, usize)>> {
     captions
         .iter()
         .map(|caption| {
-            let (mut ids, length) = tokenizer.encode_padded(caption, config.context_length, PadWith::EndOfText)?;
+            let (mut ids, length) = match overlong {
+                Overlong::Refuse => tokenizer.encode_padded(caption, config.context_length, PadWith::EndOfText)?,
+                Overlong::Cut => tokenizer.encode_truncated(caption, config.context_length, PadWith::EndOfText)?,
+            };
             ids[length..].fill(config.pad_token);
             Ok((ids, length))
         })
@@ -203,6 +229,15 @@ mod tests {
     fn a_caption_that_is_too_long_is_an_error() {
         let error = encoder().encode(&["red apple red apple red apple red apple"]).unwrap_err();
         assert!(error.to_string().contains("red apple"), "{error}");
+    }
+
+    #[test]
+    fn for_training_a_caption_that_is_too_long_loses_its_end() {
+        let encoder = encoder();
+        // Six tokens fit beside start and end.
+        let cut = encoder.encode_truncated(&["red apple red apple red apple blue blue blue"]).unwrap();
+        let whole = encoder.encode(&["red apple red apple red apple"]).unwrap();
+        cut.tokens.into_data().assert_eq(&whole.tokens.into_data(), true);
     }
 
     #[test]

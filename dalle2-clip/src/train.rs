@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub use task::{ClipLoss, ClipTask, ClipTaskOptions, ImageTower};
 
-use crate::text_encoder::tokenize;
+use crate::text_encoder::{Overlong, tokenize};
 use crate::{ClipConfig, TokenBatch, preprocess};
 
 /// Random stream of augmentation and unknown words, see [`step_rng`].
@@ -120,10 +120,10 @@ impl ClipBatcher {
     }
 
     /// A batch of (caption, image, class) triples, for pairs of one class see [`ClipBatch::targets`]. Images of one
-    /// size, which need not be the model's.
+    /// size, which need not be the model's. Captions that do not fit the context lose their end.
     ///
     /// # Errors
-    /// When there are no items, a caption is too long, or the images differ in size.
+    /// When there are no items, or the images differ in size.
     pub fn batch(
         &self,
         items: &[(&str, &RgbImage, usize)],
@@ -131,7 +131,7 @@ impl ClipBatcher {
         device: &Device,
     ) -> Result<ClipBatch> {
         let captions: Vec<&str> = items.iter().map(|(caption, _, _)| *caption).collect();
-        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions)?;
+        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions, Overlong::Cut)?;
         // Nothing after a caption's end reaches its embedding, so the batch is as wide as its longest caption.
         let width = tokens.iter().map(|(_, length)| *length).max().unwrap_or(0);
         tokens.iter_mut().for_each(|(ids, _)| ids.truncate(width));

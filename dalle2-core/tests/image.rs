@@ -13,7 +13,7 @@ use burn::{
 };
 use dalle2_core::{
     Error,
-    image::{RgbImage, open, resize_bicubic, save_png},
+    image::{RgbImage, decode, open, resize_bicubic, save_png},
 };
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, ImageFormat, Rgb, RgbaImage};
 
@@ -77,6 +77,51 @@ fn every_pixel_format_becomes_rgb() {
     assert_eq!(webp.get_pixel(3, 3).0, [9, 8, 7]);
     // A wrong name does not matter.
     assert_eq!(save("png.jpg", RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])).into(), png).get_pixel(0, 0).0, [1, 2, 3]);
+}
+
+/// More of what is met in data sets: 16 bits with and without colour and transparency, JPEG without colour.
+#[test]
+fn deep_and_grey_images_become_rgb() {
+    let encode = |image: DynamicImage, format| {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        decode(&bytes.into_inner(), "picture").unwrap()
+    };
+    let png = ImageFormat::Png;
+    let deep = |image: DynamicImage| encode(image, png).get_pixel(0, 0).0;
+    assert_eq!(deep(ImageBuffer::from_pixel(2, 2, image::Luma([257u16 * 40])).into()), [40; 3]);
+    assert_eq!(deep(ImageBuffer::from_pixel(2, 2, image::LumaA([0u16, 257 * 51])).into()), [204; 3]);
+    let half = ImageBuffer::from_pixel(2, 2, image::Rgba([65535u16, 0, 257 * 9, 257 * 255]));
+    assert_eq!(deep(half.into()), [255, 0, 9]);
+    let grey = encode(GrayImage::from_pixel(16, 8, image::Luma([90])).into(), ImageFormat::Jpeg);
+    assert!(grey.dimensions() == (16, 8) && near(grey.get_pixel(9, 3), [90; 3], 2));
+}
+
+/// All eight orientations that Exif has: the brightest corner of the stored image must come out where the standard says.
+#[test]
+fn every_orientation_of_a_camera_is_applied() {
+    let stored = RgbImage::from_fn(32, 16, |x, y| Rgb([if x < 8 && y < 8 { 250 } else { 10 }; 3]));
+    let mut plain = Cursor::new(Vec::new());
+    stored.write_to(&mut plain, ImageFormat::Jpeg).unwrap();
+    let plain = plain.into_inner();
+    // Where the first row and column of the stored image belong: TIFF 6.0, tag 274.
+    let corners = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [1, 1], [0, 1]];
+    for (orientation, corner) in (1u8..).zip(corners) {
+        let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        let mut bytes = plain[..2].to_vec();
+        bytes.extend([0xff, 0xe1]);
+        bytes.extend((exif.len() as u16 + 2).to_be_bytes());
+        bytes.extend(exif);
+        bytes.extend(&plain[2..]);
+        let image = decode(&bytes, "turned.jpg").unwrap();
+        let turned = orientation > 4;
+        assert_eq!(image.dimensions(), if turned { (16, 32) } else { (32, 16) }, "{orientation}");
+        let [x, y] = [corner[0] * (image.width() - 5) + 2, corner[1] * (image.height() - 5) + 2];
+        assert!(image.get_pixel(x, y).0[0] > 200, "{orientation}: {:?}", image.get_pixel(x, y));
+        let bright = image.pixels().filter(|pixel| pixel.0[0] > 128).count();
+        assert!((40..90).contains(&bright), "{orientation}: {bright}");
+    }
 }
 
 /// 24×16 pixels, red on the left and blue on the right.

@@ -52,9 +52,13 @@ pub struct TrainArgs {
     /// Sizes of the models and of the data set
     #[arg(long, value_enum, default_value = "tiny")]
     pub preset: Preset,
-    /// `emoji`, a folder of images with a .txt caption beside each, or a JSON-lines file of {"image", "caption"}
+    /// `emoji`, or data of one's own: a folder with a .txt caption beside each image, an index (.jsonl, .csv, .parquet)
+    /// or webdataset shards ("shards/{00..09}.tar"). May be given several times with weights, PATH:WEIGHT; see docs/data.md
     #[arg(long, default_value = "emoji", value_name = "emoji|PATH")]
-    pub data: String,
+    pub data: Vec<String>,
+    /// Threads that decode images of one's own; as many as there are cores if not given
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
     /// Which emoji: tiny, small or full; the preset's own if not given
     #[arg(long)]
     pub subset: Option<Subset>,

@@ -1,17 +1,15 @@
 //! What the training examples learn from: the emoji, or captioned images of your own.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
-use burn::data::dataset::Dataset;
+use anyhow::{Context, Result, ensure};
 use burn::prelude::Tensor;
+use dalle2::Device;
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::data::{CaptionedImage, FolderDataset, JsonLinesDataset};
+use dalle2::core::data::{CaptionedImage, DataSpec, Decoders, Mixture, MixtureItem};
 use dalle2::core::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
-use dalle2::core::train::ShuffledIndices;
 use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
-use dalle2::{Device, Error};
 use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
 
 use super::cli::{Preset, TrainArgs};
@@ -36,19 +34,46 @@ pub enum Data {
     /// Emoji with captions that vary.
     Emoji(Arc<EmojiStore>, Vec<usize>),
     /// Images of one's own.
-    Own(Arc<dyn Dataset<CaptionedImage>>),
+    Own(Arc<Own>),
+}
+
+/// Data sets of one's own, mixed, and the threads that decode them.
+pub struct Own {
+    /// In the order of the seed that was asked for last.
+    mixture: Mutex<Arc<Mixture>>,
+    decoders: Decoders,
+}
+
+impl Own {
+    fn open(specs: &[String], workers: Option<usize>) -> Result<Self> {
+        let specs: Vec<DataSpec> = specs.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let mixture = Mixture::open(0, &specs)?;
+        let passed_over = mixture.problems().len();
+        tracing::info!("{} captioned images; {passed_over} items were passed over", mixture.len());
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { mixture: Mutex::new(Arc::new(mixture)), decoders: Decoders::new(workers.unwrap_or_else(cores))? })
+    }
+
+    fn mixture(&self, seed: u64) -> dalle2::Result<Arc<Mixture>> {
+        let mut mixture = self.current();
+        if mixture.seed() != seed {
+            mixture = Arc::new(mixture.with_seed(seed)?);
+            *self.mixture.lock().unwrap_or_else(PoisonError::into_inner) = mixture.clone();
+        }
+        Ok(mixture)
+    }
+
+    fn current(&self) -> Arc<Mixture> {
+        self.mixture.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Data {
     /// Opens what the command line names.
     pub fn open(args: &TrainArgs) -> Result<Self> {
-        if args.data != "emoji" {
-            let path = Path::new(&args.data);
-            let own: Arc<dyn Dataset<CaptionedImage>> = match path.is_dir() {
-                true => Arc::new(FolderDataset::open(path)?),
-                false => Arc::new(JsonLinesDataset::open(path)?),
-            };
-            return Ok(Self::Own(own));
+        if args.data != ["emoji"] {
+            ensure!(!args.data.iter().any(|data| data == "emoji"), "--data emoji cannot be mixed with others");
+            return Ok(Self::Own(Arc::new(Own::open(&args.data, args.workers)?)));
         }
         let subset = args.subset.unwrap_or(match args.preset {
             Preset::Tiny | Preset::Portable => Subset::Tiny,
@@ -63,7 +88,7 @@ impl Data {
     pub fn len(&self) -> usize {
         match self {
             Self::Emoji(_, items) => items.len(),
-            Self::Own(own) => own.len(),
+            Self::Own(own) => own.current().len(),
         }
     }
 
@@ -86,8 +111,8 @@ impl Data {
                 Ok(samples.into_iter().filter_map(item).collect())
             }
             Self::Own(own) => {
-                let indices = ShuffledIndices::new(own.len(), seed)?.batch(step, n);
-                indices.into_iter().map(|index| own_item(&**own, index, size)).collect()
+                let mixture = own.mixture(seed)?;
+                own.decoders.batch(&mixture, step, n, |_, item, image| Ok(own_item(&mixture, item, image, size)))
             }
         }
     }
@@ -104,7 +129,11 @@ impl Data {
                         image: store.image(items[index], size as u32)?,
                         class: items[index],
                     }),
-                    Self::Own(own) => own_item(&**own, index, size),
+                    Self::Own(own) => {
+                        let mixture = own.current();
+                        let item = mixture.nth(index);
+                        Ok(own_item(&mixture, item, mixture.get(item)?, size))
+                    }
                 }
             })
             .collect()
@@ -123,18 +152,18 @@ impl Data {
                 words.push("in the top bottom left right corner middle center upper lower edge".into());
                 Ok(words)
             }
-            Self::Own(own) => (0..own.len())
-                .map(|i| Ok(own.get(i).map_err(|e| anyhow::anyhow!("item {i}: {e}"))?.caption))
-                .collect::<Result<_>>()
-                .context("reading the captions"),
+            Self::Own(own) => {
+                let mixture = own.current();
+                let captions = (0..mixture.len()).map(|i| mixture.caption(mixture.nth(i)));
+                captions.collect::<dalle2::Result<_>>().context("reading the captions")
+            }
         }
     }
 }
 
-fn own_item(own: &dyn Dataset<CaptionedImage>, index: usize, size: usize) -> dalle2::Result<Item> {
-    let CaptionedImage { caption, image } =
-        own.get(index).map_err(|e| Error::Input(format!("item {index} of the data set: {e}")))?;
-    Ok(Item { caption, image: fit_square(&image, size as u32), class: index })
+fn own_item(mixture: &Mixture, item: MixtureItem, found: CaptionedImage, size: usize) -> Item {
+    let CaptionedImage { caption, image } = found;
+    Item { caption, image: fit_square(&image, size as u32), class: mixture.number(item) }
 }
 
 /// Square images at another size: averaged where that comes out even, else bicubic.
@@ -219,12 +248,16 @@ impl Frozen {
         &self.null
     }
 
-    /// Encodes images and captions.
+    /// Encodes images and captions, of which those that do not fit the context lose their end.
     pub fn encode(&self, items: &[Item]) -> dalle2::Result<Encoded> {
         let images: Vec<RgbImage> = items.iter().map(|item| item.image.clone()).collect();
         let captions: Vec<&str> = items.iter().map(|item| item.caption.as_str()).collect();
         let images = to_tensor(&images, &self.device)?;
-        Ok(Encoded { embedding: self.image.encode(images.clone())?, images, text: self.text.encode(&captions)? })
+        Ok(Encoded {
+            embedding: self.image.encode(images.clone())?,
+            images,
+            text: self.text.encode_truncated(&captions)?,
+        })
     }
 }
 

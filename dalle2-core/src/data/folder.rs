@@ -5,32 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::data::dataset::{Dataset, DatasetError};
-
-use super::{
-    CaptionedImage, Problem,
-    items::{Item, Items, Problems, caption},
-};
+use super::files::{ImageFiles, Item};
+use super::items::{Problems, caption};
 use crate::{Error, Result};
 
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// Images (`.png`, `.jpg`, `.jpeg`, `.webp`) of a folder and the folders in it, each with its caption as the first line
-/// of the text file of the same name: `cats/tom.png` and `cats/tom.txt`.
-///
-/// Items are in the order of their paths, so a copy of the folder gives the same data set. Captions are read when the
-/// set is opened, images when they are asked for; where one cannot be read the next one stands in for it.
-#[derive(Debug)]
-pub struct FolderDataset {
-    items: Items,
-}
-
-impl FolderDataset {
-    /// Lists the folder and reads its captions.
+impl ImageFiles {
+    /// Images (`.png`, `.jpg`, `.jpeg`, `.webp`) of a folder and the folders in it, each with its caption as the first
+    /// line of the text file of the same name: `cats/tom.png` and `cats/tom.txt`.
+    ///
+    /// Items are in the order of their paths, so a copy of the folder gives the same data set.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it has no image with a caption.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+    pub fn folder(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let mut problems = Problems::default();
         let mut paths = Vec::new();
@@ -53,27 +42,7 @@ impl FolderDataset {
             }
         }
         let expected = "image files (png, jpg, jpeg, webp), each with a text file of the same name";
-        Ok(Self { items: Items::new(dir, items, problems, expected)? })
-    }
-
-    /// The items that were passed over so far, when the set was opened and since.
-    pub fn problems(&self) -> Vec<Problem> {
-        self.items.problems()
-    }
-
-    /// All captions, in order.
-    pub fn captions(&self) -> impl Iterator<Item = &str> {
-        self.items.captions()
-    }
-}
-
-impl Dataset<CaptionedImage> for FolderDataset {
-    fn get(&self, index: usize) -> Result<CaptionedImage, DatasetError> {
-        self.items.get(index)
-    }
-
-    fn len(&self) -> usize {
-        self.items.len()
+        Self::new(dir, items, problems, expected)
     }
 }
 

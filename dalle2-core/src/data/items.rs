@@ -1,4 +1,4 @@
-//! What the data sets share: the list of items, and what is done about the ones that cannot be read.
+//! What the data sets share: items, and what is done about the ones that cannot be read.
 
 use std::{
     collections::BTreeSet,
@@ -6,11 +6,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use burn::data::dataset::DatasetError;
+use burn::data::dataset::{Dataset, DatasetError};
+use serde::{Deserialize, Serialize};
 
 use ::image::RgbImage;
 
-use crate::{Error, Result, image};
+use super::Order;
+use crate::{Error, Result};
 
 /// An image and what it shows.
 #[derive(Debug, Clone)]
@@ -21,20 +23,37 @@ pub struct CaptionedImage {
     pub image: RgbImage,
 }
 
+/// A data set of captioned images, whatever it is stored in. What cannot be read is stood in for by the next item, so
+/// [`Dataset::get`] only fails when nothing can be read any more.
+pub trait CaptionedImages: Dataset<CaptionedImage> {
+    /// The caption of an item, without its image.
+    ///
+    /// # Errors
+    /// When it can no longer be read.
+    fn caption(&self, index: usize) -> Result<String>;
+
+    /// The items that were passed over so far, when the set was opened and since, each once.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// The order in which training goes through the set: another one in every epoch, by default without any structure.
+    fn order(&self, seed: u64) -> Result<Order> {
+        Ok(Order::new(seed, self.len())?)
+    }
+
+    /// Decodes an item that must be readable; nothing stands in for it.
+    ///
+    /// # Errors
+    /// When it cannot be read. The problem is noted.
+    fn exact(&self, index: usize) -> Result<CaptionedImage>;
+}
+
 /// An item that was passed over, and why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
-    /// The image, or the caption file or index line (`index.jsonl:3`) at fault.
+    /// The image, the caption file, the index line (`index.jsonl:3`) or the sample (`00.tar:cat-17`) at fault.
     pub item: String,
     /// What is wrong with it.
     pub reason: String,
-}
-
-/// An image on disk with its caption.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) path: PathBuf,
-    pub(super) caption: String,
 }
 
 /// The problems met so far, in the order in which they were met: each item is logged once and kept.
@@ -52,64 +71,78 @@ impl Problems {
             self.list.push(Problem { item, reason });
         }
     }
+
+    /// The error for a set of which nothing can be used.
+    pub(super) fn nothing_left(&self, source: &Path, expected: &str) -> Error {
+        let passed_over = match self.list.first() {
+            None => String::new(),
+            Some(Problem { item, reason }) => {
+                format!("; {} passed over, the first {item}: {reason}", self.list.len())
+            }
+        };
+        Error::format(source, format!("no captioned image here: expected {expected}{passed_over}"))
+    }
 }
 
-/// A list of items, never empty, and the problems met so far.
+/// Finds an item that can be read, and remembers which ones cannot.
 #[derive(Debug)]
-pub(super) struct Items {
+pub(super) struct StandIns {
     source: PathBuf,
-    items: Vec<Item>,
-    problems: Mutex<Problems>,
+    state: Mutex<State>,
 }
 
-impl Items {
-    /// # Errors
-    /// [`Error::Format`] at `source` if no item is left.
-    pub(super) fn new(source: &Path, items: Vec<Item>, problems: Problems, expected: &str) -> Result<Self> {
-        if items.is_empty() {
-            let passed_over = match problems.list.first() {
-                None => String::new(),
-                Some(Problem { item, reason }) => {
-                    format!("; {} passed over, the first {item}: {reason}", problems.list.len())
-                }
-            };
-            return Err(Error::format(source, format!("no captioned image here: expected {expected}{passed_over}")));
-        }
-        Ok(Self { source: source.to_path_buf(), items, problems: Mutex::new(problems) })
-    }
+#[derive(Debug, Default)]
+struct State {
+    problems: Problems,
+    broken: BTreeSet<usize>,
+}
 
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    pub(super) fn captions(&self) -> impl Iterator<Item = &str> {
-        self.items.iter().map(|item| item.caption.as_str())
+impl StandIns {
+    pub(super) fn new(source: &Path, problems: Problems) -> Self {
+        let state = State { problems, broken: BTreeSet::new() };
+        Self { source: source.to_path_buf(), state: Mutex::new(state) }
     }
 
     pub(super) fn problems(&self) -> Vec<Problem> {
-        self.lock().list.clone()
+        self.lock().problems.list.clone()
     }
 
-    /// The item at `index`, or the next one in order that can be read.
+    /// What `load` gives for the item at `index`, or for the next one of the `len` items in order that it can load.
+    /// `load` runs without a lock, so several threads decode at once. `name` says what is at fault when it fails.
     ///
     /// # Errors
-    /// When not one image of the set can be read.
-    pub(super) fn get(&self, index: usize) -> Result<CaptionedImage, DatasetError> {
-        let len = self.items.len();
+    /// When not one item can be loaded.
+    pub(super) fn get<T>(
+        &self,
+        index: usize,
+        len: usize,
+        name: impl Fn(usize) -> String,
+        load: impl Fn(usize) -> Result<T>,
+    ) -> Result<T, DatasetError> {
         assert!(index < len, "index {index} is out of range: the data set has {len} items");
-        for item in self.items[index..].iter().chain(&self.items[..index]) {
-            match image::open(&item.path) {
-                Ok(image) => return Ok(CaptionedImage { caption: item.caption.clone(), image }),
-                Err(error) => self.lock().report(item.path.display(), reason(&error)),
+        for i in (index..len).chain(0..index) {
+            if self.lock().broken.contains(&i) {
+                continue;
+            }
+            match load(i) {
+                Ok(item) => return Ok(item),
+                Err(error) => self.note(i, name(i), &error),
             }
         }
         let message = format!("not one of the {len} images can be read any more");
         Err(DatasetError::new(Error::format(&self.source, message)))
     }
 
-    /// A panic elsewhere cannot leave the list half written, so a poisoned lock is used as it is.
-    fn lock(&self) -> MutexGuard<'_, Problems> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Remembers that an item cannot be used.
+    pub(super) fn note(&self, index: usize, name: String, error: &Error) {
+        let mut state = self.lock();
+        state.broken.insert(index);
+        state.problems.report(name, reason(error));
+    }
+
+    /// A panic elsewhere cannot leave the state half written, so a poisoned lock is used as it is.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,27 +14,35 @@ const MAX_SIDE: u32 = 16_384;
 /// Most pixels of an image that is read.
 const MAX_PIXELS: u64 = 64 << 20;
 /// Largest image file that is read, in bytes.
-const MAX_FILE: u64 = 256 << 20;
+pub(crate) const MAX_FILE: u64 = 256 << 20;
 
-/// Reads a PNG, JPEG or WebP file, recognised by its content: transparency lies on white, grey, palette, CMYK and
-/// 16-bit images become 8-bit RGB, and the orientation that a camera noted is applied.
+/// Reads a PNG, JPEG or WebP file as [`decode`] does.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::Format`] if it is none of the three formats, or larger than 256
-/// MiB, 16,384 pixels a side or 64 Mi pixels; [`Error::Image`] if it is damaged or cut off. Each names the file.
+/// [`Error::Io`] if the file cannot be read; otherwise as [`decode`]. Each names the file.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let size = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-    if size > MAX_FILE {
-        return Err(Error::format(path, format!("has {size} bytes; an image file may have {MAX_FILE}")));
-    }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-    let damaged = |source| Error::Image { path: path.to_path_buf(), source };
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    check_size(size, path)?;
+    decode(&fs::read(path).map_err(|e| Error::io(path, e))?, path)
+}
+
+/// Decodes a PNG, JPEG or WebP file that is in memory, recognised by its content: transparency lies on white, grey,
+/// palette, CMYK and 16-bit images become 8-bit RGB, and the orientation that a camera noted is applied. `name` is for
+/// messages only.
+///
+/// # Errors
+/// [`Error::Format`] if it is none of the three formats, or larger than 256 MiB, 16,384 pixels a side or 64 Mi pixels,
+/// which is found out before anything is decoded; [`Error::Image`] if it is damaged or cut off. Each has the name.
+pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<RgbImage> {
+    let name = name.as_ref();
+    check_size(bytes.len() as u64, name)?;
+    let damaged = |source| Error::Image { path: name.to_path_buf(), source };
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(name, e))?;
     let Some(format) = reader.format().filter(ImageFormat::reading_enabled) else {
-        return Err(Error::format(path, "not an image of a known format: expected PNG, JPEG or WebP"));
+        return Err(Error::format(name, "not an image of a known format: expected PNG, JPEG or WebP"));
     };
-    if format == ImageFormat::Jpeg && is_cut_off_jpeg(&bytes) {
+    if format == ImageFormat::Jpeg && is_cut_off_jpeg(bytes) {
         let message = "the file ends before the image does";
         return Err(damaged(ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(format), message))));
     }
@@ -43,12 +51,19 @@ pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let (width, height) = decoder.dimensions();
     if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
         let limit = format!("{MAX_SIDE} pixels a side and {MAX_PIXELS} in all");
-        return Err(Error::format(path, format!("the image has {width}×{height} pixels; at most {limit} are read")));
+        return Err(Error::format(name, format!("the image has {width}×{height} pixels; at most {limit} are read")));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     image.apply_orientation(orientation);
     Ok(if image.color().has_alpha() { over_white(&image) } else { image.into_rgb8() })
+}
+
+fn check_size(bytes: u64, name: &Path) -> Result<()> {
+    match bytes <= MAX_FILE {
+        true => Ok(()),
+        false => Err(Error::format(name, format!("has {bytes} bytes; an image file may have {MAX_FILE}"))),
+    }
 }
 
 /// Writes a PNG whole or not at all; missing directories are made.
