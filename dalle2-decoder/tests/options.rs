@@ -267,7 +267,7 @@ fn a_residual_upsampler_begins_as_bicubic_enlargement() {
         upsampler.sample(low.clone(), options, &mut noise, &mut |_: StepEvent<'_>| ControlFlow::Continue(())).unwrap()
     };
     let bicubic = resize_bicubic(low.clone(), [32, 32]).clamp(-1.0, 1.0);
-    let tiling = Some(Tiling { size: 16, overlap: 4 });
+    let tiling = Some(Tiling { size: 16, overlap: 8 });
     for options in [options(3), SampleOptions { tiling, ..options(3) }] {
         let found = difference(draw(&fresh, &options), bicubic.clone());
         assert!(found < 1e-5, "differs from bicubic enlargement by {found}");
