@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use dalle2::core::image::RgbImage;
+use dalle2::core::image::{Mask, RgbImage};
 use dalle2::core::store::read_json;
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{Device, GenerateRequest, InvertOptions, Pipeline};
+use dalle2::{Device, GenerateRequest, Inpaint, InvertOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
@@ -48,6 +48,29 @@ fn the_bundled_model_draws_what_its_captions_say() {
     let drawn: Vec<(bool, &str)> = drawn.collect();
     let right = drawn.iter().filter(|(right, _)| *right).count();
     assert!(right >= 5, "the nearest of 48 pictures is the right one for {right} of 6: {drawn:?}");
+}
+
+#[test]
+fn a_hole_is_filled_with_what_the_caption_says_and_the_rest_stays() {
+    let pipeline = Pipeline::from_pretrained(model(), &Device::flex()).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let store = EmojiStore::open(&[], cache.path()).unwrap();
+    let items = Subset::Tiny.select(store.catalogue(), Split::Seen).unwrap();
+    let renderings: Vec<RgbImage> = items.iter().map(|&item| store.image(item, 32).unwrap()).collect();
+    let half = |image: &RgbImage, left| image::imageops::crop_imm(image, left, 0, 16, 32).to_image();
+    let mask = Mask::edit_where(32, 32, |x, _| x >= 16);
+    let mut right = 0;
+    for shown in (0..items.len()).step_by(12) {
+        let said = (shown + items.len() / 2) % items.len();
+        let caption = store.emoji(items[said]).unwrap().name.as_str();
+        let request = GenerateRequest::new(caption).seed(2).decoder_steps(10).max_upsamplers(0);
+        let fill = pipeline.inpaint(&renderings[shown], &mask, &Inpaint::default(), request).unwrap().images.remove(0);
+        assert_eq!(half(&fill, 0), half(&renderings[shown], 0));
+        let drawn = half(&fill, 16);
+        right +=
+            usize::from((0..items.len()).min_by_key(|&i| distance(&drawn, &half(&renderings[i], 16))).unwrap() == said);
+    }
+    assert!(right >= 3, "the nearest of 48 halves is the caption's for {right} of 4");
 }
 
 #[test]
