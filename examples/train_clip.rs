@@ -147,6 +147,9 @@ fn main() -> Result<()> {
             anyhow::bail!("a locked image tower must have been trained: name it with --image-tower DIR")
         }
         None => ClipTask::new(config, &options.task, &device)?,
+        Some(_) if args.gradient_checkpointing => {
+            anyhow::bail!("--gradient-checkpointing does not work with a tower that was loaded")
+        }
         Some(dir) => {
             let tower = ClipImageEncoder::load(dir, &device.clone().inner())?.model().clone().train().fork(&device);
             ClipTask::new(config, &options.task, &device)?.with_image_tower(tower)

@@ -141,10 +141,9 @@ fn main() -> Result<()> {
     let (Some(run), Some(clip)) = (args.resolve(run)?, clip) else { return Ok(()) };
     let RunConfig { model: config, train, .. } = &run;
     let data = Data::open(args)?;
-    let on = args.training_device()?;
     let task = match trained {
-        Some(trained) => DecoderTask::with_network(config, trained.network()?.train().fork(&on))?,
-        None => DecoderTask::new(config, &on)?,
+        Some(trained) => DecoderTask::with_network(config, trained.network()?.train())?,
+        None => DecoderTask::new(config, &args.training_device()?)?,
     };
     materialize(&task, &device, train.seed);
     println!("decoder with {} parameters on {} concepts", task.network.num_params(), data.len());

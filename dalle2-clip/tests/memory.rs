@@ -1,4 +1,4 @@
-//! What gradient caching is for: the memory of a large batch is that of one of its parts.
+//! What gradient caching is for: a large batch in the memory of a small one.
 #![cfg(feature = "train")]
 #![allow(clippy::unwrap_used)]
 
@@ -33,10 +33,10 @@ fn batch(config: &ClipConfig, pairs: usize, device: &Device) -> ClipBatch {
 }
 
 #[test]
-fn a_batch_of_512_in_parts_takes_no_more_than_one_of_64() {
+fn a_batch_of_512_in_parts_takes_no_more_memory_than_one_of_64() {
     let device = Device::flex().autodiff();
     let config = ClipConfig::tiny().with_vocabulary(0..100);
-    // Bytes that a step needs besides the batch and the model, and the norm of nothing left out: the loss.
+    // MiB that a step needs besides the batch and the model, and its loss.
     let step = |pairs: usize, chunk: Option<usize>| {
         let task = ClipTask::new(&config, &ClipTaskOptions { chunk, ..Default::default() }, &device).unwrap();
         materialize(&task, &device, 1);
@@ -51,8 +51,11 @@ fn a_batch_of_512_in_parts_takes_no_more_than_one_of_64() {
     let (small, _) = step(64, None);
     let (whole, loss) = step(512, None);
     let (parts, loss_in_parts) = step(512, Some(64));
-    println!("64: {small:.1} MiB, 512: {whole:.1} MiB, 512 in parts of 64: {parts:.1} MiB");
+    // Besides a part, the gradients summed so far and the embeddings of the batch: a little smaller parts make room.
+    let (smaller, _) = step(512, Some(48));
+    println!("64 pairs: {small:.1} MiB; 512: {whole:.1}; 512 in parts of 64: {parts:.1}, of 48: {smaller:.1}");
     assert!((loss - loss_in_parts).abs() < 1e-4, "{loss} {loss_in_parts}");
-    assert!(parts <= 1.05 * small, "{parts:.1} MiB in parts of 64, {small:.1} MiB for a batch of 64");
+    assert!(smaller <= small, "{smaller:.1} MiB in parts of 48, {small:.1} MiB for a batch of 64");
+    assert!(parts <= 1.2 * small, "{parts:.1} MiB in parts of 64, {small:.1} MiB for a batch of 64");
     assert!(whole > 5.0 * small, "the test measures nothing: {whole:.1} MiB at once");
 }

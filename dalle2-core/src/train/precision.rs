@@ -60,7 +60,7 @@ impl ModuleMapper for Narrow {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|value| {
             let tracked = value.is_require_grad();
-            value.detach().cast(FloatDType::BF16).set_require_grad(tracked)
+            value.cast(FloatDType::BF16).detach().set_require_grad(tracked)
         })
     }
 }

@@ -33,8 +33,9 @@ use crate::{ConfigError, Error, Result};
 pub fn resolve<T: Serialize + DeserializeOwned>(defaults: &T, file: Option<&Path>, settings: &[String]) -> Result<T> {
     let mut value = serde_json::to_value(defaults).map_err(|e| Error::Input(format!("the defaults: {e}")))?;
     if let Some(path) = file {
-        merge(&mut value, read_json(path)?);
-        read::<T>(&value).map_err(|Fault { field, problem }| Error::format(path, format!("`{field}`: {problem}")))?;
+        let new: Value = read_json(path)?;
+        value = merged::<T>(&value, &new)
+            .map_err(|Fault { field, problem }| Error::format(path, format!("`{field}`: {problem}")))?;
     }
     for setting in settings {
         let Some((key, text)) = setting.split_once('=') else {
@@ -98,21 +99,37 @@ fn unread(path: &str, given: &Value, known: &Value) -> Option<String> {
     }
 }
 
-/// Puts `new` in the place of `old`, objects field by field. Two objects with one key each and not the same one are two
-/// variants of an enum.
-fn merge(old: &mut Value, new: Value) {
+/// What an object does to another one that has a single key, and not the same.
+#[derive(Clone, Copy, PartialEq)]
+enum OtherKey {
+    /// Adds a field.
+    Field,
+    /// Takes its place: they are variants of an enum.
+    Variant,
+}
+
+/// `old` with `new` in it, in the form of `T`. Fields and variants look alike in JSON, so both readings are tried.
+fn merged<T: Serialize + DeserializeOwned>(old: &Value, new: &Value) -> Result<Value, Fault> {
+    let attempt = |other_key| {
+        let mut value = old.clone();
+        merge(&mut value, new.clone(), other_key);
+        read::<T>(&value).map(|_| value)
+    };
+    attempt(OtherKey::Field).or_else(|fault| attempt(OtherKey::Variant).map_err(|_| fault))
+}
+
+/// Puts `new` in the place of `old`, objects field by field.
+fn merge(old: &mut Value, new: Value, other_key: OtherKey) {
     match (old, new) {
-        (Value::Object(old), Value::Object(new)) if !is_other_variant(old, &new) => {
+        (Value::Object(old), Value::Object(new))
+            if other_key == OtherKey::Field || !(old.len() == 1 && new.len() == 1 && old.keys().ne(new.keys())) =>
+        {
             for (key, value) in new {
-                merge(old.entry(key).or_insert(Value::Null), value);
+                merge(old.entry(key).or_insert(Value::Null), value, other_key);
             }
         }
         (old, new) => *old = new,
     }
-}
-
-fn is_other_variant(old: &Map<String, Value>, new: &Map<String, Value>) -> bool {
-    old.len() == 1 && new.len() == 1 && old.keys().next() != new.keys().next()
 }
 
 /// Replaces the value at a path.

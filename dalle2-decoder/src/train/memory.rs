@@ -27,14 +27,15 @@ fn kept(config: &UNetConfig, side: usize, context: usize) -> u64 {
     let width = |level: usize| config.channels[level] as u64;
     let levels = config.channels.len();
     let dropout = if config.dropout > 0.0 { 2 } else { 0 };
-    // The inputs of both norms and of both convolutions; a resampled block's first convolution works at the other size.
-    let block = |c_in: u64, c_out: u64, from: u64, to: u64| c_in * (from + to) + (2 + dropout) * c_out * to;
+    // The inputs of both norms and of both convolutions, and the second one's output; a resampled block's first convolution
+    // works at the other size.
+    let block = |c_in: u64, c_out: u64, from: u64, to: u64| c_in * (from + to) + (3 + dropout) * c_out * to;
     // The norm's input and output, queries, keys and values before and after the context joined them, what attention gives,
-    // scores and probabilities.
+    // and its probabilities.
     let attention = |c: u64, head_dim: usize, n: u64| {
         let keys = n + context as u64;
         let joined = if context > 0 { 2 * keys } else { 0 };
-        c * (6 * n + joined) + 2 * (c / head_dim as u64) * n * keys
+        c * (6 * n + joined) + (c / head_dim as u64) * n * keys
     };
 
     let mut sum = width(0) * pixels(0);
