@@ -193,6 +193,7 @@ impl Browser {
 
     /// Draws a line over an element with the button held down, through points that are shares of its width and height.
     pub fn drag(&self, selector: &str, points: &[(f64, f64)]) {
+        self.run(&format!("document.querySelector({selector:?}).scrollIntoView({{ block: 'center' }})"));
         let area = self.get(&format!("{}/rect", self.element(selector)));
         let side = |name: &str| area[name].as_f64().unwrap();
         let element = self.post("element", json!({ "using": "css selector", "value": selector }));

@@ -226,9 +226,9 @@ fn inpaint(browser: &Browser, server: &Server, dir: &Path) {
     browser.drag("#brush-canvas", &[(0.12, 0.16), (0.5, 0.14), (0.88, 0.16)]);
     browser.type_into("#inpaint-caption", "koala");
     fill(browser, "#images", "2");
-    browser.run("document.querySelector('#inpaint').scrollIntoView()");
-    picture(browser, "studio-inpaint");
     draw(browser, "koala, in part anew: koala", 2);
+    browser.run("document.querySelector('#controls').scrollIntoView()");
+    picture(browser, "studio-inpaint");
 
     // The lower half is far from the brush.
     let id = browser.run("return document.querySelector('#canvas .tile').dataset.id");

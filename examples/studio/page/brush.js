@@ -78,7 +78,7 @@ export function mask() {
   if ($("brush").hidden || share() === 0) return null;
   const { width, height } = canvas;
   const painted = context.getImageData(0, 0, width, height).data;
-  const out = new OffscreenCanvas(width, height).getContext("2d").createImageData(width, height);
+  const out = new ImageData(width, height);
   for (let i = 0; i < painted.length; i += 4) {
     const white = painted[i + 3] > 127 ? 255 : 0;
     out.data.set([white, white, white, 255], i);
@@ -91,9 +91,10 @@ export function mask() {
 }
 
 function changed() {
-  const percent = Math.round(100 * share());
-  $("brush-share").textContent = share() === 0 ? "Nothing is painted yet." : `${Math.max(1, percent)} % is drawn anew, ${Math.min(99, 100 - percent)} % stays.`;
-  if (percent === 100) $("brush-share").textContent = "All of it is drawn anew.";
+  const painted = share();
+  const percent = Math.min(99, Math.max(1, Math.round(100 * painted)));
+  const some = `${percent} % is drawn anew, ${100 - percent} % stays.`;
+  $("brush-share").textContent = painted === 0 ? "Nothing is painted yet." : painted === 1 ? "All of it is drawn anew." : some;
   $("undo-brush").disabled = undo.length === 0;
 }
 
