@@ -8,6 +8,7 @@ use dalle2_core::diffusion::{NoiseSource, SeededNoise};
 use dalle2_core::image::{RgbImage, from_tensor, to_tensor};
 use dalle2_core::{ConfigError, Error, Result, StepEvent, TextCondition};
 
+use crate::manipulate::Kept;
 use crate::request::Start;
 use crate::{Event, GenerateRequest, Pipeline, Stage};
 
@@ -72,12 +73,22 @@ impl Pipeline {
         mut noise: impl FnMut(Stage, &[u64]) -> Box<dyn NoiseSource>,
         mut hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let request = request.into().settled();
+        self.draw(request.into().settled(), None, &mut noise, &mut hook)
+    }
+
+    /// Draws the images of a request that has a seed, around the kept part of an image if there is one.
+    pub(crate) fn draw(
+        &self,
+        request: GenerateRequest,
+        kept: Option<&Kept>,
+        noise: NoiseOf<'_>,
+        hook: Hook<'_>,
+    ) -> Result<Generation> {
         self.validate(&request)?;
         self.check_caption(&request.caption)?;
         let seed = request.seed.unwrap_or_default();
-        let mut run =
-            Run { pipeline: self, request: &request, upsamplers: self.upsamplers_of(&request)?, times: Vec::new() };
+        let upsamplers = self.upsamplers_of(&request)?;
+        let mut run = Run { pipeline: self, request: &request, kept, upsamplers, times: Vec::new() };
         let text = run.texts()?;
         let given = run.given_embeddings()?;
         let mut images = Vec::with_capacity(request.num_images);
@@ -85,10 +96,12 @@ impl Pipeline {
         for first in (0..request.num_images).step_by(request.batch_size) {
             let n = request.batch_size.min(request.num_images - first);
             let seeds: Vec<u64> = (first..first + n).map(|i| seed.wrapping_add(i as u64)).collect();
-            let (batch, embedding) =
-                run.batch((text.as_ref(), given.as_ref()), first, &seeds, &mut noise, &mut hook)?;
+            let (batch, embedding) = run.batch((text.as_ref(), given.as_ref()), first, &seeds, noise, hook)?;
             if let Some(batch) = batch {
-                let batch = from_tensor(batch)?;
+                let mut batch = from_tensor(batch)?;
+                if let Some(kept) = kept {
+                    batch.iter_mut().try_for_each(|image| kept.restore(image))?;
+                }
                 self.check_images(&batch, first)?;
                 images.extend(batch);
             }
@@ -138,13 +151,12 @@ impl Pipeline {
     }
 
     /// How many upsamplers the request runs.
-    fn upsamplers_of(&self, request: &GenerateRequest) -> Result<usize> {
+    pub(crate) fn upsamplers_of(&self, request: &GenerateRequest) -> Result<usize> {
         let all = self.upsamplers.len();
         let most = request.max_upsamplers.unwrap_or(all).min(all);
         let stop = match (request.stop_after, &request.start) {
             (None, _) => all,
-            (Some(Stage::Prior), Start::Caption) => 0,
-            (Some(Stage::Decoder), Start::Caption | Start::Embeddings(_) | Start::EmbeddingOf(_)) => 0,
+            (Some(Stage::Prior | Stage::Decoder), Start::Caption | Start::Embeddings(_) | Start::EmbeddingOf(_)) => 0,
             (Some(Stage::Upsampler(index)), _) if index < all => index + 1,
             (Some(stage), _) => {
                 let expected = "must be a stage of the pipeline that the request reaches";
@@ -179,6 +191,7 @@ impl Stage {
 struct Run<'a> {
     pipeline: &'a Pipeline,
     request: &'a GenerateRequest,
+    kept: Option<&'a Kept>,
     upsamplers: usize,
     times: Vec<StageTime>,
 }
@@ -220,7 +233,7 @@ impl Run<'_> {
         noise_of: NoiseOf<'_>,
         hook: Hook<'_>,
     ) -> Result<(Option<Tensor<4>>, Option<Tensor<2>>)> {
-        let pipeline = self.pipeline;
+        let (pipeline, kept) = (self.pipeline, self.kept);
         let rows = first..first + seeds.len();
         let (mut images, embedding) = match (&self.request.start, texts) {
             (Start::Images(given), _) => {
@@ -246,7 +259,10 @@ impl Run<'_> {
             let mut noise = noise_of(stage, seeds);
             images = self.timed(stage, || {
                 let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-                upsampler.sample(images, options, &mut *noise, &mut on_step)
+                match kept {
+                    None => upsampler.sample(images, options, &mut *noise, &mut on_step),
+                    Some(kept) => upsampler.inpaint(images, &kept.upsamplers, options, &mut *noise, &mut on_step),
+                }
             })?;
         }
         Ok((Some(images), embedding))
@@ -277,11 +293,18 @@ impl Run<'_> {
         noise_of: NoiseOf<'_>,
         hook: Hook<'_>,
     ) -> Result<Tensor<4>> {
-        let (pipeline, request, stage) = (self.pipeline, self.request, Stage::Decoder);
+        let (pipeline, request, kept, stage) = (self.pipeline, self.request, self.kept, Stage::Decoder);
         let mut noise = noise_of(stage, seeds);
         self.timed(stage, || {
+            let (embedding, options) = (embedding.clone(), &request.decoder);
             let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-            pipeline.decoder.sample(embedding.clone(), text, null, &request.decoder, &mut *noise, &mut on_step)
+            match kept {
+                None => pipeline.decoder.sample(embedding, text, null, options, &mut *noise, &mut on_step),
+                Some(kept) => {
+                    let texts = (text, null);
+                    pipeline.decoder.inpaint(embedding, texts, &kept.decoder, options, &mut *noise, &mut on_step)
+                }
+            }
         })
     }
 

@@ -50,7 +50,8 @@ pub use generate::{Generation, StageTime};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
 pub use manipulate::{
-    Controls, Interpolate, Inversion, InvertOptions, NoisePath, Source, StartNoise, TextDiff, Variations,
+    Borders, Canvas, Controls, Inpaint, Interpolate, Inversion, InvertOptions, NoisePath, PcaReconstructions, Source,
+    StartNoise, TextDiff, Variations,
 };
 pub use pipeline::Pipeline;
 pub use pretrained::install_part;

@@ -132,7 +132,7 @@ impl GenerateRequest {
         self
     }
 
-    /// Ends after this stage: after the prior there are embeddings and no images.
+    /// Ends after this stage: after the prior, or what takes its place, there are embeddings and no images.
     pub fn stop_after(mut self, stage: Stage) -> Self {
         self.stop_after = Some(stage);
         self
@@ -246,6 +246,18 @@ impl GenerateRequest {
     pub(crate) fn settled(mut self) -> Self {
         self.seed.get_or_insert_with(|| u64::from(rand::random::<u32>()));
         self
+    }
+
+    /// The same request, if it does not begin with embeddings or images: a manipulation brings its own.
+    pub(crate) fn without_start(self) -> Result<Self> {
+        let given = match self.start {
+            Start::Caption => return Ok(self),
+            Start::Embeddings(_) => "embeddings",
+            Start::EmbeddingOf(_) => "the embedding of an image",
+            Start::Images(_) => "images to enlarge",
+        };
+        let message = format!("this manipulation begins with what it is given, but the request begins with {given}");
+        Err(Error::Input(message))
     }
 
     /// The options of an upsampler.

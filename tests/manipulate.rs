@@ -6,22 +6,18 @@ mod support;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, TensorData};
-use dalle2::core::SampleOptions;
 use dalle2::core::metrics::cosine_similarity;
+use dalle2::core::{Components, EmbeddingPca, SampleOptions};
 use dalle2::{
-    Controls, Device, Error, GenerateRequest, Generation, Interpolate, InvertOptions, NoisePath, Pipeline, RgbImage,
-    Source, Stage, StartNoise, TextDiff, Variations,
+    Controls, Device, Error, GenerateRequest, Generation, Interpolate, InvertOptions, NoisePath, PcaReconstructions,
+    Pipeline, RgbImage, Source, Stage, StartNoise, TextDiff, Variations,
 };
 
-use support::{pipeline, request};
+use support::{picture, pipeline, request};
 
 /// No caption, few steps.
 fn quick() -> GenerateRequest {
     GenerateRequest::default().seed(7).prior_steps(3).decoder_steps(3).upsampler_steps(2).max_upsamplers(0)
-}
-
-fn picture(width: u32, height: u32, tint: u8) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| image::Rgb([tint, (x * 255 / width) as u8, (y * 255 / height) as u8]))
 }
 
 /// Batches of other sizes differ in the last bits.
@@ -106,6 +102,12 @@ fn captions_and_embeddings_can_be_ends() {
     // With fixed noise the last frame is what the seed gives for the image's embedding.
     let alone = quick().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
     assert_same(&both.images[2], &pipeline.generate(alone).unwrap().images[0]);
+    // At full size too: the frames share the upsamplers' noise.
+    let full = || quick().max_upsamplers(1);
+    let large = pipeline.interpolate("red apple", &image, &options, full()).unwrap();
+    let alone = full().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
+    assert_eq!(large.images[2].dimensions(), (64, 64));
+    assert_same(&large.images[2], &pipeline.generate(alone).unwrap().images[0]);
     let apples = pipeline.interpolate(embeddings(&drawn), "apple", &Interpolate::default(), quick()).unwrap();
     assert_eq!(apples.images.len(), 8);
 }
@@ -263,4 +265,112 @@ fn without_an_image_encoder_images_cannot_be_read() {
         .unwrap();
     let error = message(blind.variations(&picture(16, 16, 1), &Variations::default(), quick()));
     assert!(error.contains("no image encoder"), "{error}");
+}
+
+#[test]
+fn components_are_added_one_after_another() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(16, 16, 50);
+    let rows: Vec<f32> = (0..90 * 64).map(|i| (i as f32 * i as f32 * 0.37).sin()).collect();
+    let rows = Tensor::from_data(TensorData::new(rows, [90, 64]), &Device::flex());
+    let pca = EmbeddingPca::fit(rows.clone(), Components::Fixed(64)).unwrap();
+    let options = PcaReconstructions::default();
+    let counts = [1, 4, 16, 63, 64];
+    let drawn = pipeline.pca_reconstructions(&image, (&pca, &counts), &options, quick()).unwrap();
+    assert_eq!(drawn.images.len(), 5);
+    let own = pipeline.embed(&image).unwrap();
+    let missing = (embeddings(&drawn) - own.clone()).square().sum_dim(1);
+    let missing = missing.into_data().try_to_vec::<f32>().unwrap();
+    assert!(missing.is_sorted_by(|a, b| a > b), "{missing:?}");
+    assert!(missing[4] < 1e-6 && missing[3] > 1e-6, "all components are the embedding itself: {missing:?}");
+    // All of them start from the seed's noise, and the last one is what it gives for the embedding.
+    assert_same(&drawn.images[4], &pipeline.generate(quick().embeddings(own)).unwrap().images[0]);
+    // From the image's own noise, all components reconstruct it.
+    let inverted = PcaReconstructions { start: StartNoise::Inverted, ..options };
+    let whole = pipeline.pca_reconstructions(&image, (&pca, &[64]), &inverted, quick()).unwrap();
+    let inversion = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap();
+    assert_same(&whole.images[0], &inversion.reconstruction);
+
+    let fail = |pca: &EmbeddingPca, counts: &[usize]| {
+        message(pipeline.pca_reconstructions(&image, (pca, counts), &options, quick()))
+    };
+    assert!(fail(&pca, &[]).contains("no number of components"));
+    assert!(fail(&pca, &[3, 0]).contains("0 principal components of 64"));
+    assert!(fail(&pca, &[65]).contains("65 principal components of 64"));
+    let narrow = EmbeddingPca::fit(rows.slice_dim(1, 0..12), Components::Fixed(3)).unwrap();
+    assert!(fail(&narrow, &[1]).contains("width 12"));
+}
+
+#[test]
+fn a_cancelled_pipeline_draws_what_a_fresh_one_does() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    pipeline(&device).save_pretrained(dir.path()).unwrap();
+    let fresh = || Pipeline::from_pretrained(dir.path(), &device).unwrap();
+    let expected = fresh().generate(request()).unwrap().images;
+    let used = fresh();
+    for stop in 1..=3 + 3 + 2 {
+        let mut calls = 0;
+        let stopped = used.generate_with(request().seed(99), |_| {
+            calls += 1;
+            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(stopped, Err(Error::Cancelled)), "stopped at {stop}");
+        assert_eq!(calls, stop);
+        assert_eq!(used.generate(request()).unwrap().images, expected, "stopped at {stop}");
+    }
+}
+
+#[test]
+fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(64, 64, 50);
+    let options = InvertOptions { evaluations: 2, upsamplers: 1 };
+    let count = |stop: Option<usize>| {
+        let mut stages = Vec::new();
+        let mut controls = Controls::new().hook(|event| {
+            stages.push(event.stage);
+            if Some(stages.len()) == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let result = pipeline.invert_with(&image, &options, quick(), &mut controls);
+        drop(controls);
+        (result, stages)
+    };
+    let (whole, stages) = count(None);
+    // The decoder's inversion and reconstruction, the upsampler's inversion, and both stages of the reconstruction.
+    assert_eq!(stages.len(), 3 * 2 + 3 + 2 * 2 + (3 + 2));
+    let noise = whole.unwrap().upsampler_noise.remove(0).into_data();
+    for stop in 1..=stages.len() {
+        let (stopped, seen) = count(Some(stop));
+        assert!(matches!(stopped, Err(Error::Cancelled)), "stopped at {stop}");
+        assert_eq!(seen, stages[..stop]);
+    }
+    assert_eq!(count(None).0.unwrap().upsampler_noise.remove(0).into_data(), noise);
+}
+
+#[test]
+fn an_inversion_goes_as_far_as_its_options_say() {
+    let pipeline = pipeline(&Device::flex());
+    let options = InvertOptions { evaluations: 1, upsamplers: 1 };
+    for request in [quick().size(16), quick().stop_after(Stage::Decoder), quick().max_upsamplers(0).num_images(3)] {
+        let inversion = pipeline.invert(&picture(64, 64, 9), &options, request).unwrap();
+        assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
+    }
+}
+
+#[test]
+fn embeddings_that_are_no_directions_are_refused_as_ends() {
+    let pipeline = pipeline(&Device::flex());
+    let own = pipeline.embed(&picture(16, 16, 50)).unwrap();
+    let to = |end: Tensor<2>| {
+        let options = Interpolate { steps: 3, noise: NoisePath::Fixed, ..Default::default() };
+        message(pipeline.interpolate(own.clone(), end, &options, quick()))
+    };
+    assert!(to(own.clone() * f32::NAN).contains("not finite"));
+    assert!(to(own.clone() * f32::INFINITY).contains("not finite"));
+    assert!(to(own.clone() * 0.0).contains("zero"));
+    assert!(to(own.clone() * 2.0).contains("same embedding"), "a length is no direction");
+    assert!(to(own.clone() * -3.0).contains("opposite"));
+    let nan = own.clone() * f32::NAN;
+    assert!(message(pipeline.mix(&[(nan.into(), 1.0)], quick())).contains("not finite"));
 }

@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use dalle2::InvertOptions;
 use dalle2::core::image::LabelledImage;
 use dalle2::core::store::write_json;
-use dalle2_emoji::{Split, Subset, catalogue};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::edit::{EditArgs, emoji};
+use crate::edit::{EditArgs, emoji, some_names};
 
 /// Images on the sheet, at most.
 const SHOWN: usize = 8;
@@ -46,18 +45,15 @@ struct Row {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.num > 0, "--num 0: at least one image is needed");
+    let names = some_names(args.num)?;
+    let num = names.len();
     let pipeline = args.edit.pipeline()?;
-    let all = catalogue();
-    let items = Subset::Small.select(&all, Split::Seen)?;
-    let num = args.num.min(items.len());
-    let names: Vec<&str> = (0..num).map(|i| all[items[i * items.len() / num]].name.as_str()).collect();
     let size = pipeline.decoder().image_size() as u32;
     let images = names.iter().map(|name| emoji(name, size)).collect::<Result<Vec<_>>>()?;
     let bar = ProgressBar::new((args.by_steps.len() * args.evaluations.len() * num) as u64);
     let mut rows = Vec::new();
     let shown: Vec<LabelledImage> =
-        images.iter().zip(&names).take(SHOWN).map(|(image, name)| LabelledImage::new(image.clone(), *name)).collect();
+        images.iter().zip(&names).take(SHOWN).map(|(image, name)| LabelledImage::new(image.clone(), name)).collect();
     let mut sheet = vec![shown];
     for &evaluations in &args.evaluations {
         for &steps in &args.by_steps {

@@ -4,15 +4,17 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use dalle2::core::image::{LabelledImage, Provenance, RgbImage, contact_sheet, open, save_png_with};
+use dalle2::core::image::{LabelledImage, Mask, Provenance, RgbImage, contact_sheet, open, save_png_with};
 use dalle2::{Controls, GenerateRequest, Pipeline, Source};
-use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
+use dalle2_emoji::{Background, Position, Split, Subset, catalogue, composite, render_svg};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Side of a picture on a sheet, in pixels.
 pub const CELL: u32 = 128;
+/// Colour of what is to be drawn, on a sheet.
+const HOLE: image::Rgb<u8> = image::Rgb([255, 0, 255]);
 
 /// Arguments that all of them take.
 #[derive(Debug, Clone, Args)]
@@ -51,7 +53,12 @@ impl EditArgs {
 
     /// The request that these arguments ask for.
     pub fn request(&self) -> GenerateRequest {
-        let mut request = GenerateRequest::new(&self.caption).seed(self.seed).decoder_steps(self.steps);
+        self.request_for(&self.caption)
+    }
+
+    /// The same with another caption.
+    pub fn request_for(&self, caption: &str) -> GenerateRequest {
+        let mut request = GenerateRequest::new(caption).seed(self.seed).decoder_steps(self.steps);
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }
@@ -69,6 +76,17 @@ impl EditArgs {
         println!("{} ({} x {})", file.display(), sheet.width(), sheet.height());
         Ok(())
     }
+}
+
+/// The image with a colour that hardly occurs where the mask edits it.
+pub fn with_hole(image: &RgbImage, mask: &Mask) -> RgbImage {
+    let mut image = image.clone();
+    for (x, y, pixel) in image.enumerate_pixels_mut() {
+        if mask.edits(x as usize, y as usize) {
+            *pixel = HOLE;
+        }
+    }
+    image
 }
 
 /// What the PNG says of how it was made.
@@ -94,6 +112,15 @@ pub fn emoji(name: &str, size: u32) -> Result<RgbImage> {
     let all = catalogue();
     let emoji = all.iter().find(|emoji| emoji.name == name).with_context(|| format!("no emoji is named {name:?}"))?;
     Ok(composite(&render_svg(emoji.svg(), size)?, size, Background::WHITE, Position::Center))
+}
+
+/// Names of at most `num` emoji that the bundled model was trained on, spread evenly.
+pub fn some_names(num: usize) -> Result<Vec<String>> {
+    ensure!(num > 0, "--num 0: at least one emoji is needed");
+    let all = catalogue();
+    let items = Subset::Small.select(&all, Split::Seen)?;
+    let num = num.min(items.len());
+    Ok((0..num).map(|i| all[items[i * items.len() / num]].name.clone()).collect())
 }
 
 /// An image if `spec` is a file or `emoji:NAME`, else a caption.

@@ -4,7 +4,7 @@ use burn::prelude::*;
 use dalle2_core::metrics::cosine_similarity;
 use dalle2_core::{ConfigError, Error, Result, slerp};
 
-use super::inversion::deterministic;
+use super::inversion::{Seeds, deterministic};
 use super::{Controls, InvertOptions, Source};
 use crate::{GenerateRequest, Generation, Pipeline, Stage};
 
@@ -74,7 +74,7 @@ impl Pipeline {
         if !(2..=MAX_STEPS).contains(&options.steps) {
             return Err(ConfigError::new("steps", options.steps, format!("must be between 2 and {MAX_STEPS}")).into());
         }
-        let request = request.into().num_images(1).settled();
+        let request = request.into().without_start()?.num_images(1).settled();
         let frames = |embeddings| deterministic(request.clone()).num_images(options.steps).embeddings(embeddings);
         self.validate(&frames(Tensor::zeros([1, self.decoder.embed_dim()], &self.device)))?;
         let [a, b] = &ends;
@@ -87,22 +87,21 @@ impl Pipeline {
         }
         let embeddings = path(a, b, options.steps)?;
         let noise = match options.noise {
+            // Nothing is drawn from it.
+            _ if request.stop_after == Some(Stage::Prior) => Tensor::zeros([1; 4], &self.device),
             NoisePath::Fixed => self.seeded_noise(&request, controls)?,
             NoisePath::Inverted => {
                 let mut noise = Vec::with_capacity(2);
                 for end in &ends {
                     noise.push(match end {
-                        Source::Image(image) => {
-                            let invert = InvertOptions { upsamplers: 0, ..options.invert };
-                            self.invert_with(image, &invert, request.clone(), controls)?.noise
-                        }
+                        Source::Image(image) => self.halves(image, &options.invert, &request, controls)?.1,
                         Source::Caption(_) | Source::Embedding(_) => self.seeded_noise(&request, controls)?,
                     });
                 }
                 path(noise[0].clone(), noise[1].clone(), options.steps)?
             }
         };
-        self.draw_from(frames(embeddings), &noise, &[], controls)
+        self.draw_from(frames(embeddings), (&noise, &[]), Seeds::Shared, controls)
     }
 
     /// The noise `[1, 3, S, S]` that the decoder would start from for the request's seed.

@@ -41,6 +41,15 @@ pub struct Inversion {
     pub psnr: f64,
 }
 
+/// Which noise the images of a request get where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seeds {
+    /// That of the first image, so that frames differ in nothing else.
+    Shared,
+    /// Image i has `seed + i`.
+    PerImage,
+}
+
 impl Pipeline {
     /// Takes an image apart, and measures how well it can be put together again.
     ///
@@ -69,12 +78,14 @@ impl Pipeline {
         request: impl Into<GenerateRequest>,
         controls: &mut Controls<'_>,
     ) -> Result<Inversion> {
-        let request = deterministic(request.into());
+        let mut request = deterministic(request.into().without_start()?).num_images(1);
         self.validate(&request.clone().embeddings(Tensor::zeros([1, self.decoder.embed_dim()], &self.device)))?;
         if options.upsamplers > self.upsamplers.len() {
             let (wanted, all) = (options.upsamplers, self.upsamplers.len());
             return Err(Error::Input(format!("{wanted} upsamplers to invert; the pipeline has {all}")));
         }
+        // The options say how far it goes.
+        (request.size, request.stop_after) = (None, None);
         let embedding = self.embed(image)?;
         let texts = self.texts(&request)?;
         let x_0 = self.target(image, self.decoder.image_size())?;
@@ -93,8 +104,9 @@ impl Pipeline {
         let mut upsampler_noise = Vec::new();
         let reconstruct = |upsampler_noise: &[Tensor<4>], controls: &mut Controls<'_>| {
             let upsamplers = upsampler_noise.len();
-            let request = request.clone().num_images(1).embeddings(embedding.clone()).max_upsamplers(upsamplers);
-            self.draw_from(request, &noise, upsampler_noise, controls).map(|generation| generation.images)
+            let request = request.clone().embeddings(embedding.clone()).max_upsamplers(upsamplers);
+            self.draw_from(request, (&noise, upsampler_noise), Seeds::Shared, controls)
+                .map(|generation| generation.images)
         };
         let mut drawn = reconstruct(&upsampler_noise, controls)?;
         let mut target = x_0;
@@ -110,6 +122,24 @@ impl Pipeline {
         let psnr = psnr(target, to_tensor(&drawn, &self.device)?)?.remove(0);
         let reconstruction = drawn.remove(0);
         Ok(Inversion { embedding, noise, upsampler_noise, reconstruction, psnr })
+    }
+
+    /// The two halves of an image: its embedding, and the noise of the decoder. The latter is not sought, but zero, when
+    /// the request ends before it is needed.
+    pub(super) fn halves(
+        &self,
+        image: &RgbImage,
+        options: &InvertOptions,
+        request: &GenerateRequest,
+        controls: &mut Controls<'_>,
+    ) -> Result<(Tensor<2>, Tensor<4>)> {
+        if request.stop_after == Some(Stage::Prior) {
+            let size = self.decoder.image_size();
+            return Ok((self.embed(image)?, Tensor::zeros([1, 3, size, size], &self.device)));
+        }
+        let options = InvertOptions { upsamplers: 0, ..*options };
+        let Inversion { embedding, noise, .. } = self.invert_with(image, &options, request.clone(), controls)?;
+        Ok((embedding, noise))
     }
 
     /// CLIP's embedding `[1, D]` of the largest square in the middle of an image.
@@ -140,14 +170,19 @@ impl Pipeline {
     pub(super) fn draw_from(
         &self,
         request: GenerateRequest,
-        noise: &Tensor<4>,
-        upsampler_noise: &[Tensor<4>],
+        (noise, upsampler_noise): (&Tensor<4>, &[Tensor<4>]),
+        shared: Seeds,
         controls: &mut Controls<'_>,
     ) -> Result<Generation> {
         let Controls { hook, noise: rest } = controls;
+        let request = request.settled();
+        let seed = request.seed.unwrap_or_default();
         let mut first = 0;
         let noise_of = |stage: Stage, seeds: &[u64]| -> Box<dyn NoiseSource> {
-            let rest = rest(stage, seeds);
+            let rest = match shared {
+                Seeds::Shared => rest(stage, &vec![seed; seeds.len()]),
+                Seeds::PerImage => rest(stage, seeds),
+            };
             let given = match stage {
                 Stage::Decoder => {
                     first += seeds.len();

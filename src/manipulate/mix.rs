@@ -32,7 +32,7 @@ impl Pipeline {
         request: impl Into<GenerateRequest>,
         controls: &mut Controls<'_>,
     ) -> Result<Generation> {
-        let request = request.into().settled();
+        let request = request.into().without_start()?.settled();
         if sources.is_empty() {
             return Err(Error::Input("nothing to mix: give at least one image or caption".into()));
         }

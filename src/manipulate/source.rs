@@ -61,6 +61,7 @@ impl Pipeline {
             Source::Image(image) => self.embed(image),
             Source::Caption(caption) => {
                 let prior = GenerateRequest {
+                    negative_caption: request.negative_caption.clone(),
                     prior: request.prior.clone(),
                     seed: request.seed,
                     ..GenerateRequest::new(caption).stop_after(Stage::Prior)

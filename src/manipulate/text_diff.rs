@@ -4,7 +4,7 @@ use burn::prelude::*;
 use dalle2_core::image::RgbImage;
 use dalle2_core::{ConfigError, Error, Result, slerp};
 
-use super::inversion::deterministic;
+use super::inversion::{Seeds, deterministic};
 use super::mix::read;
 use super::{Controls, InvertOptions};
 use crate::{GenerateRequest, Generation, Pipeline};
@@ -69,20 +69,18 @@ impl Pipeline {
         if options.frames == 0 {
             return Err(ConfigError::new("frames", 0, "must be at least 1").into());
         }
-        let request = request.into().num_images(1);
+        let request = request.into().without_start()?.num_images(1).settled();
         self.check_caption(to)?;
         let direction = self.difference(from, to)?;
-        let invert = InvertOptions { upsamplers: 0, ..options.invert };
-        let inversion = self.invert_with(image, &invert, request.clone(), controls)?;
+        let (embedding, noise) = self.halves(image, &options.invert, &request, controls)?;
         // A direction has no length: it gets the image's, so that only the angle changes.
-        let length = inversion.embedding.clone().square().sum_dim(1).sqrt();
+        let length = embedding.clone().square().sum_dim(1).sqrt();
         let direction = direction * length;
-        let frames = (1..=options.frames).map(|i| {
-            slerp(inversion.embedding.clone(), direction.clone(), options.strength * i as f64 / options.frames as f64)
-        });
+        let frames = (1..=options.frames)
+            .map(|i| slerp(embedding.clone(), direction.clone(), options.strength * i as f64 / options.frames as f64));
         let embeddings = Tensor::cat(frames.collect::<Result<Vec<_>>>()?, 0);
         let request = deterministic(request).num_images(options.frames).embeddings(embeddings);
-        self.draw_from(request, &inversion.noise, &[], controls)
+        self.draw_from(request, (&noise, &[]), Seeds::Shared, controls)
     }
 
     /// The unit vector `[1, D]` from the embedding of one caption to that of another; both are normalised first.

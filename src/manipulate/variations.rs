@@ -3,7 +3,7 @@
 use dalle2_core::image::RgbImage;
 use dalle2_core::{ConfigError, Result};
 
-use super::inversion::with_eta;
+use super::inversion::{Seeds, with_eta};
 use super::{Controls, InvertOptions};
 use crate::{GenerateRequest, Generation, Pipeline};
 
@@ -64,7 +64,7 @@ impl Pipeline {
         if !(0.0..=1.0).contains(&options.eta) {
             return Err(ConfigError::new("eta", options.eta, "must be between 0 and 1").into());
         }
-        let request = request.into().settled();
+        let request = request.into().without_start()?.settled();
         let embedding = self.embed(image)?;
         let mut drawn = with_eta(request.clone(), options.eta).embeddings(embedding);
         if options.start == StartNoise::Random {
@@ -75,9 +75,8 @@ impl Pipeline {
         match options.start {
             StartNoise::Random => self.generate_from(drawn, &mut *controls.noise, &mut *controls.hook),
             StartNoise::Inverted => {
-                let invert = InvertOptions { upsamplers: 0, ..options.invert };
-                let inversion = self.invert_with(image, &invert, request, controls)?;
-                self.draw_from(drawn, &inversion.noise, &[], controls)
+                let (_, noise) = self.halves(image, &options.invert, &request, controls)?;
+                self.draw_from(drawn, (&noise, &[]), Seeds::PerImage, controls)
             }
         }
     }

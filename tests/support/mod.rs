@@ -6,7 +6,7 @@ use burn::tensor::{Distribution, Tensor};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
-use dalle2::{Device, GenerateRequest, Pipeline};
+use dalle2::{Device, GenerateRequest, Pipeline, RgbImage};
 
 pub fn clip() -> ClipConfig {
     ClipConfig::tiny().with_vocabulary([320, 736, 3055, 49406, 49407])
@@ -65,4 +65,9 @@ pub fn pipeline(device: &Device) -> Pipeline {
 
 pub fn request() -> GenerateRequest {
     GenerateRequest::new("a red apple").seed(7).prior_steps(3).decoder_steps(3).upsampler_steps(2)
+}
+
+/// Shades from one corner to the other.
+pub fn picture(width: u32, height: u32, tint: u8) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| image::Rgb([tint, (x * 255 / width) as u8, (y * 255 / height) as u8]))
 }

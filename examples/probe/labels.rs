@@ -1,0 +1,41 @@
+//! CLIP's opinion of pictures.
+
+use anyhow::{Context, Result};
+use burn::prelude::Tensor;
+use burn::tensor::activation::softmax;
+use dalle2::Pipeline;
+use dalle2::core::image::{RgbImage, fit_square, to_tensor};
+use dalle2::core::metrics::similarity_matrix;
+
+/// Pictures that are embedded at once.
+const BATCH: usize = 64;
+/// Factor on the cosines, which CLIP is trained up to.
+const LOGIT_SCALE: f32 = 100.0;
+
+/// Embeddings `[N, D]` of square pictures, read at one size.
+pub fn embed(pipeline: &Pipeline, images: &[RgbImage], size: usize) -> Result<Tensor<2>> {
+    let encoder = pipeline.image_encoder().context("CLIP's opinion needs a pipeline with an image encoder")?;
+    let encode = |images: &[RgbImage]| -> Result<Tensor<2>> {
+        let images: Vec<RgbImage> = images.iter().map(|image| fit_square(image, size as u32)).collect();
+        Ok(encoder.encode(to_tensor(&images, pipeline.device())?)?)
+    };
+    Ok(Tensor::cat(images.chunks(BATCH).map(encode).collect::<Result<Vec<_>>>()?, 0))
+}
+
+/// Cosines of embeddings `[N, D]` with captions, row by row.
+pub fn similarities(pipeline: &Pipeline, embeddings: Tensor<2>, captions: &[&str]) -> Result<Vec<Vec<f64>>> {
+    let text = pipeline.text_encoder().encode(captions)?.pooled;
+    rows(similarity_matrix(embeddings, text)?)
+}
+
+/// How probable CLIP finds each label among all of them, row by row.
+pub fn probabilities(pipeline: &Pipeline, embeddings: Tensor<2>, labels: &[&str]) -> Result<Vec<Vec<f64>>> {
+    let text = pipeline.text_encoder().encode(labels)?.pooled;
+    rows(softmax(similarity_matrix(embeddings, text)? * LOGIT_SCALE, 1))
+}
+
+fn rows(matrix: Tensor<2>) -> Result<Vec<Vec<f64>>> {
+    let width = matrix.dims()[1];
+    let values: Vec<f32> = matrix.try_into_vec_as().context("reading similarities")?;
+    Ok(values.chunks_exact(width).map(|row| row.iter().map(|value| f64::from(*value)).collect()).collect())
+}

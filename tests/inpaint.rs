@@ -1,0 +1,327 @@
+//! Inpainting and outpainting through the whole pipeline, with small random parts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
+use dalle2::core::SampleOptions;
+use dalle2::core::diffusion::{Resampling, Sampler};
+use dalle2::core::image::{Mask, fit_square, open};
+use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
+use dalle2::{
+    Borders, Canvas, Controls, Device, Error, GenerateRequest, Generation, Inpaint, Pipeline, RgbImage, Stage,
+};
+
+use support::{Randomise, clip, picture, pipeline, request};
+
+/// Two rounds, so that the resampling is not left out.
+fn twice() -> Inpaint {
+    Inpaint { resampling: Resampling { rounds: 2, jump: 1 }, ..Default::default() }
+}
+
+fn disc(size: usize) -> Mask {
+    let middle = size as f64 / 2.0;
+    let square = |at: usize| (at as f64 + 0.5 - middle).powi(2);
+    Mask::edit_where(size, size, move |x, y| square(x) + square(y) < (0.3 * size as f64).powi(2))
+}
+
+/// Kept pixels of `drawn` that are not those of `image`, and edited ones that are not.
+fn changed(drawn: &RgbImage, image: &RgbImage, mask: &Mask) -> [usize; 2] {
+    assert_eq!(drawn.dimensions(), image.dimensions());
+    let mut changed = [0; 2];
+    for (x, y, pixel) in drawn.enumerate_pixels() {
+        changed[usize::from(mask.edits(x as usize, y as usize))] += usize::from(pixel != image.get_pixel(x, y));
+    }
+    changed
+}
+
+fn message(result: Result<Generation, Error>) -> String {
+    result.unwrap_err().to_string()
+}
+
+/// The same parts with channels for known pixels in decoder and upsampler.
+fn pipeline_that_reads_masks(device: &Device) -> Pipeline {
+    let (config, model) = (clip(), clip().init(device));
+    let like = support::decoder(16, device).config().clone();
+    let decoder = DecoderConfig { image_size: 16, ..like }.with_inpainting();
+    let upsampler = support::upsampler(16, device).config().clone();
+    let upsampler = UpsamplerConfig { input_size: 16, ..upsampler }.with_inpainting();
+    let (network, unet) = (decoder.init(device).unwrap().map(&mut Randomise), upsampler.init(device).unwrap());
+    Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
+        .prior(support::prior(config.embed_dim(), device))
+        .decoder(UnclipDecoder::new(decoder, network).unwrap())
+        .upsampler(DiffusionUpsampler::new(upsampler, unet.map(&mut Randomise)).unwrap())
+        .device(device)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
+    let device = Device::flex();
+    for pipeline in [pipeline(&device), pipeline_that_reads_masks(&device)] {
+        let (image, mask) = (picture(64, 64, 90), disc(64));
+        let fills = pipeline.inpaint(&image, &mask, &twice(), request().num_images(2).batch_size(1)).unwrap();
+        assert_eq!(fills.images.len(), 2);
+        for fill in &fills.images {
+            let [kept, edited] = changed(fill, &image, &mask);
+            assert_eq!(kept, 0);
+            assert!(edited > 100, "{edited} pixels were drawn");
+        }
+        assert!(changed(&fills.images[0], &fills.images[1], &mask)[1] > 100, "another seed gives another fill");
+        let again = pipeline.inpaint(&image, &mask, &twice(), request()).unwrap();
+        assert_eq!(again.images[0], fills.images[0]);
+
+        // Without the upsampler it is the small image that stays; near the hole it is not a plain reduction of the large one.
+        let small = pipeline.inpaint(&image, &mask, &twice(), request().size(16)).unwrap();
+        let near = Mask::edit_where(64, 64, |x, y| {
+            let around = |at: usize| at.saturating_sub(8)..(at + 9).min(64);
+            around(x).any(|x| around(y).any(|y| mask.edits(x, y)))
+        });
+        let [kept, edited] = changed(&small.images[0], &fit_square(&image, 16), &near.resized([16, 16]).unwrap());
+        assert!(near.edited_share() < 0.8 && kept == 0 && edited > 10, "{kept} {edited}");
+    }
+}
+
+#[test]
+fn what_the_hole_shows_does_not_matter() {
+    let pipeline = pipeline(&Device::flex());
+    let mask = disc(40);
+    let image = picture(40, 40, 90);
+    let mut other = image.clone();
+    for (x, y, pixel) in other.enumerate_pixels_mut() {
+        if mask.edits(x as usize, y as usize) {
+            *pixel = image::Rgb([255, 0, (x * y) as u8]);
+        }
+    }
+    let fill = |image: &RgbImage, request: GenerateRequest| {
+        pipeline.inpaint(image, &mask, &Inpaint::default(), request).unwrap().images
+    };
+    assert_eq!(fill(&image, request()), fill(&other, request()));
+    assert_ne!(fill(&image, request().num_images(1)), fill(&picture(40, 40, 10), request()), "but the rest does");
+    // Without a caption the embedding is that of the image, hole and all.
+    assert_ne!(fill(&image, request_without_caption()), fill(&other, request_without_caption()));
+}
+
+fn request_without_caption() -> GenerateRequest {
+    GenerateRequest::default().seed(7).decoder_steps(3).upsampler_steps(2)
+}
+
+#[test]
+fn a_caption_is_drawn_by_the_prior_and_without_one_the_image_is_embedded() {
+    let pipeline = pipeline(&Device::flex());
+    let (image, mask) = (picture(30, 20, 90), Mask::edit_where(30, 20, |x, _| x < 15));
+    let embedding = |request: GenerateRequest| {
+        let drawn = pipeline.inpaint(&image, &mask, &Inpaint::default(), request).unwrap();
+        let stages: Vec<Stage> = drawn.times.iter().map(|time| time.stage).collect();
+        (drawn.embeddings.unwrap().into_data(), stages)
+    };
+    let rest = [Stage::Decoder, Stage::Upsampler(0)];
+    let (drawn, stages) = embedding(request());
+    let prior = pipeline.generate(request().stop_after(Stage::Prior)).unwrap();
+    assert_eq!(drawn, prior.embeddings.clone().unwrap().into_data());
+    assert_eq!(stages, [&[Stage::TextEncoder, Stage::Prior], &rest[..]].concat());
+    let (own, stages) = embedding(request_without_caption());
+    assert_eq!(own, pipeline.embed(&image).unwrap().into_data());
+    assert_eq!(stages, [&[Stage::TextEncoder, Stage::ImageEncoder], &rest[..]].concat());
+    let (given, stages) = embedding(request().embeddings(prior.embeddings.unwrap()));
+    assert_eq!((given, stages), (drawn, [&[Stage::TextEncoder], &rest[..]].concat()));
+}
+
+#[test]
+fn a_mask_that_keeps_nothing_leaves_a_plain_generation() {
+    let pipeline = pipeline(&Device::flex());
+    let everything = Mask::edit_where(9, 9, |_, _| true);
+    let once = Resampling { rounds: 1, jump: 1 };
+    let options = Inpaint { resampling: once, upsampler_resampling: once };
+    let still =
+        |steps| SampleOptions { steps: Some(steps), sampler: Some(Sampler::Ddim { eta: 0.0 }), ..Default::default() };
+    let request = || request().decoder_options(still(3)).upsampler_options(still(2));
+    let filled = pipeline.inpaint(&picture(9, 9, 3), &everything, &options, request()).unwrap();
+    assert_eq!(filled.images, pipeline.generate(request()).unwrap().images);
+}
+
+#[test]
+fn outpainting_is_inpainting_on_a_larger_canvas() {
+    let pipeline = pipeline(&Device::flex());
+    let image = picture(32, 32, 200);
+    let borders = Borders { left: 8, top: 32, right: 24, bottom: 0 };
+    let drawn = pipeline.outpaint(&image, borders, &twice(), request()).unwrap();
+    let canvas = Canvas::extended(&image, borders).unwrap();
+    assert_eq!(drawn.images, pipeline.inpaint(&canvas.image, &canvas.mask, &twice(), request()).unwrap().images);
+    for (x, y, pixel) in image.enumerate_pixels() {
+        assert_eq!(drawn.images[0].get_pixel(x + 8, y + 32), pixel);
+    }
+    // Without a caption it is the image that is embedded, not its canvas.
+    let drawn = pipeline.outpaint(&image, borders, &twice(), request_without_caption()).unwrap();
+    assert_eq!(drawn.embeddings.unwrap().into_data(), pipeline.embed(&image).unwrap().into_data());
+
+    let oblong = message(pipeline.outpaint(&image, Borders { left: 1, ..Default::default() }, &twice(), request()));
+    assert!(oblong.contains("33×32") && oblong.contains("square"), "{oblong}");
+    let none = message(pipeline.outpaint(&image, Borders::default(), &twice(), request()));
+    assert!(none.contains("nothing to draw"), "{none}");
+}
+
+#[test]
+fn an_inpainting_begins_and_ends_at_any_stage() {
+    let pipeline = pipeline(&Device::flex());
+    let (image, mask) = (picture(64, 64, 90), disc(64));
+    let draw = |request: GenerateRequest| pipeline.inpaint(&image, &mask, &twice(), request).unwrap();
+    let whole = draw(request());
+    let small = draw(request().stop_after(Stage::Decoder));
+    assert_eq!(small.images[0].dimensions(), (16, 16));
+    assert_eq!(small.images, draw(request().max_upsamplers(0)).images);
+    let prior = draw(request().stop_after(Stage::Prior));
+    assert!(prior.images.is_empty() && prior.embeddings.is_some());
+    assert_eq!(draw(request().embeddings(prior.embeddings.unwrap())).images, whole.images);
+    let large = draw(request().from_images(small.images.clone()));
+    assert_eq!(large.times.iter().map(|time| time.stage).collect::<Vec<_>>(), [Stage::Upsampler(0)]);
+    assert_eq!(changed(&large.images[0], &image, &mask)[0], 0);
+    // The small image passes through bytes on its way, which an upsampler hardly sees.
+    let most = large.images[0].as_raw().iter().zip(whole.images[0].as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(most.unwrap() < 32, "{most:?}");
+    let oblong = pipeline.inpaint(&image, &mask, &twice(), request().from_images([picture(16, 32, 1)]));
+    assert!(message(oblong).contains("16×32"));
+}
+
+#[test]
+fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
+    let pipeline = pipeline(&Device::flex());
+    let (image, mask) = (picture(64, 64, 90), disc(64));
+    let expected = pipeline.generate(request()).unwrap().images;
+    let options = twice();
+    let evaluations = options.resampling.evaluations(3);
+    assert!(evaluations > 3, "a stretch is gone through twice");
+    let all = 3 + evaluations + 2; // prior, decoder, upsampler
+    for stop in 1..=all {
+        let mut calls = 0;
+        let mut controls = Controls::new().hook(|event| {
+            calls += 1;
+            assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior);
+            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let result = pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls);
+        assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
+        drop(controls);
+        assert_eq!(calls, stop, "nothing runs after the hook has stopped it");
+    }
+    assert_eq!(pipeline.generate(request()).unwrap().images, expected);
+    let mut calls = 0;
+    let mut controls = Controls::new().hook(|_| {
+        calls += 1;
+        ControlFlow::Continue(())
+    });
+    pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls).unwrap();
+    drop(controls);
+    assert_eq!(calls, all);
+}
+
+#[test]
+fn previews_show_the_known_part_in_place() {
+    let pipeline = pipeline(&Device::flex());
+    let (image, mask) = (picture(64, 64, 90), disc(64));
+    let mut seen = 0;
+    let mut controls = Controls::new().hook(|event| {
+        if event.stage == Stage::Upsampler(0) {
+            let preview = event.preview().unwrap().unwrap().remove(0);
+            assert_eq!(changed(&preview, &image, &mask)[0], 0);
+            seen += 1;
+        }
+        ControlFlow::Continue(())
+    });
+    pipeline.inpaint_with(&image, &mask, &twice(), request(), &mut controls).unwrap();
+    drop(controls);
+    assert_eq!(seen, 2);
+}
+
+#[test]
+fn images_of_any_mode_and_size_are_filled() {
+    let pipeline = pipeline(&Device::flex());
+    let dir = tempfile::tempdir().unwrap();
+    let quick = || request().prior_steps(1).decoder_steps(1).upsampler_steps(1);
+    let rgba = image::RgbaImage::from_fn(20, 31, |x, y| image::Rgba([x as u8 * 9, y as u8, 7, (x * 12) as u8]));
+    let deep = image::ImageBuffer::from_fn(33, 12, |x, y| image::Rgb([x as u16 * 1800, y as u16 * 900, 5u16]));
+    let grey = image::GrayImage::from_fn(9, 9, |x, y| image::Luma([(x * y) as u8]));
+    let one = RgbImage::from_pixel(1, 1, image::Rgb([1, 2, 3]));
+    rgba.save(dir.path().join("rgba.png")).unwrap();
+    deep.save(dir.path().join("deep.png")).unwrap();
+    grey.save(dir.path().join("grey.png")).unwrap();
+    one.save(dir.path().join("one.png")).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("dalle2-core/tests/fixtures/images");
+    let written = ["rgba.png", "deep.png", "grey.png", "one.png"].map(|name| dir.path().join(name));
+    let found = ["cmyk.jpg", "palette_alpha.png", "lossy.webp"].map(|name| fixtures.join(name));
+    for file in written.into_iter().chain(found) {
+        let name = file.display();
+        let image = open(&file).unwrap();
+        let (w, h) = (image.width() as usize, image.height() as usize);
+        // The right half of the middle square, or the single pixel.
+        let mask = Mask::edit_where(w, h, |x, _| x >= w / 2);
+        let filled = pipeline.inpaint(&image, &mask, &Inpaint::default(), quick()).unwrap().images.remove(0);
+        assert_eq!(filled.dimensions(), (64, 64), "{name}");
+        if w > 1 {
+            let kept = fit_square(&image, 64).get_pixel(0, 32).0;
+            assert_eq!(filled.get_pixel(0, 32).0, kept, "{name}");
+        }
+    }
+}
+
+#[test]
+fn bad_input_is_named() {
+    let pipeline = pipeline(&Device::flex());
+    let (image, mask) = (picture(20, 30, 90), Mask::edit_where(20, 30, |_, y| y > 10));
+    let draw = |image: &RgbImage, mask: &Mask, options: Inpaint, request: GenerateRequest| {
+        message(pipeline.inpaint(image, mask, &options, request))
+    };
+    let size = draw(&image, &Mask::edit_where(30, 20, |_, _| true), Inpaint::default(), request());
+    assert!(size.contains("30 × 20") && size.contains("20 × 30"), "{size}");
+    for nothing in [Mask::edit_where(20, 30, |_, _| false), Mask::edit_where(20, 30, |_, y| !(5..25).contains(&y))] {
+        let error = draw(&image, &nothing, Inpaint::default(), request());
+        assert!(error.contains("nothing to draw"), "{error}");
+    }
+    let empty = draw(&RgbImage::new(0, 4), &Mask::edit_where(0, 4, |_, _| true), Inpaint::default(), request());
+    assert!(empty.contains("0×4"), "{empty}");
+    let never = |rounds, jump| Resampling { rounds, jump };
+    let rounds = Inpaint { resampling: never(0, 1), ..Default::default() };
+    assert!(draw(&image, &mask, rounds, request()).contains("resampling.rounds"));
+    let jump = Inpaint { upsampler_resampling: never(1, 0), ..Default::default() };
+    assert!(draw(&image, &mask, jump, request()).contains("upsampler.resampling.jump"));
+
+    let solver = SampleOptions { sampler: Some(Sampler::DpmSolver2m), ..Default::default() };
+    let error = draw(&image, &mask, Inpaint::default(), request().decoder_options(solver.clone()));
+    assert!(error.contains("decoder.sampler") && error.contains("ddim"), "{error}");
+    let error = draw(&image, &mask, Inpaint::default(), request().upsampler_options_of(0, solver));
+    assert!(error.contains("upsampler.sampler"), "{error}");
+    assert!(draw(&image, &mask, Inpaint::default(), request().decoder_steps(0)).contains("decoder.steps"));
+    let narrow = Tensor::<2>::ones([1, 3], &Device::flex());
+    assert!(draw(&image, &mask, Inpaint::default(), request().embeddings(narrow)).contains("width 3"));
+    let nan = Tensor::<2>::full([1, 64], f32::NAN, &Device::flex());
+    assert!(draw(&image, &mask, Inpaint::default(), request().embeddings(nan)).contains("not finite"));
+}
+
+#[test]
+fn a_model_whose_own_sampler_cannot_inpaint_draws_with_another() {
+    let device = Device::flex();
+    let like = support::decoder(16, &device);
+    let mut config = like.config().clone();
+    config.diffusion.sampler = Sampler::DpmSolver2m;
+    let (clip_config, model) = (clip(), clip().init(&device));
+    let pipeline = Pipeline::builder()
+        .text_encoder(ClipTextEncoder::from_clip(&clip_config, &model).unwrap())
+        .prior(support::prior(clip_config.embed_dim(), &device))
+        .decoder(UnclipDecoder::new(config, like.network().unwrap()).unwrap())
+        .device(&device)
+        .build()
+        .unwrap();
+    let (image, mask) = (picture(16, 16, 90), disc(16));
+    let drawn = pipeline.inpaint(&image, &mask, &twice(), request()).unwrap();
+    assert_eq!(changed(&drawn.images[0], &image, &mask)[0], 0);
+    let blind = message(pipeline.inpaint(&image, &mask, &twice(), request_without_caption()));
+    assert!(blind.contains("no image encoder"), "{blind}");
+}
