@@ -55,6 +55,8 @@ pub(super) fn scan(path: &Path, options: &ShardOptions) -> ShardIndex {
 struct Group {
     key: String,
     image: Option<(Span, String)>,
+    /// The extensions that were met, of members that matter.
+    extensions: Vec<String>,
     /// The best caption: the number of its field, and where it is.
     caption: Option<(usize, Span)>,
     /// Why the sample, or its best caption, cannot be used; the first of several reasons.
@@ -144,18 +146,23 @@ impl<'a> Scan<'a> {
             self.refuse(reason);
         } else if !regular {
             self.refuse(&format!("`{name}` is a link or a special file: only regular files are read"));
-        } else if is_image {
-            self.image(name, span);
-        } else if let Some(field) = field {
-            return self.caption(field, entry, span);
+        } else if !is_image && field.is_none() {
+            return Ok(());
+        } else if self.group.extensions.contains(&extension) {
+            let reason = format!("`{name}` occurs twice in the sample; the first is used");
+            self.index.problems.push((key.to_string(), reason));
+        } else {
+            self.group.extensions.push(extension);
+            match field {
+                Some(field) if !is_image => return self.caption(field, entry, span),
+                _ => self.image(name, span),
+            }
         }
         Ok(())
     }
 
     fn image(&mut self, name: &str, span: Span) {
-        if self.group.image.is_some() && self.options.image.is_some() {
-            self.refuse(&format!("`{name}` occurs twice"));
-        } else if span.1 > MAX_FILE {
+        if span.1 > MAX_FILE {
             self.fault(format!("`{name}` has {} bytes; an image file may have {MAX_FILE}", span.1));
         } else {
             self.group.image.get_or_insert_with(|| (span, name.to_string()));
@@ -207,7 +214,7 @@ impl<'a> Scan<'a> {
 
     /// Ends the sample that was being read.
     fn finish(&mut self) {
-        let Group { key, image, caption, fault, refused } = std::mem::take(&mut self.group);
+        let Group { key, image, caption, fault, refused, .. } = std::mem::take(&mut self.group);
         match (image, caption) {
             // Something else, like a README, or the start of the shard.
             (None, None) if fault.is_none() => return,

@@ -140,6 +140,8 @@ fn broken_samples_are_named_once_and_passed_over() {
         .entry("hard.png", EntryType::Link, b"", 0)
         .entry("device.png", EntryType::Block, b"", 0)
         .sample("fine", 77)
+        .sample("twin", 3)
+        .sample("twin", 78)
         .file("notapicture.jpg", "hello")
         .file("notapicture.txt", "hello")
         .file("._hidden.png", "resource fork")
@@ -148,10 +150,10 @@ fn broken_samples_are_named_once_and_passed_over() {
         .end();
     let (dir, set) = open_one(shard);
     let set = set.unwrap();
-    assert_eq!(set.len(), 5, "two fine ones, three that only decoding finds out: {:?}", set.problems());
+    assert_eq!(set.len(), 6, "three good ones, three that only decoding finds out: {:?}", set.problems());
     for _ in 0..2 {
-        let shades: Vec<u8> = (0..5).map(|i| shade(&set.get(i).unwrap())).collect();
-        assert_eq!(shades, [1, 2, 2, 2, 2]);
+        let shades: Vec<u8> = (0..6).map(|i| shade(&set.get(i).unwrap())).collect();
+        assert_eq!(shades, [1, 3, 3, 3, 2, 2]);
     }
     let found = problems(&set);
     for (item, reason) in [
@@ -169,11 +171,12 @@ fn broken_samples_are_named_once_and_passed_over() {
         ("hard", "is a link"),
         ("device", "special file"),
         ("fine", "second time"),
+        ("twin", "occurs twice in the sample"),
         ("notapicture.jpg", "PNG, JPEG or WebP"),
     ] {
         assert!(found.get(item).is_some_and(|found| found.contains(reason)), "{item} {reason}: {found:#?}");
     }
-    assert_eq!(found.len(), 15, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is written");
     assert!(set.exact(1).is_err());
 }
