@@ -3,9 +3,10 @@
 
 mod support;
 
+use dalle2::core::image::Mask;
 use dalle2::{
-    BlockList, Device, Error, ImageFilter, Interpolate, PromptFilter, Result, RgbImage, SimilarityFilter, TextDiff,
-    Verdict,
+    BlockList, Controls, Device, Error, ImageFilter, Inpaint, Interpolate, PromptFilter, Result, RgbImage,
+    SimilarityFilter, TextDiff, Variations, Verdict,
 };
 
 use support::{pipeline, request};
@@ -39,6 +40,11 @@ fn captions_are_refused_before_anything_is_drawn() {
     assert!(reason(filtered.text_diff(&image, ("", "apple"), &TextDiff::default(), unnamed())).contains("apple"));
     assert!(reason(filtered.interpolate(&image, "apple", &Interpolate::default(), unnamed())).contains("apple"));
     assert!(reason(filtered.mix(&[("apple".into(), 1.0)], unnamed())).contains("apple"));
+    let hole = Mask::edit_where(16, 16, |x, _| x < 8);
+    let mut controls = Controls::new().hook(drawn);
+    let (inpaint, variations) = (Inpaint::default(), Variations::default());
+    assert!(reason(filtered.inpaint_with(&image, &hole, &inpaint, request(), &mut controls)).contains("apple"));
+    assert!(reason(filtered.variations_with(&image, &variations, request(), &mut controls)).contains("apple"));
     free.generate(quick()).unwrap();
 }
 
@@ -59,6 +65,9 @@ fn images_are_refused_by_their_number() {
     filtered.generate(request().num_images(2).batch_size(1)).unwrap();
     let message = reason(filtered.generate(request().num_images(5).batch_size(4)));
     assert_eq!(message, "image 1: the second");
+    let (image, hole) = (RgbImage::new(8, 8), Mask::edit_where(8, 8, |x, _| x < 4));
+    let fills = filtered.inpaint(&image, &hole, &Inpaint::default(), request().num_images(2));
+    assert_eq!(reason(fills), "image 1: the second");
 }
 
 #[test]

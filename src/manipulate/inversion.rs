@@ -80,6 +80,7 @@ impl Pipeline {
     ) -> Result<Inversion> {
         let mut request = deterministic(request.into().without_start()?).num_images(1);
         self.validate(&request.clone().embeddings(Tensor::zeros([1, self.decoder.embed_dim()], &self.device)))?;
+        self.check_caption(&request.caption)?;
         if options.upsamplers > self.upsamplers.len() {
             let (wanted, all) = (options.upsamplers, self.upsamplers.len());
             return Err(Error::Input(format!("{wanted} upsamplers to invert; the pipeline has {all}")));
