@@ -1,7 +1,8 @@
 //! Measures each upsampler of a pipeline against bicubic enlargement, on renderings it was not trained on.
 //!
-//! The small images are averages of true renderings at the large size. PSNR and SSIM compare pixels; the Fréchet distance
-//! compares the sets of embeddings that the pipeline's own CLIP gives of the results and of the true renderings.
+//! The small images are averages of true renderings at the large size. PSNR and SSIM compare pixels. CLIP would see nothing
+//! of an enlargement in whole images, which it reads at 64 px, so the Fréchet distance is between the embeddings of patches
+//! of 64 × 64 pixels, cut at the same places from the results and from the true renderings.
 //!
 //! ```text
 //! cargo run --release --example evaluate_upsamplers -- --model models/emoji --num 64 --json out/upsamplers.json
@@ -18,7 +19,8 @@ use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{
     LabelledImage, contact_sheet, from_tensor, resize_area, resize_bicubic, save_png, to_tensor,
 };
-use dalle2::core::metrics::{cosine_similarity, psnr, ssim};
+use dalle2::core::metrics::{cosine_similarity, frechet_distance, psnr, ssim};
+use dalle2::core::nn::l2_normalize;
 use dalle2::core::store::write_json;
 use dalle2::core::{StepEvent, Tiling, Upsampler};
 use dalle2::decoder::DiffusionUpsampler;
@@ -56,6 +58,11 @@ struct Cli {
     device: String,
 }
 
+/// Side of the patches that are embedded, in pixels of the large image.
+const PATCH: usize = 64;
+/// Patches of one image, those with the most contrast in the true rendering.
+const PATCHES: usize = 16;
+
 /// Figures of one way to enlarge.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Figures {
@@ -64,6 +71,8 @@ struct Figures {
     ssim: f64,
     /// Mean cosine of the embeddings of a result and of the true rendering.
     cosine: f64,
+    /// Between the embeddings of patches, normalised.
+    frechet: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +80,8 @@ struct Row {
     from: usize,
     to: usize,
     num: usize,
+    /// Patches in each of the Fréchet distances.
+    patches: usize,
     bicubic: Figures,
     upsampler: Figures,
     /// The upsampler in tiles.
@@ -87,6 +98,8 @@ struct Sums {
     ssim: f64,
     cosine: f64,
     num: usize,
+    /// Normalised embeddings of patches, of the results and of the true renderings.
+    patches: [Vec<Tensor<2>>; 2],
 }
 
 impl Sums {
@@ -97,13 +110,48 @@ impl Sums {
         let (a, b) = (encoder.encode(found.clone())?, encoder.encode(truth.clone())?);
         self.cosine += f64::from(cosine_similarity(a, b)?.into_scalar::<f32>());
         self.num += 1;
+        let places = places(truth);
+        for (image, patches) in [found, truth].into_iter().zip(&mut self.patches) {
+            patches.push(l2_normalize(encoder.encode(cut(image, &places))?));
+        }
         Ok(())
     }
 
-    fn figures(&self) -> Figures {
-        let n = self.num as f64;
-        Figures { psnr: 10.0 * (4.0 * n / self.error).log10(), ssim: self.ssim / n, cosine: self.cosine / n }
+    fn num_patches(&self) -> usize {
+        self.patches[0].iter().map(|patches| patches.dims()[0]).sum()
     }
+
+    fn figures(self) -> Result<Figures> {
+        let n = self.num as f64;
+        let [found, truth] = self.patches.map(|patches| Tensor::cat(patches, 0));
+        Ok(Figures {
+            psnr: 10.0 * (4.0 * n / self.error).log10(),
+            ssim: self.ssim / n,
+            cosine: self.cosine / n,
+            frechet: frechet_distance(found, truth)?,
+        })
+    }
+}
+
+/// Corners of the patches with the most contrast, of a grid over the true rendering `[1, 3, H, W]`.
+fn places(truth: &Tensor<4>) -> Vec<[usize; 2]> {
+    let [_, _, h, w] = truth.dims();
+    let mut places = Vec::new();
+    for y in (0..=h.saturating_sub(PATCH)).step_by(PATCH) {
+        for x in (0..=w.saturating_sub(PATCH)).step_by(PATCH) {
+            let patch = cut(truth, &[[y, x]]).reshape([3, PATCH * PATCH]);
+            places.push((patch.var(1).sum().into_scalar::<f32>(), [y, x]));
+        }
+    }
+    places.sort_by(|a, b| b.0.total_cmp(&a.0));
+    places.truncate(PATCHES);
+    places.into_iter().map(|(_, place)| place).collect()
+}
+
+/// Patches of an image `[1, 3, H, W]`, as `[N, 3, PATCH, PATCH]`.
+fn cut(image: &Tensor<4>, places: &[[usize; 2]]) -> Tensor<4> {
+    let patch = |[y, x]: &[usize; 2]| image.clone().slice_dim(2, *y..y + PATCH).slice_dim(3, *x..x + PATCH);
+    Tensor::cat(places.iter().map(patch).collect(), 0)
 }
 
 fn main() -> Result<()> {
@@ -124,11 +172,12 @@ fn main() -> Result<()> {
     for upsampler in pipeline.upsamplers() {
         rows.push(measure(&cli, &pipeline, upsampler, &store, &items, &mut sheet)?);
     }
-    println!("{:>14} {:>10} {:>8} {:>8} {:>8} {:>9}", "", "", "PSNR", "SSIM", "cosine", "s/image");
+    println!("{:>14} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9}", "", "", "PSNR", "SSIM", "cosine", "Fréchet", "s/image");
     for row in &rows {
         let name = format!("{} -> {}", row.from, row.to);
         let line = |name: &str, kind: &str, f: &Figures, seconds: String| {
-            println!("{name:>14} {kind:>10} {:8.2} {:8.4} {:8.4} {seconds:>9}", f.psnr, f.ssim, f.cosine);
+            let Figures { psnr, ssim, cosine, frechet } = f;
+            println!("{name:>14} {kind:>10} {psnr:8.2} {ssim:8.4} {cosine:8.4} {frechet:8.4} {seconds:>9}");
         };
         line(&name, "bicubic", &row.bicubic, String::new());
         line("", "upsampler", &row.upsampler, format!("{:.2}", row.seconds_per_image));
@@ -211,9 +260,10 @@ fn measure(
         from,
         to: size,
         num: items.len(),
-        bicubic: bicubic_sums.figures(),
-        upsampler: sums.figures(),
-        tiled: cli.tile.map(|_| tiled_sums.figures()),
+        patches: sums.num_patches(),
+        bicubic: bicubic_sums.figures()?,
+        upsampler: sums.figures()?,
+        tiled: cli.tile.map(|_| tiled_sums.figures()).transpose()?,
         tiled_psnr: cli.tile.map(|_| 10.0 * (4.0 * n / tiled_error).log10()),
         seconds_per_image: seconds / n,
     })

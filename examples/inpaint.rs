@@ -28,10 +28,10 @@ struct Cli {
     #[arg(long, value_name = "FILE", group = "hole")]
     mask: Option<PathBuf>,
     /// Draws a rectangle anew, in pixels; may be repeated
-    #[arg(long, value_name = "X,Y,W,H", group = "hole")]
+    #[arg(long, value_name = "X,Y,W,H", group = "hole", allow_hyphen_values = true)]
     rect: Vec<Numbers<4>>,
     /// Draws a disc anew: centre and radius in pixels; may be repeated
-    #[arg(long, value_name = "X,Y,R", group = "hole")]
+    #[arg(long, value_name = "X,Y,R", group = "hole", allow_hyphen_values = true)]
     circle: Vec<Numbers<3>>,
     /// Keeps what the other options mark, and draws the rest
     #[arg(long)]
@@ -137,4 +137,60 @@ fn mask(cli: &Cli, image: &RgbImage) -> Result<Mask> {
         bail!("the options mark no pixel of the {w} x {h} image: there is nothing to draw");
     }
     Ok(mask)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn marked(options: &[&str]) -> Result<usize> {
+        let arguments = ["inpaint", "picture.png"].iter().chain(options);
+        let cli = Cli::try_parse_from(arguments)?;
+        let mask = mask(&cli, &RgbImage::new(20, 10))?;
+        Ok((mask.edited_share() * 200.0).round() as usize)
+    }
+
+    #[test]
+    fn shapes_mark_what_lies_in_them() {
+        assert_eq!(marked(&["--rect", "2,3,4,5"]).unwrap(), 20);
+        assert_eq!(marked(&["--rect", "-2,-3,4,5"]).unwrap(), 4);
+        assert_eq!(marked(&["--rect", "2,3,4,5", "--invert"]).unwrap(), 180);
+        assert_eq!(marked(&["--rect", "0,0,2,2", "--rect", "1,1,2,2"]).unwrap(), 7);
+        assert_eq!(marked(&["--circle", "5,5,1"]).unwrap(), 5);
+        assert_eq!(marked(&["--circle", "5,5,1", "--rect", "10,0,1,1"]).unwrap(), 6);
+    }
+
+    #[test]
+    fn a_mask_of_any_mode_marks_what_is_white_or_transparent() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mask.png");
+        let of_file = || marked(&["--mask", file.to_str().unwrap()]);
+        image::GrayImage::from_fn(20, 10, |x, _| image::Luma([if x < 5 { 255 } else { 0 }])).save(&file).unwrap();
+        assert_eq!(of_file().unwrap(), 50);
+        let hole = |x: u32| image::Rgba([0, 0, 0, if x < 3 { 0 } else { 255 }]);
+        image::RgbaImage::from_fn(20, 10, |x, _| hole(x)).save(&file).unwrap();
+        assert_eq!(of_file().unwrap(), 30);
+        image::GrayImage::new(10, 20).save(&file).unwrap();
+        let error = of_file().unwrap_err().to_string();
+        assert!(error.contains("10 × 20") && error.contains("20 × 10"), "{error}");
+        std::fs::write(&file, "no image").unwrap();
+        assert!(of_file().unwrap_err().to_string().contains("mask.png"));
+    }
+
+    #[test]
+    fn options_that_mark_nothing_or_contradict_are_refused() {
+        for options in [
+            &["--rect", "30,0,4,4"][..],
+            &["--rect", "0,0,0,4"],
+            &["--rect", "0,0,4"],
+            &["--circle", "5,5,0"],
+            &["--circle", "5,5,x"],
+            &["--outpaint", "4", "--rect", "0,0,1,1"],
+            &[],
+        ] {
+            assert!(marked(options).is_err(), "{options:?}");
+        }
+        assert!(Cli::try_parse_from(["inpaint", "picture.png", "--outpaint", "4"]).is_ok());
+    }
 }

@@ -127,7 +127,7 @@ fn main() -> Result<()> {
         true => {
             let trained = args.trained("decoder", "train_decoder", |dir| UnclipDecoder::load(dir, &device))?;
             let config = trained.config().clone().with_inpainting();
-            let network = trained.network()?.fork(&device.clone().autodiff());
+            let network = trained.network()?.train();
             let task = DecoderTask::with_network(&config, network)?;
             // The network knows how to draw, so a quarter of the steps at half of the rate is enough to learn the rest.
             let train = TrainConfig { steps: train.steps / 4, learning_rate: train.learning_rate / 2.0, ..train };

@@ -75,7 +75,7 @@ impl Stage {
             Self::First => CropOptions::default(),
             Self::Second => {
                 let bsr = BsrOptions { probability: 0.2, ..Default::default() };
-                CropOptions { fraction: 0.125, degradation: LowDegradation::Bsr(bsr) }
+                CropOptions { fraction: 0.25, degradation: LowDegradation::Bsr(bsr) }
             }
         }
     }
@@ -175,8 +175,12 @@ fn main() -> Result<()> {
         (Stage::Second, Preset::Portable) => {
             anyhow::bail!("a pipeline of diffusers has one upsampler: use --stage first")
         }
-        (Stage::Second, Preset::Tiny) => (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 200, ..defaults() }),
-        (Stage::Second, Preset::Emoji) => (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 3000, ..defaults() }),
+        (Stage::Second, Preset::Tiny) => {
+            (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 200, batch_size: 8, ..defaults() })
+        }
+        (Stage::Second, Preset::Emoji) => {
+            (UpsamplerConfig::emoji_1024(), TrainConfig { steps: 2000, batch_size: 8, ..defaults() })
+        }
     };
     let train = args.train_config(train);
     let task = UpsamplerTask::new(&config, &device.clone().autodiff())?;

@@ -102,6 +102,12 @@ fn captions_and_embeddings_can_be_ends() {
     // With fixed noise the last frame is what the seed gives for the image's embedding.
     let alone = quick().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
     assert_same(&both.images[2], &pipeline.generate(alone).unwrap().images[0]);
+    // At full size too: the frames share the upsamplers' noise.
+    let full = || quick().max_upsamplers(1);
+    let large = pipeline.interpolate("red apple", &image, &options, full()).unwrap();
+    let alone = full().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
+    assert_eq!(large.images[2].dimensions(), (64, 64));
+    assert_same(&large.images[2], &pipeline.generate(alone).unwrap().images[0]);
     let apples = pipeline.interpolate(embeddings(&drawn), "apple", &Interpolate::default(), quick()).unwrap();
     assert_eq!(apples.images.len(), 8);
 }

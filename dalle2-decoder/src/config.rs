@@ -330,6 +330,10 @@ pub struct UpsamplerConfig {
     /// How the small image is enlarged; not given means [`Enlargement::Clamped`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enlargement: Option<Enlargement>,
+    /// Whether the network predicts what the enlarged image lacks, which is added to that image (as in SRDiff, arXiv
+    /// 2104.14951, but in the prediction, so that the process stays one over images). For [`PredictionType::XStart`] only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub residual: bool,
     /// The diffusion process.
     pub diffusion: DiffusionConfig,
 }
@@ -370,6 +374,7 @@ impl UpsamplerConfig {
             },
             last_step: None,
             enlargement: None,
+            residual: false,
             // 64 channels cannot carry the noise of blocks of 48 values, which predicting v would ask for.
             diffusion: DiffusionConfig {
                 prediction: PredictionType::XStart,
@@ -465,6 +470,13 @@ impl UpsamplerConfig {
         }
         if let Some(level) = &self.noise_level {
             level.validate()?;
+        }
+        if self.residual && self.diffusion.prediction != PredictionType::XStart {
+            let expected = format!(
+                "needs the prediction {:?}: noise is no departure from the enlarged image",
+                PredictionType::XStart
+            );
+            return Err(ConfigError::new("residual", format!("true, with {:?}", self.diffusion.prediction), expected));
         }
         let stride = self.stride();
         check_size("input_size", self.input_size, stride.div_ceil(self.factor))?;

@@ -146,3 +146,23 @@ impl Process<'_> {
         Ok(images.clamp(-1.0, 1.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guidance_moves_the_mean_and_leaves_the_conditional_variance() {
+        let device = Device::flex();
+        // Two items: unconditional and conditional halves of means and variances that differ.
+        let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let out = Tensor::<4>::from_data(TensorData::new(values, [4, 6, 1, 1]), &device);
+        let guided = split_variance(out.clone(), true).guided(3.0);
+        let expected = |cond: f32| cond + 2.0 * 12.0;
+        let mean: Vec<f32> = [12.0, 13.0, 14.0, 18.0, 19.0, 20.0].map(expected).to_vec();
+        assert_eq!(guided.mean.into_data().try_to_vec::<f32>().unwrap(), mean);
+        let variance = guided.variance.unwrap().into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(variance, [15.0, 16.0, 17.0, 21.0, 22.0, 23.0], "the conditional half, as it is");
+        assert!(split_variance(out.slice_dim(1, 0..3), false).guided(3.0).variance.is_none());
+    }
+}

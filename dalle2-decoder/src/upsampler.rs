@@ -53,6 +53,26 @@ impl UpsamplerConfig {
         let known = self.inpainting.then(|| known_channels(known, &x_t));
         Tensor::cat([x_t, low].into_iter().chain(known).collect(), 1)
     }
+
+    /// The prediction that the network's output stands for: with [`residual`](Self::residual), the enlarged images are
+    /// added to its first three channels.
+    ///
+    /// # Shapes
+    /// - out: `[B, 3 or 6, H, W]`, low: `[B, 3 or 4, H, W]`
+    /// - result: that of `out`
+    pub(crate) fn prediction(&self, out: Tensor<4>, low: Tensor<4>) -> Tensor<4> {
+        if !self.residual {
+            return out;
+        }
+        let low = low.slice_dim(1, 0..3);
+        match out.dims()[1] {
+            3 => out + low,
+            channels => {
+                let image = out.clone().slice_dim(1, 0..3) + low;
+                Tensor::cat(vec![image, out.slice_dim(1, 3..channels)], 1)
+            }
+        }
+    }
 }
 
 /// The networks of an upsampler.
@@ -256,7 +276,7 @@ impl DiffusionUpsampler {
                 Some(tiling) => in_tiles(&input, tiling, |tile| network.forward(tile, emb.clone(), None)),
                 None => network.forward(input, emb, None),
             };
-            split_variance(out, learned)
+            split_variance(self.config.prediction(out, low.clone()), learned)
         };
         self.process().run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
     }

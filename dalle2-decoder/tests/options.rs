@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
-use dalle2_core::diffusion::{Clip, GuidanceInterval, Resampling, Sampler, SeededNoise, Spacing};
-use dalle2_core::image::Mask;
-use dalle2_core::{Decoder, Inpainting, SampleOptions, StepEvent, TextCondition, Tiling, TokenMask, Upsampler};
+use dalle2_core::diffusion::{Clip, GuidanceInterval, PredictionType, Resampling, Sampler, SeededNoise, Spacing};
+use dalle2_core::image::{Mask, resize_bicubic};
+use dalle2_core::{
+    Component, Decoder, Inpainting, SampleOptions, StepEvent, TextCondition, Tiling, TokenMask, Upsampler,
+};
 use dalle2_decoder::{
     CaptionEncoderConfig, DecoderConfig, DiffusionUpsampler, NoiseLevel, UnclipDecoder, UpsamplerConfig,
 };
@@ -251,4 +253,32 @@ fn noise_on_the_small_image_is_drawn_from_the_source_and_told_to_the_network() {
     assert!(difference(run(&quiet), run(&loud)) > 1e-3);
     config.unet.in_channels = 6;
     assert!(config.validate().unwrap_err().to_string().contains("noise_level"));
+}
+
+#[test]
+fn a_residual_upsampler_begins_as_bicubic_enlargement() {
+    let mut config = upsampler_config();
+    config.residual = true;
+    let device = Device::flex();
+    let fresh = DiffusionUpsampler::new(config.clone(), config.init(&device).unwrap()).unwrap();
+    let low = picture(8);
+    let draw = |upsampler: &DiffusionUpsampler, options: &SampleOptions| {
+        let mut noise = SeededNoise::new(&[5], 3);
+        upsampler.sample(low.clone(), options, &mut noise, &mut |_: StepEvent<'_>| ControlFlow::Continue(())).unwrap()
+    };
+    let bicubic = resize_bicubic(low.clone(), [32, 32]).clamp(-1.0, 1.0);
+    let tiling = Some(Tiling { size: 16, overlap: 4 });
+    for options in [options(3), SampleOptions { tiling, ..options(3) }] {
+        let found = difference(draw(&fresh, &options), bicubic.clone());
+        assert!(found < 1e-5, "differs from bicubic enlargement by {found}");
+    }
+    let random = upsampler(&config);
+    let apart = difference(draw(&random, &options(3)), bicubic);
+    assert!(apart > 0.05, "a network that predicts something changes the image: {apart}");
+    assert!(random.diffusers_faults().iter().any(|fault| fault.contains("residual")));
+
+    config.diffusion.prediction = PredictionType::V;
+    let error = config.validate().unwrap_err();
+    assert_eq!(error.field, "residual");
+    assert!(error.to_string().contains("XStart"), "{error}");
 }

@@ -237,6 +237,20 @@ fn self_conditioning_and_a_caption_encoder_train() {
 }
 
 #[test]
+fn the_first_loss_of_a_residual_upsampler_is_the_error_of_bicubic_enlargement() {
+    let device = Device::flex().autodiff();
+    let mut config = UpsamplerConfig::tiny();
+    config.input_size = 8;
+    config.residual = true;
+    let pictures = Tensor::<4>::random([2, 3, 32, 32], burn::tensor::Distribution::Uniform(-1.0, 1.0), &device);
+    let batch =
+        UpsamplerBatch::draw(1, pictures, CropOptions { fraction: 0.5, ..Default::default() }, &config).unwrap();
+    let error = (batch.low.clone() - batch.images.x_start.clone()).square().mean().into_scalar::<f32>();
+    let loss = UpsamplerTask::new(&config, &device).unwrap().loss(batch).mse.into_scalar::<f32>();
+    assert!((loss - error).abs() < 1e-6 * error, "{loss} is not {error}");
+}
+
+#[test]
 fn bsr_batches_are_functions_of_their_seed_and_differ_from_clean_ones() {
     let device = Device::flex();
     let mut config = UpsamplerConfig::tiny();

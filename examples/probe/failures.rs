@@ -56,9 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     let pipeline = args.edit.pipeline()?;
     let mut rows = Vec::new();
     for caption in args.suite.captions() {
-        let request =
-            dalle2::GenerateRequest::new(*caption).seed(args.edit.seed).num_images(args.num).max_upsamplers(0);
-        let drawn = pipeline.generate(request)?;
+        let drawn = pipeline.generate(args.edit.request_for(caption).num_images(args.num))?;
         rows.push(drawn.images.into_iter().map(|image| LabelledImage::new(image, *caption)).collect());
     }
     args.edit.save_sheet(&rows, "captions of a failure suite", &args.out)

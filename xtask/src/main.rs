@@ -4,8 +4,9 @@
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod package;
+mod peer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ struct Arguments {
     task: Task,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Task {
     /// Everything that must hold before a merge: fmt, clippy, test, doc
     Check,
@@ -34,6 +35,8 @@ enum Task {
     Doc,
     /// The published crates: what they hold and how large they are
     Package,
+    /// The benchmarks of single operations beside those of PyTorch
+    Peer(peer::Peer),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test => test(),
         Task::Doc => doc(),
         Task::Package => package::run_all(),
+        Task::Peer(peer) => peer::run_all(&peer),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,8 +91,13 @@ fn doc() -> Result<()> {
 fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command.args(arguments).current_dir(root());
     command
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// Runs a command to its end and prints its time.

@@ -51,6 +51,7 @@ pub(crate) fn read_upsampler(root: &Path) -> Result<(UpsamplerConfig, UpsamplerF
         unet: first.config,
         last_step: Some(last.config),
         enlargement: Some(Enlargement::Overshooting),
+        residual: false,
         diffusion: diffusion_config(&scheduler, STEPS, GUIDANCE),
     };
     config.validate().map_err(|e| Error::format(&path, e.to_string()))?;
@@ -78,7 +79,10 @@ pub(crate) fn upsampler_faults(config: &UpsamplerConfig) -> Vec<String> {
         let expected = "super_res_first reads the noisy image and the enlarged small one only: leave it out";
         ConfigError::new(field, "set", expected).to_string()
     });
-    let faults = networks.chain(enlargement).chain(inputs).chain(process_faults(&config.diffusion));
+    let residual = config.residual.then(|| {
+        ConfigError::new("residual", "true", "the networks of diffusers predict whole images: leave it out").to_string()
+    });
+    let faults = networks.chain(enlargement).chain(inputs).chain(residual).chain(process_faults(&config.diffusion));
     faults.map(|fault| format!("upsampler: {fault}")).collect()
 }
 

@@ -17,12 +17,12 @@ pub enum MaskShape {
 }
 
 impl MaskShape {
-    /// Draws a shape; one in ten masks edits everything.
+    /// Draws a shape; three in ten masks edit everything.
     pub fn draw(rng: &mut impl Rng) -> Self {
         match rng.random_range(0..10) {
-            0..4 => Self::Rectangle,
-            4..7 => Self::Strokes,
-            7..9 => Self::Border,
+            0..3 => Self::Rectangle,
+            3..5 => Self::Strokes,
+            5..7 => Self::Border,
             _ => Self::All,
         }
     }

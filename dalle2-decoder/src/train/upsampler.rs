@@ -219,8 +219,8 @@ impl UpsamplerTask {
     pub fn loss(&self, batch: UpsamplerBatch) -> DiffusionLoss {
         let x_t = batch.images.x_t(&self.schedule);
         let emb = self.network.time_embedding(&batch.images.t, &x_t.device());
-        let input = self.config.input(x_t, batch.low, batch.known.as_ref());
-        let out = self.network.forward(input, emb, None);
+        let input = self.config.input(x_t, batch.low.clone(), batch.known.as_ref());
+        let out = self.config.prediction(self.network.forward(input, emb, None), batch.low);
         batch.images.loss(out, &self.config.diffusion, &self.schedule)
     }
 }
