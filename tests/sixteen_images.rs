@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use dalle2::clip::train::{ClipBatch, ClipBatcher};
-use dalle2::clip::{Clip, ClipConfig, ClipImageEncoder, ClipTextEncoder};
+use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
+use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::{PredictionType, SeededNoise, VarianceType};
 use dalle2::core::image::{RgbImage, to_tensor};
 use dalle2::core::metrics::psnr;
@@ -85,8 +85,8 @@ fn train_clip(images: &[RgbImage], dir: &std::path::Path, device: &Device) -> (C
     let tokenizer = ClipTokenizer::openai().unwrap();
     let words = NAMES.iter().flat_map(|name| tokenizer.encode(name).unwrap()).collect::<Vec<_>>();
     let config = ClipConfig::tiny().with_vocabulary(words);
-    let model: Clip = config.init(&device.clone().autodiff());
-    materialize(&model, device, 1);
+    let task = ClipTask::new(&config, &ClipTaskOptions::default(), &device.clone().autodiff()).unwrap();
+    materialize(&task, device, 1);
     let source = Pairs { batcher: ClipBatcher::new(config.clone()).unwrap(), images: images.to_vec() };
     let train = TrainConfig {
         steps: 60,
@@ -96,7 +96,7 @@ fn train_clip(images: &[RgbImage], dir: &std::path::Path, device: &Device) -> (C
         ema_decay: None,
         ..Default::default()
     };
-    let model = Trainer::new(train, dir).run(model, &source, &mut ()).unwrap().model.valid();
+    let model = Trainer::new(train, dir).run(task, &source, &mut ()).unwrap().model.clip.valid();
     (ClipTextEncoder::from_clip(&config, &model).unwrap(), ClipImageEncoder::from_clip(&config, &model).unwrap())
 }
 

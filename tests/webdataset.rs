@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use dalle2::clip::train::{ClipBatch, ClipBatcher};
+use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
 use dalle2::core::data::{CaptionedImages, DataSpec, Decoders, Mixture, ShardDataset};
 use dalle2::core::image::{RgbImage, fit_square};
@@ -95,7 +95,7 @@ fn train(source: &Source, run: &Path, steps: u64, options: RunOptions) -> TrainR
     let train = TrainConfig { steps, batch_size: BATCH, learning_rate: 2e-3, warmup: 5, seed: 7, ..Default::default() };
     let options = RunOptions { display: DisplayMode::Quiet, ..options };
     device.seed(7);
-    let model = config().init(&device);
+    let model = ClipTask::new(&config(), &ClipTaskOptions::default(), &device).unwrap();
     Trainer::new(train, run).options(options).run(model, source, &mut ()).unwrap().report
 }
 
