@@ -85,7 +85,7 @@ pub fn write_webdataset(dir: &Path, recipe: &Recipe) -> Result<Vec<(String, Dama
         };
         let mut shard = Builder::new(writer);
         for i in first..(first + recipe.shard_size).min(recipe.samples) {
-            let damage = (recipe.broken_every > 0 && i % recipe.broken_every == recipe.broken_every / 2)
+            let damage = (recipe.broken_every > 0 && i % recipe.broken_every == recipe.broken_every / 3)
                 .then(|| Damage::ALL[i / recipe.broken_every % Damage::ALL.len()]);
             // The first sample of a shard has none before it in the shard.
             let damage = damage.filter(|damage| *damage != Damage::Duplicate || i > first);
