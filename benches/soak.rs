@@ -55,6 +55,8 @@ impl BatchSource for Random {
 fn training() -> Result<Vec<f64>, Box<dyn std::error::Error>> {
     let mut config = DecoderConfig::tiny(WIDTH, WIDTH);
     config.image_size = 16;
+    (config.unet.channels, config.unet.context_dim) = (vec![16, 32], Some(16));
+    (config.unet.n_groups, config.unet.head_dim) = (8, 16);
     let device = Device::flex().autodiff();
     let task = DecoderTask::new(&config, &device)?;
     materialize(&task, &device, 0);
@@ -71,7 +73,7 @@ fn generations() -> Result<Vec<f64>, Box<dyn std::error::Error>> {
     let mut memory = Vec::new();
     for seed in 0..GENERATIONS {
         let caption = captions[(seed % 4) as usize];
-        let request = GenerateRequest::new(caption).seed(seed).prior_steps(4).decoder_steps(4).upsampler_steps(2);
+        let request = GenerateRequest::new(caption).seed(seed).prior_steps(2).decoder_steps(2).upsampler_steps(1);
         pipeline.generate(request)?;
         memory.extend(memory_stats::memory_stats().map(|memory| memory.physical_mem as f64 / f64::from(1 << 20)));
     }

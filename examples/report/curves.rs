@@ -92,14 +92,14 @@ where
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart =
-        ChartBuilder::on(&root).margin(10).x_label_area_size(28).y_label_area_size(56).build_cartesian_2d(x, y)?;
+        ChartBuilder::on(&root).margin(10).x_label_area_size(34).y_label_area_size(72).build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
-        .x_labels(6)
-        .y_labels(6)
+        .x_labels(5)
+        .y_labels(5)
         .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|value| short(*value))
-        .label_style(("sans-serif", 12).into_font().color(&RGBColor(85, 85, 85)))
+        .label_style(("sans-serif", 17).into_font().color(&RGBColor(85, 85, 85)))
         .axis_style(RGBColor(170, 170, 170))
         .bold_line_style(RGBColor(232, 232, 232))
         .light_line_style(WHITE)

@@ -323,15 +323,19 @@ fn the_sigmoid_loss_learns_and_its_bias_with_it() {
     let mut task = task(&options, 0.0, &device);
     let batch = ClipBatch { targets: (0..16).collect(), ..batch(&device, 0.0) };
     let mut optimizer = optimizer(&TrainConfig::default(), &task);
+    let mut first = None;
     for _ in 0..80 {
         let step = TrainStep::step(&task, batch.clone());
+        first.get_or_insert(step.item.loss().into_scalar::<f32>());
         task = TrainStep::optimize(task, &mut optimizer, 3e-3.into(), step.grads);
     }
     let output = InferenceStep::step(&task.valid(), batch);
     let metrics: HashMap<&str, f32> =
         output.metrics().into_iter().map(|(name, value)| (name, value.into_scalar::<f32>())).collect();
-    assert_eq!(metrics["accuracy"], 1.0);
-    assert!(output.loss().into_scalar::<f32>() < 0.3, "{metrics:?}");
+    // Two captions may have become alike: some words of a batch are hidden.
+    assert!(metrics["accuracy"] > 0.9, "{metrics:?}");
+    let last = output.loss().into_scalar::<f32>();
+    assert!(last < 0.25 * first.unwrap(), "from {first:?} to {last}, {metrics:?}");
     assert!(metrics["logit_bias"] != -10.0 && metrics["logit_scale"] != 10.0, "{metrics:?}");
 }
 
