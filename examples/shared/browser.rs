@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Seconds that a command may take.
-const TIMEOUT: u64 = 20;
+const TIMEOUT: u64 = 90;
 /// Name of the member that holds an element's reference.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -213,7 +213,7 @@ impl Browser {
     pub fn wait_for(&self, what: &str, script: &str) {
         let start = Instant::now();
         while self.run(script) != true {
-            assert!(start.elapsed() < Duration::from_secs(60), "in vain waited for {what}");
+            assert!(start.elapsed() < Duration::from_secs(120), "in vain waited for {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
