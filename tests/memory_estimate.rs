@@ -1,5 +1,5 @@
 //! The memory that training is said to need, against the memory that a step allocates.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use burn::module::Module;
 use burn::prelude::*;

@@ -1,5 +1,5 @@
 //! The whole training path in small: CLIP and the decoder learn sixteen emoji, which come back from their embeddings.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ops::ControlFlow;
 
@@ -143,7 +143,6 @@ fn sixteen_images_come_back_from_their_own_embeddings() {
     let Embedded { images, embedding, text, null } = source;
     let drawn = decoder.sample(embedding.clone(), &text, &null, &options, &mut noise, &mut go_on).unwrap();
     let found = psnr(drawn, images.clone()).unwrap();
-    println!("{found:.1?}");
     assert!(found.iter().all(|psnr| *psnr > LOWEST), "PSNR in dB: {found:.1?}");
 
     // The embedding decides: without captions, the embedding of another image gives that image.
@@ -153,6 +152,5 @@ fn sixteen_images_come_back_from_their_own_embeddings() {
     let mut noise = SeededNoise::new(&(0..16).collect::<Vec<u64>>(), 2);
     let drawn = decoder.sample(rolled, &dropped, &null, &options, &mut noise, &mut go_on).unwrap();
     let (own, others) = (psnr(drawn.clone(), next(images.clone())).unwrap(), psnr(drawn, images).unwrap());
-    println!("{own:.1?} {others:.1?}");
     assert!(own.iter().zip(&others).all(|(own, other)| *own > other + 5.0), "PSNR in dB: {own:.1?}, {others:.1?}");
 }

@@ -15,6 +15,7 @@ pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 /// A loss between the images and captions of a batch, with what is learned of it. Computed in f32.
 ///
 /// Pairs of one class, such as two renderings under one caption, are matches of one another.
+#[allow(clippy::large_enum_variant, reason = "one value lives per step")]
 #[derive(Debug, Clone)]
 pub enum Objective {
     /// Cross entropy from images to captions and back. The matches of a pair share the target probability equally.

@@ -24,12 +24,15 @@ pub const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
+/// What a curve shows of a step.
+pub type Value<'a> = Box<dyn Fn(&StepRecord) -> Option<f64> + 'a>;
+
 /// A figure: its title and where its values are in a record.
 pub struct Figure<'a> {
     /// What it shows.
     pub title: String,
     /// The value of a step, if there is one.
-    pub value: Box<dyn Fn(&StepRecord) -> Option<f64> + 'a>,
+    pub value: Value<'a>,
 }
 
 /// A stretch of steps.

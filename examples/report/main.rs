@@ -13,7 +13,6 @@ mod runs;
 
 #[cfg(test)]
 #[path = "../shared/browser.rs"]
-#[allow(dead_code, reason = "a page without input needs no keys")]
 mod browser;
 #[cfg(test)]
 mod tests;

@@ -278,7 +278,7 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
         "Host: 127.0.0.1".to_owned(),
         format!("Host: 127.0.0.1:{}", port ^ 1),
         format!("Host: 127.0.0.1:{port}\r\nHost: studio.example"),
-        format!("X-None: 1"),
+        "X-None: 1".to_owned(),
         format!("{own}\r\nOrigin: https://studio.example"),
         format!("{own}\r\nOrigin: http://127.0.0.1:{}", port ^ 1),
         format!("{own}\r\nOrigin: https://127.0.0.1:{port}"),
