@@ -82,7 +82,8 @@ fn test() -> Result<()> {
 
 fn doc() -> Result<()> {
     // The same features as the tests have, so that the training modules are documented and no dependency is built anew.
-    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--features", "dalle2/train,dalle2/tui,dalle2/hub"]);
+    let mut command =
+        cargo(&["doc", "--workspace", "--no-deps", "--features", "dalle2/train,dalle2/tui,dalle2/hub,dalle2/parquet"]);
     command.env("RUSTDOCFLAGS", "-D warnings");
     run(command)
 }
