@@ -43,7 +43,7 @@ impl DecoderConfig {
         }
     }
 
-    /// A decoder between [`Self::small`] and Karlo's: 64 px, 330 M parameters with CLIP ViT-L/14.
+    /// A decoder between [`Self::small`] and Karlo's: 64 px, 318 M parameters with CLIP ViT-L/14.
     pub fn base(embed_dim: usize, token_width: usize) -> Self {
         let small = Self::small(embed_dim, token_width);
         let unet = UNetConfig {
@@ -121,7 +121,7 @@ impl UpsamplerConfig {
         config
     }
 
-    /// An upsampler for one GPU, 64 px to 256 px, 45 M parameters.
+    /// An upsampler for one GPU, 64 px to 256 px, 51 M parameters.
     pub fn small() -> Self {
         Self { unet: adm(96, &[1, 2, 3, 4], &[false; 4], 2), ..Self::paper_first() }
     }

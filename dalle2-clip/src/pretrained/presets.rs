@@ -39,7 +39,7 @@ impl ClipConfig {
         config
     }
 
-    /// For one GPU and some hundred thousand pairs: 128 px, embeddings of 384 components, 46 M parameters.
+    /// For one GPU and some hundred thousand pairs: 128 px, embeddings of 384 components, 44 M parameters.
     pub fn small() -> Self {
         Self::openai([128, 16], [384, 6, 8], [384, 6, 6], 384).with_activation(Activation::Gelu)
     }

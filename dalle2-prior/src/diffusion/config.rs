@@ -113,7 +113,7 @@ impl DiffusionPriorConfig {
         }
     }
 
-    /// Between the bundled prior and Karlo's, for one GPU: 12 blocks of width 768, 91 M parameters with CLIP ViT-L/14.
+    /// Between the bundled prior and Karlo's, for one GPU: 12 blocks of width 768, 89 M parameters with CLIP ViT-L/14.
     pub fn base(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         let small = Self::small(embed_dim, token_width, context_length);
         Self { d_model: 768, n_heads: 12, n_layers: 12, sampling_steps: 64, ..small }
