@@ -250,13 +250,17 @@ impl Browser {
         loop {
             let mut files =
                 fs::read_dir(self.files.path().join("downloads")).unwrap().map(|entry| entry.unwrap().path());
-            // What is not finished has another ending.
-            if let Some(file) = files.find(|file| file.extension().is_some_and(|e| e == "json" || e == "png")) {
+            // What is not finished has another ending, or is an empty file that keeps the name.
+            let finished = |file: &PathBuf| {
+                let named = file.extension().is_some_and(|e| e == "json" || e == "png");
+                named && fs::metadata(file).is_ok_and(|data| data.len() > 0)
+            };
+            if let Some(file) = files.find(finished) {
                 let moved = into.join(file.file_name().unwrap());
                 fs::rename(&file, &moved).unwrap();
                 return moved;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "nothing was downloaded");
+            assert!(start.elapsed() < Duration::from_secs(60), "nothing was downloaded");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
