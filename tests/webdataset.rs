@@ -1,6 +1,4 @@
 //! Training from webdataset shards of which one sample in a hundred is broken.
-//!
-//! The full set of 10,000 samples: `cargo test --release --test webdataset -- --ignored`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../examples/shared/webdataset.rs"]
@@ -154,12 +152,6 @@ fn trains_to_the_end(samples: usize) {
 }
 
 #[test]
-fn a_thousand_samples_train_to_the_end_and_broken_ones_are_named_once() {
-    trains_to_the_end(1000);
-}
-
-#[test]
-#[ignore = "the same with 10,000 samples takes a minute"]
 fn ten_thousand_samples_train_to_the_end_and_broken_ones_are_named_once() {
     trains_to_the_end(10_000);
 }
