@@ -142,7 +142,7 @@ fn training(medians: &mut Medians) {
     let device = Device::flex().autodiff();
     let [batch, channels, side] = SMALL;
     let shape = [batch, channels, side, side];
-    let x = random(shape).to_device(&device).require_grad();
+    let x = random(shape).autodiff().require_grad();
     let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
     let conv = Conv2dConfig::new([channels, channels], [3, 3]).with_padding(padding).init(&device);
     medians.add("train_conv3x3", &shape, || {
@@ -155,7 +155,7 @@ fn training(medians: &mut Medians) {
     medians.add("train_silu", &shape, || {
         black_box(nn::silu(x.clone()).sum().backward());
     });
-    let rows = random([batch, 77, 192]).to_device(&device).require_grad();
+    let rows = random([batch, 77, 192]).autodiff().require_grad();
     let linear = LinearConfig::new(192, 768).init(&device);
     medians.add("train_linear", &[batch, 77, 192], || {
         black_box(nn::linear(&linear, rows.clone()).sum().backward());
