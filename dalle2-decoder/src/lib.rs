@@ -27,12 +27,14 @@ mod tiles;
 pub mod train;
 pub mod unet;
 mod upsampler;
+mod upsampler_config;
 
 pub use caption::{CaptionEncoder, CaptionEncoderConfig};
 pub use conditioning::{Condition, Conditioning};
-pub use config::{DecoderConfig, DiffusionConfig, Enlargement, UpsamplerConfig};
+pub use config::{DecoderConfig, DiffusionConfig};
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use likelihood::BitsPerDimension;
 pub use loss::{DiffusionLoss, Noised};
 pub use noise_level::NoiseLevel;
 pub use upsampler::{DiffusionUpsampler, UpsamplerNetworks};
+pub use upsampler_config::{Enlargement, UpsamplerConfig};

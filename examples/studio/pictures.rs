@@ -4,18 +4,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
+use ::image::ImageReader;
 use anyhow::{Context, Result};
 use dalle2::RgbImage;
-use dalle2::core::image::{Provenance, fit_square, open, save_png_with};
-use image::ImageReader;
+use dalle2::core::image::{self, Provenance, fit_square, open, save_png_with};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::limits;
 use crate::queue::lock;
+
+/// Stands for the name of a file where there is none.
+const UPLOAD: &str = "upload";
 
 /// Name of a picture: `p12`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,14 +46,12 @@ impl TryFrom<String> for PictureId {
     }
 }
 
-/// What is known of a picture.
+/// Where a picture comes from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Picture {
-    pub id: PictureId,
-    pub width: u32,
-    pub height: u32,
+pub struct Origin {
     /// What made it: `upload`, or the name of a task.
-    pub origin: &'static str,
+    #[serde(rename = "origin")]
+    pub by: &'static str,
     /// The job that made it.
     pub job: Option<u64>,
     /// What it shows, in the words of who asked for it.
@@ -60,15 +61,14 @@ pub struct Picture {
     pub seed: Option<u64>,
 }
 
-/// A picture that is to be kept.
-#[derive(Debug)]
-pub struct New {
-    pub image: RgbImage,
-    pub origin: &'static str,
-    pub job: Option<u64>,
-    pub caption: String,
-    pub label: String,
-    pub seed: Option<u64>,
+/// What is known of a picture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Picture {
+    pub id: PictureId,
+    pub width: u32,
+    pub height: u32,
+    #[serde(flatten)]
+    pub origin: Origin,
 }
 
 /// The newest pictures, as many as are kept.
@@ -99,19 +99,18 @@ impl Pictures {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add(&self, new: New) -> Result<Picture> {
+    pub fn add(&self, image: &RgbImage, origin: Origin) -> Result<Picture> {
         let mut state = lock(&self.state);
         state.last += 1;
-        let New { image, origin, job, caption, label, seed } = new;
         let id = PictureId(state.last);
-        let picture = Picture { id, width: image.width(), height: image.height(), origin, job, caption, label, seed };
-        let provenance = job.is_some().then(|| Provenance {
-            caption: picture.caption.clone(),
-            seed,
+        let provenance = origin.job.is_some().then(|| Provenance {
+            caption: origin.caption.clone(),
+            seed: origin.seed,
             model: self.model.clone(),
             software: concat!("dalle2 ", env!("CARGO_PKG_VERSION")).to_owned(),
         });
-        save_png_with(&image, self.file(id), provenance.as_ref())?;
+        save_png_with(image, self.file(id), provenance.as_ref())?;
+        let picture = Picture { id, width: image.width(), height: image.height(), origin };
         state.kept.push_back(picture.clone());
         while state.kept.len() > limits::PICTURES {
             if let Some(oldest) = state.kept.pop_front() {
@@ -159,8 +158,8 @@ impl Pictures {
         let image = decode(bytes).map_err(anyhow::Error::msg)?;
         let side = image.width().min(image.height()).min(limits::KEPT_SIDE);
         let caption = name.chars().filter(|c| !c.is_control()).take(limits::CAPTION).collect();
-        let (image, label) = (fit_square(&image, side), String::new());
-        self.add(New { image, origin: "upload", job: None, caption, label, seed: None })
+        let origin = Origin { by: "upload", job: None, caption, label: String::new(), seed: None };
+        self.add(&fit_square(&image, side), origin)
     }
 }
 
@@ -179,12 +178,10 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
             return Err(format!("the image has {width}×{height} pixels; at most {limit} are read"));
         }
     }
-    // The library reads files, and names them in its errors.
-    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-    fs::write(file.path(), bytes).map_err(|e| e.to_string())?;
-    open(file.path()).map_err(|e| without_path(&e.to_string(), file.path()))
+    image::decode(bytes, UPLOAD).map_err(|e| without_name(&e.to_string()))
 }
 
-fn without_path(message: &str, path: &Path) -> String {
-    message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(message).to_owned()
+/// The library names files in its errors; one that came over the network has no name.
+fn without_name(message: &str) -> String {
+    message.strip_prefix(&format!("{UPLOAD}: ")).unwrap_or(message).to_owned()
 }

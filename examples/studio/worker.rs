@@ -14,7 +14,7 @@ use dalle2::{
 use image::{ImageFormat, imageops};
 use serde_json::json;
 
-use crate::pictures::{New, PictureId, Pictures};
+use crate::pictures::{Origin, PictureId, Pictures};
 use crate::queue::{Message, Outcome, Progress, Queue, State, Work};
 use crate::task::{Noise, Part, Task};
 
@@ -59,15 +59,14 @@ fn draw(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures, work: &Work) ->
         let label = label(&work.task, index, last);
         // Frames are drawn from one seed.
         let own = if label.is_empty() { index as u64 } else { 0 };
-        let new = New {
-            image,
-            origin: work.task.name(),
+        let origin = Origin {
+            by: work.task.name(),
             job: Some(work.id),
             caption: caption.clone(),
             label,
             seed: Some(generation.seed.wrapping_add(own)),
         };
-        kept.push(pictures.add(new)?.id);
+        kept.push(pictures.add(&image, origin)?.id);
     }
     Ok((kept, generation.seed))
 }
@@ -145,7 +144,7 @@ fn perform(
 /// What a job draws, in a few words.
 pub fn title(task: &Task, pictures: &Pictures) -> String {
     let image = |id: &PictureId| match pictures.get(*id) {
-        Some(picture) if !picture.caption.is_empty() => picture.caption,
+        Some(picture) if !picture.origin.caption.is_empty() => picture.origin.caption,
         _ => id.to_string(),
     };
     let part = |part: &Part| match part {

@@ -63,7 +63,7 @@ impl Reader {
     /// Bytes in the buffer, and samples that were unpacked in all.
     #[cfg(test)]
     pub fn held(&self) -> (usize, usize) {
-        let streams = self.streams.lock().unwrap();
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         (streams.bytes, streams.unpacked)
     }
 
