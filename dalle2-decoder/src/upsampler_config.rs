@@ -125,7 +125,7 @@ impl UpsamplerConfig {
         6 + usize::from(self.noise_level.is_some()) + if self.inpainting { KNOWN_CHANNELS } else { 0 }
     }
 
-    /// The same upsampler with channels for known pixels; see [`DecoderConfig::with_inpainting`].
+    /// The same upsampler with channels for known pixels; see [`DecoderConfig::with_inpainting`](crate::DecoderConfig::with_inpainting).
     pub fn with_inpainting(mut self) -> Self {
         self.inpainting = true;
         self.unet.in_channels = self.in_channels();
