@@ -23,8 +23,10 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<Tensor<4
     let s_k = k.dims()[2];
     assert_eq!(k.dims(), [b, heads, s_k, d_head], "attention: k must fit q {:?}", q.dims());
     assert_eq!(v.dims(), [b, heads, s_k, d_head], "attention: v must fit k {:?}", k.dims());
-    let weights = kernels::attention_weights(&q, &k, mask.as_ref()).unwrap_or_else(|| composed_weights(q, k, mask));
-    weights.matmul(v)
+    match kernels::attention(&q, &k, &v, mask.as_ref()) {
+        Some(y) => y,
+        None => composed_weights(q, k, mask).matmul(v),
+    }
 }
 
 /// `softmax(q · kᵀ / √Dh)` of Burn's operations, `[B, heads, Sq, Sk]`.

@@ -5,7 +5,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind, unary},
 };
-use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor};
+use burn::backend::{Autodiff, Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 
 use super::Elementwise;
@@ -85,14 +85,40 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         }
     }
 
-    fn scaled_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
-        finish_softmax(kind, scores.into_primitive(), Softmax::new(None, scale))
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        attend::<C>([q, k, v], None, scale)
     }
 
-    fn masked_softmax(scores: FloatTensor<Self>, mask: BoolTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        let kind = SoftmaxStep.prepare::<C>([scores.node()]).compute_bound().stateful();
-        finish_softmax(kind, scores.into_primitive(), Softmax::new(Some(mask), scale))
+    fn masked_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: BoolTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        attend::<C>([q, k, v], Some(mask), scale)
+    }
+}
+
+/// The attention; its weights are kept if a gradient is wanted.
+fn attend<C: CheckpointStrategy>(
+    [q, k, v]: [FloatTensor<Autodiff<Flex, C>>; 3],
+    mask: Option<BoolTensor<Flex>>,
+    scale: f32,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let kind = AttentionStep.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful();
+    let [q, k, v] = [q, k, v].map(|x| x.into_primitive());
+    match kind {
+        OpsKind::Tracked(prep) => {
+            let softmax = Softmax::new(mask, scale);
+            let weights = softmax.forward(Flex::float_matmul(q.clone(), Flex::float_swap_dims(k.clone(), 2, 3)));
+            let y = Flex::float_matmul(weights.clone(), v.clone());
+            prep.finish(Attended { q, k, v, weights, softmax }, y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(match mask {
+            Some(mask) => Flex::masked_attention(q, k, v, mask, scale),
+            None => Flex::attention(q, k, v, scale),
+        }),
     }
 }
 
@@ -127,28 +153,42 @@ impl Backward<Flex, 3> for LayerNormStep {
     }
 }
 
-/// Backward step of the softmax, whose state is its weights and how it came by them.
+/// Backward step of the attentions.
 #[derive(Debug)]
-struct SoftmaxStep;
+struct AttentionStep;
 
-fn finish_softmax<C: CheckpointStrategy>(
-    kind: OpsKind<SoftmaxStep, Flex, (FlexTensor, Softmax), C, 1>,
-    scores: FlexTensor,
+/// What [`AttentionStep`] keeps of the forward pass.
+#[derive(Debug, Clone)]
+struct Attended {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    weights: FlexTensor,
     softmax: Softmax,
-) -> FloatTensor<Autodiff<Flex, C>> {
-    let weights = softmax.forward(scores);
-    match kind {
-        OpsKind::Tracked(prep) => prep.finish((weights.clone(), softmax), weights),
-        OpsKind::UnTracked(prep) => prep.finish(weights),
-    }
 }
 
-impl Backward<Flex, 1> for SoftmaxStep {
-    type State = (FlexTensor, Softmax);
+impl Backward<Flex, 3> for AttentionStep {
+    type State = Attended;
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (weights, softmax) = ops.state;
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| softmax.backward(&weights, grad));
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let Attended { q, k, v, weights, softmax } = ops.state;
+        let [of_q, of_k, of_v] = ops.parents;
+        let grad = grads.consume::<Flex>(&ops.node);
+        if let Some(parent) = of_v {
+            let transposed = Flex::float_swap_dims(weights.clone(), 2, 3);
+            grads.register::<Flex>(parent.id, Flex::float_matmul(transposed, grad.clone()));
+        }
+        if of_q.is_none() && of_k.is_none() {
+            return;
+        }
+        let of_scores = softmax.backward(&weights, Flex::float_matmul(grad, Flex::float_swap_dims(v, 2, 3)));
+        if let Some(parent) = of_k {
+            let transposed = Flex::float_swap_dims(of_scores.clone(), 2, 3);
+            grads.register::<Flex>(parent.id, Flex::float_matmul(transposed, q));
+        }
+        if let Some(parent) = of_q {
+            grads.register::<Flex>(parent.id, Flex::float_matmul(of_scores, k));
+        }
     }
 }
 

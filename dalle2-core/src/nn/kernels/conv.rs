@@ -69,7 +69,7 @@ impl ConvShape {
 /// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, kh, kw]`, plus `bias` `[C_out]`.
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
     if winograd::applies(shape) {
-        return winograd::forward(shape, x, values(weight), bias);
+        return winograd::forward(shape, x, values(weight), Some(bias));
     }
     let [from, to] = shape.channels;
     let weight = weight.reshape(Shape::from([to, from * shape.taps()]));

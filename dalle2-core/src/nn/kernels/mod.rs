@@ -15,6 +15,8 @@
 #![allow(clippy::result_large_err, reason = "the input comes back as it was, a handle of a few hundred bytes")]
 
 #[cfg(feature = "flex")]
+mod attention;
+#[cfg(feature = "flex")]
 mod autodiff;
 #[cfg(feature = "flex")]
 mod conv;
@@ -32,6 +34,8 @@ mod parallel;
 mod rows;
 mod switch;
 #[cfg(feature = "flex")]
+mod tile;
+#[cfg(feature = "flex")]
 mod unfold;
 #[cfg(feature = "flex")]
 mod winograd;
@@ -39,10 +43,10 @@ mod winograd;
 pub use switch::{kernels_enabled, set_kernels};
 
 #[cfg(feature = "flex")]
-pub use flex::{activation, attention_weights, convolution, group_norm, layer_norm};
+pub use flex::{activation, attention, convolution, group_norm, layer_norm};
 
 #[cfg(not(feature = "flex"))]
-pub use absent::{activation, attention_weights, convolution, group_norm, layer_norm};
+pub use absent::{activation, attention, convolution, group_norm, layer_norm};
 
 /// An element-wise function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,23 +139,21 @@ mod flex {
         content.attributes.iter().find(|attribute| attribute.name == "epsilon")?.value.parse().ok()
     }
 
-    /// The weights of scaled dot-product attention `[B, heads, Sq, Sk]`, for a mask that is the same for each
-    /// head.
-    pub fn attention_weights(q: &Tensor<4>, k: &Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
-        if !(applies(q) && applies(k)) || mask.is_some_and(|mask| mask.dims()[1] != 1) {
+    /// Scaled dot-product attention, for a mask that is the same for each head.
+    pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
+        if !(applies(q) && applies(k) && applies(v)) || mask.is_some_and(|mask| mask.dims()[1] != 1) {
             return None;
         }
-        let scale = (q.dims()[3] as f32).powf(-0.5);
-        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)); // [B, heads, Sq, Sk]
-        let [_, _, s_q, s_k] = scores.dims();
-        let weights = match mask {
+        let ([_, _, s_q, width], s_k) = (q.dims(), k.dims()[2]);
+        let scale = (width as f32).powf(-0.5);
+        let [q, k, v] = [q, k, v].map(|x| x.clone().into_dispatch());
+        Some(Tensor::from_dispatch(match mask {
             Some(mask) => {
                 let mask = mask.clone().expand([mask.dims()[0], 1, s_q, s_k]).into_dispatch();
-                Dispatch::masked_softmax(scores.into_dispatch(), mask, scale)
+                Dispatch::masked_attention(q, k, v, mask, scale)
             }
-            None => Dispatch::scaled_softmax(scores.into_dispatch(), scale),
-        };
-        Some(Tensor::from_dispatch(weights))
+            None => Dispatch::attention(q, k, v, scale),
+        }))
     }
 
     /// A convolution layer without groups or dilation.
@@ -223,7 +225,7 @@ mod absent {
         Err(x)
     }
 
-    pub fn attention_weights(_: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
+    pub fn attention(_: &Tensor<4>, _: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
         None
     }
 }

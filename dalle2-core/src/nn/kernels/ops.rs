@@ -5,6 +5,7 @@ use burn::backend::{Backend, Flex, backend_extension, tensor::BoolTensor, tensor
 use burn::tensor::{Shape, TensorData};
 
 use super::Elementwise;
+use super::attention::{self, AttentionShape};
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
@@ -50,12 +51,17 @@ pub trait NnOps: Backend {
         epsilon: f32,
     ) -> FloatTensor<Self>;
 
-    /// Softmax of `scale · scores` `[B, heads, Sq, Sk]` over the last axis.
-    fn scaled_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self>;
+    /// `softmax(scale · q · kᵀ) · v` of `q` `[B, heads, Sq, Dh]` and `k` and `v` `[B, heads, Sk, Dh]`.
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, scale: f32) -> FloatTensor<Self>;
 
-    /// Softmax of `scale · scores` `[B, heads, Sq, Sk]` over the last axis, without what `mask` `[B or 1, 1, Sq, Sk]`
-    /// leaves out.
-    fn masked_softmax(scores: FloatTensor<Self>, mask: BoolTensor<Self>, scale: f32) -> FloatTensor<Self>;
+    /// [`NnOps::attention`] without what `mask` `[B or 1, 1, Sq, Sk]` leaves out.
+    fn masked_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: BoolTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
 }
 
 impl NnOps for Flex {
@@ -93,12 +99,12 @@ impl NnOps for Flex {
         normalize_rows(x, &whole(gamma), &whole(beta), epsilon).0
     }
 
-    fn scaled_softmax(scores: FlexTensor, scale: f32) -> FlexTensor {
-        Softmax::new(None, scale).forward(scores)
+    fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f32) -> FlexTensor {
+        Softmax::new(None, scale).attend(q, k, v)
     }
 
-    fn masked_softmax(scores: FlexTensor, mask: FlexTensor, scale: f32) -> FlexTensor {
-        Softmax::new(Some(mask), scale).forward(scores)
+    fn masked_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, mask: FlexTensor, scale: f32) -> FlexTensor {
+        Softmax::new(Some(mask), scale).attend(q, k, v)
     }
 }
 
@@ -131,6 +137,17 @@ impl Softmax {
     /// Of `scale` times the scores, without what `mask` `[B or 1, 1, Sq, Sk]` leaves out.
     pub fn new(mask: Option<FlexTensor>, scale: f32) -> Self {
         Self { mask: mask.map(|mask| mask.to_contiguous()), scale }
+    }
+
+    /// The attention whose weights are this softmax of `q · kᵀ`.
+    fn attend(&self, q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
+        let [q, k, v] = [q, k, v].map(whole);
+        let [b, heads, queries, width] = q.layout().shape().dims();
+        let keys = k.layout().shape()[2];
+        let shape = AttentionShape { heads: b * heads, queries, keys, width };
+        let mask = self.mask(queries, heads);
+        let y = attention::forward(&shape, [&q, &k, &v].map(values), mask.as_ref(), self.scale);
+        tensor(y, q.layout().shape().clone())
     }
 
     /// The weights, in place if nobody else holds the scores.

@@ -138,6 +138,15 @@ impl RowMask<'_> {
         let masks = self.values.len() / (self.queries * width);
         &self.values[(item % masks * self.queries + query) * width..][..width]
     }
+
+    /// Multiplies the scores of a row by `scale`, and replaces those that are left out by `f32::MIN`.
+    #[inline(always)]
+    pub fn scale(&self, row: usize, scale: f32, scores: &mut [f32]) {
+        let width = scores.len();
+        for (score, masked) in scores.iter_mut().zip(self.row(row, width)) {
+            *score = if *masked == 0 { *score * scale } else { f32::MIN };
+        }
+    }
 }
 
 /// Replaces each row of scores by the softmax of `scale · scores`; what the mask leaves out counts as `f32::MIN`.
@@ -173,12 +182,9 @@ impl WithSimd for Softmax<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         for (i, row) in self.scores.chunks_exact_mut(self.width).enumerate() {
-            if let Some(mask) = self.mask {
-                for (score, masked) in row.iter_mut().zip(mask.row(self.first_row + i, self.width)) {
-                    *score = if *masked == 0 { *score * self.scale } else { f32::MIN };
-                }
-            } else {
-                update(row, |score| score * self.scale);
+            match self.mask {
+                Some(mask) => mask.scale(self.first_row + i, self.scale, row),
+                None => update(row, |score| score * self.scale),
             }
             let max = maximum(row);
             update(row, |score| exp::<S>(score - max));
@@ -190,7 +196,7 @@ impl WithSimd for Softmax<'_> {
 
 /// The largest value.
 #[inline(always)]
-fn maximum(x: &[f32]) -> f32 {
+pub fn maximum(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = x.as_chunks::<16>();
     for chunk in chunks {

@@ -1,0 +1,127 @@
+//! Scaled dot-product attention without the matrix of weights in memory: a task takes a few queries through all keys.
+//!
+//! The softmax sees whole rows, so it is the usual one; only the division by its sum is left to the end, where it
+//! meets fewer values. Keys and values are brought into panels once for all queries of a head.
+
+use macerator::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::math::exp;
+use super::norm::{sum, update};
+use super::parallel::vectorized;
+use super::rows::{RowMask, maximum};
+use super::tile::{PANEL, ROWS, Row, product};
+
+/// Queries of a task.
+const QUERIES: usize = 2 * ROWS;
+
+/// The shape of an attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Items of the batch times heads.
+    pub heads: usize,
+    /// Queries of each.
+    pub queries: usize,
+    /// Keys and values of each.
+    pub keys: usize,
+    /// Width of a query, a key and a value.
+    pub width: usize,
+}
+
+/// `softmax(scale · q · kᵀ) · v` for `q` `[heads, queries, width]` and `k` and `v` `[heads, keys, width]`; what the mask
+/// leaves out counts as a score of `f32::MIN`.
+pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&RowMask<'_>>, scale: f32) -> Vec<f32> {
+    let AttentionShape { heads, queries, keys, width } = *shape;
+    let panels = [keys.div_ceil(PANEL), width.div_ceil(PANEL)];
+    let (of_keys, of_values) = (panels[0] * width, panels[1] * keys);
+    let mut packed = vec![[0.0; PANEL]; heads * (of_keys + of_values)];
+    packed.par_chunks_mut(of_keys + of_values).enumerate().for_each(|(head, packed)| {
+        let (to_keys, to_values) = packed.split_at_mut(of_keys);
+        let range = head * keys * width..(head + 1) * keys * width;
+        pack_transposed(&k[range.clone()], width, to_keys);
+        pack(&v[range], width, to_values);
+    });
+    let mut y = vec![0.0; heads * queries * width];
+    let tasks: Vec<(usize, usize, &mut [f32])> = y
+        .chunks_mut(queries * width)
+        .enumerate()
+        .flat_map(|(head, y)| y.chunks_mut(QUERIES * width).enumerate().map(move |(block, y)| (head, block, y)))
+        .collect();
+    tasks.into_par_iter().for_each(|(head, block, y)| {
+        let first = block * QUERIES;
+        let q = &q[(head * queries + first) * width..][..y.len()];
+        let (keys_of_head, values) = packed[head * (of_keys + of_values)..][..of_keys + of_values].split_at(of_keys);
+        let first_row = head * queries + first;
+        vectorized(Block { shape, q, keys: keys_of_head, values, mask, scale, first_row, y });
+    });
+    y
+}
+
+/// Rows of `width` values to `[panels of rows, width]`: each panel holds some rows side by side.
+fn pack_transposed(rows: &[f32], width: usize, panels: &mut [Row]) {
+    for (rows, panel) in rows.chunks(PANEL * width).zip(panels.chunks_exact_mut(width)) {
+        for (lane, row) in rows.chunks_exact(width).enumerate() {
+            for (to, value) in panel.iter_mut().zip(row) {
+                to[lane] = *value;
+            }
+        }
+    }
+}
+
+/// Rows of `width` values to `[panels of columns, rows]`.
+fn pack(rows: &[f32], width: usize, panels: &mut [Row]) {
+    let count = rows.len() / width;
+    for (panel, to) in panels.chunks_exact_mut(count).enumerate() {
+        let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
+        for (row, to) in rows.chunks_exact(width).zip(to) {
+            to[..columns.len()].copy_from_slice(&row[columns.clone()]);
+        }
+    }
+}
+
+/// Some queries of one head.
+struct Block<'a> {
+    shape: &'a AttentionShape,
+    q: &'a [f32],
+    keys: &'a [Row],
+    values: &'a [Row],
+    mask: Option<&'a RowMask<'a>>,
+    scale: f32,
+    /// Of all rows of queries.
+    first_row: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let AttentionShape { keys, width, .. } = *self.shape;
+        let rows = self.y.len() / width;
+        let stride = keys.next_multiple_of(PANEL);
+        let mut scores = vec![0.0; rows * stride];
+        for (panel, of_panel) in self.keys.chunks_exact(width).enumerate() {
+            product::<S>(rows, (self.q, width), of_panel, (&mut scores[panel * PANEL..], stride), false);
+        }
+        let mut factors = [0.0; QUERIES];
+        for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            let scores = &mut scores[..keys];
+            match self.mask {
+                Some(mask) => mask.scale(self.first_row + row, self.scale, scores),
+                None => update(scores, |score| score * self.scale),
+            }
+            let max = maximum(scores);
+            update(scores, |score| exp::<S>(score - max));
+            factors[row] = (1.0 / sum(scores, |e| e)) as f32;
+        }
+        let mut of_panel = [[0.0; PANEL]; QUERIES];
+        for (panel, values) in self.values.chunks_exact(keys).enumerate() {
+            product::<S>(rows, (&scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
+            let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
+            for ((y, values), factor) in self.y.chunks_exact_mut(width).zip(&of_panel).zip(factors) {
+                y[columns.clone()].iter_mut().zip(values).for_each(|(y, value)| *y = value * factor);
+            }
+        }
+    }
+}

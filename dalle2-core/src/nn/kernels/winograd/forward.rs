@@ -1,0 +1,352 @@
+//! The convolution itself.
+//!
+//! Tiles are numbered through the batch, row by row, and taken in panels of [`PANEL`]; everything between the image and
+//! the result is vectorised over the tiles of a panel. Some panels at a time are brought to the points, by blocks of
+//! input channels, into a buffer that the last cache holds. Then each task takes a few output channels through all of
+//! it: it transforms their weights block by block, multiplies, and writes finished planes. Weights are transformed
+//! anew for every group of panels, because the buffer for all would be four times as large as the weights, and
+//! fetching it slower than making it.
+
+use macerator::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::super::conv::ConvShape;
+use super::super::parallel::vectorized;
+use super::super::tile::{PANEL, ROWS, Row, product};
+use super::maps::{LANES, Lane, Patch, Tile, ToFilter, along, square};
+use super::{POINTS, TILE, tiles};
+
+/// Input channels that are worked on together.
+const BLOCK: usize = 64;
+/// Output channels of a task.
+const OUTPUTS: usize = 2 * ROWS;
+/// Panels whose products a task keeps, and the bytes that those of the input may take.
+const PANELS: usize = 8;
+
+/// Vectors of a row of a panel.
+const HALVES: usize = PANEL / LANES;
+/// One value of every tile of a panel at each of N × N places.
+type Grid<const N: usize> = [[Row; N]; N];
+
+/// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, 3, 3]`, plus `bias` `[C_out]` if there is one.
+pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let [from, to] = shape.channels;
+    let plane = shape.grid[0] * shape.grid[1];
+    let mut y = vec![0.0; shape.batch * to * plane];
+    let panels = Panel::cover(shape);
+    let mut points = Vec::new();
+    // Groups of about the same size.
+    let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
+    for panels in panels.chunks(group) {
+        let blocks = (0..from).step_by(BLOCK).collect::<Vec<_>>();
+        points.resize(panels.len() * POINTS * (from + blocks.len()), [0.0; PANEL]);
+        let tasks = split_blocks(&mut points, from, panels.len());
+        tasks.into_par_iter().enumerate().for_each(|(task, points)| {
+            let first = blocks[task / panels.len()];
+            vectorized(ToPoints { shape, x, first, panel: &panels[task % panels.len()], points });
+        });
+        let mut planes: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(OUTPUTS)).map(|_| Vec::new()).collect();
+        for image in y.chunks_mut(to * plane) {
+            for (planes, of_task) in planes.iter_mut().zip(image.chunks_mut(OUTPUTS * plane)) {
+                planes.push(of_task);
+            }
+        }
+        planes.into_par_iter().enumerate().for_each(|(task, planes)| {
+            vectorized(Outputs { shape, panels, points: &points, weight, bias, first: task * OUTPUTS, planes });
+        });
+    }
+    y
+}
+
+/// Cuts the points `[blocks, panels, 36, channels of the block]` into the slices of a block and panel.
+fn split_blocks(mut points: &mut [Row], channels: usize, panels: usize) -> Vec<&mut [Row]> {
+    let mut slices = Vec::new();
+    for first in (0..channels).step_by(BLOCK) {
+        let size = POINTS * (BLOCK.min(channels - first) + 1);
+        for _ in 0..panels {
+            let (slice, rest) = points.split_at_mut(size);
+            slices.push(slice);
+            points = rest;
+        }
+    }
+    slices
+}
+
+/// Tiles that are worked on together.
+#[derive(Debug, Clone)]
+struct Panel {
+    runs: Vec<Run>,
+}
+
+/// Neighbouring tiles of a row of one image.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    image: usize,
+    /// Row and column of the first tile's upper left pixel in the output.
+    at: [usize; 2],
+    /// Its place in the panel.
+    lane: usize,
+    count: usize,
+}
+
+impl Panel {
+    /// The panels of a batch.
+    fn cover(shape: &ConvShape) -> Vec<Self> {
+        let [down, across] = tiles(shape.grid);
+        let total = shape.batch * down * across;
+        (0..total)
+            .step_by(PANEL)
+            .map(|first| {
+                let count = PANEL.min(total - first);
+                let (mut runs, mut lane) = (Vec::new(), 0);
+                while lane < count {
+                    let (row, column) = ((first + lane) / across, (first + lane) % across);
+                    let run = Run {
+                        image: row / down,
+                        at: [row % down * TILE, column * TILE],
+                        lane,
+                        count: (across - column).min(count - lane),
+                    };
+                    lane += run.count;
+                    runs.push(run);
+                }
+                Self { runs }
+            })
+            .collect()
+    }
+}
+
+/// Patches of some channels to their points.
+struct ToPoints<'a> {
+    shape: &'a ConvShape,
+    x: &'a [f32],
+    /// First channel of the block.
+    first: usize,
+    panel: &'a Panel,
+    /// `[36, channels of the block]`
+    points: &'a mut [Row],
+}
+
+impl WithSimd for ToPoints<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let [channels, _] = self.shape.channels;
+        let plane = self.shape.image[0] * self.shape.image[1];
+        let stride = self.points.len() / POINTS;
+        let count = stride - 1;
+        let mut patch: Grid<6> = [[[0.0; PANEL]; 6]; 6];
+        for channel in 0..count {
+            for run in &self.panel.runs {
+                let image = &self.x[(run.image * channels + self.first + channel) * plane..][..plane];
+                read_patches(self.shape, image, run, &mut patch);
+            }
+            for half in 0..HALVES {
+                let lanes = half * LANES..(half + 1) * LANES;
+                let mut rows = [[[0.0; LANES]; 6]; 6];
+                for column in 0..6 {
+                    let mapped = along::<6, 6, Patch>(std::array::from_fn(|row| lane(&patch[row][column], half)));
+                    for (row, value) in mapped.into_iter().enumerate() {
+                        rows[row][column] = value;
+                    }
+                }
+                for (row, values) in rows.iter().enumerate() {
+                    let mapped = along::<6, 6, Patch>(std::array::from_fn(|column| &values[column]));
+                    for (column, value) in mapped.iter().enumerate() {
+                        self.points[(row * 6 + column) * stride + channel][lanes.clone()].copy_from_slice(value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One vector of a row.
+#[inline(always)]
+fn lane(row: &Row, half: usize) -> &Lane {
+    &row.as_chunks::<LANES>().0[half]
+}
+
+/// The 6 × 6 pixels of the tiles of a run, zero outside the image.
+#[inline(always)]
+fn read_patches(shape: &ConvShape, image: &[f32], run: &Run, patch: &mut Grid<6>) {
+    let [height, width] = shape.image;
+    let length = run.count * TILE + 2;
+    let start = run.at[1] as isize - shape.padding[1] as isize;
+    let inside = start.clamp(0, width as isize) as usize..(start + length as isize).clamp(0, width as isize) as usize;
+    let offset = (inside.start as isize - start) as usize;
+    let mut line = [0.0; PANEL * TILE + 2];
+    for (row, patch) in patch.iter_mut().enumerate() {
+        let Some(y) = (run.at[0] + row).checked_sub(shape.padding[0]).filter(|y| *y < height) else {
+            patch.iter_mut().for_each(|values| values[run.lane..run.lane + run.count].fill(0.0));
+            continue;
+        };
+        let from = &image[y * width..][..width];
+        line[offset..offset + inside.len()].copy_from_slice(&from[inside.clone()]);
+        if run.count == PANEL {
+            spread::<PANEL>(&line, patch, 0);
+        } else if run.count == LANES && run.lane.is_multiple_of(LANES) {
+            spread::<LANES>(&line, patch, run.lane);
+        } else {
+            for tile in 0..run.count {
+                for (column, values) in patch.iter_mut().enumerate() {
+                    values[run.lane + tile] = line[tile * TILE + column];
+                }
+            }
+        }
+    }
+}
+
+/// Every fourth pixel of a line, from each of six places.
+#[inline(always)]
+fn spread<const N: usize>(line: &[f32; PANEL * TILE + 2], patch: &mut [Row; 6], lane: usize) {
+    for (column, values) in patch.iter_mut().enumerate() {
+        let values = &mut values[lane..lane + N];
+        for tile in 0..N {
+            values[tile] = line[tile * TILE + column];
+        }
+    }
+}
+
+/// Some output channels of some panels.
+struct Outputs<'a> {
+    shape: &'a ConvShape,
+    panels: &'a [Panel],
+    /// `[blocks, panels, 36, channels of the block]`
+    points: &'a [Row],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    /// First channel.
+    first: usize,
+    /// The planes of these channels in each image.
+    planes: Vec<&'a mut [f32]>,
+}
+
+impl WithSimd for Outputs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self) {
+        let [from, to] = self.shape.channels;
+        let count = OUTPUTS.min(to - self.first);
+        let mut filters = vec![0.0; POINTS * (count * BLOCK + LANES)];
+        let rows = count + 1;
+        let mut products = vec![[0.0; PANEL]; self.panels.len() * POINTS * rows];
+        let mut points = self.points;
+        for block in (0..from).step_by(BLOCK) {
+            let channels = BLOCK.min(from - block);
+            let stride = count * channels + LANES;
+            for output in 0..count {
+                let weight = &self.weight[((self.first + output) * from + block) * 9..][..channels * 9];
+                to_filters(weight, &mut filters[output * channels..], stride);
+            }
+            for products in products.chunks_exact_mut(POINTS * rows) {
+                let (of_panel, rest) = points.split_at(POINTS * (channels + 1));
+                points = rest;
+                for point in 0..POINTS {
+                    product::<S>(
+                        count,
+                        (&filters[point * stride..], channels),
+                        &of_panel[point * (channels + 1)..][..channels],
+                        (products[point * rows..][..count].as_flattened_mut(), PANEL),
+                        block > 0,
+                    );
+                }
+            }
+        }
+        for (panel, products) in self.panels.iter().zip(products.chunks_exact(POINTS * rows)) {
+            for output in 0..count {
+                let bias = self.bias.map_or(0.0, |bias| bias[self.first + output]);
+                let tiles = to_tiles(products, output, rows, bias);
+                write_tiles(self.shape, &tiles, panel, output, &mut self.planes);
+            }
+        }
+    }
+}
+
+/// The weights `[C, 3, 3]` of one output channel to the points, `points[p · stride + c]`.
+#[inline(always)]
+fn to_filters(weight: &[f32], points: &mut [f32], stride: usize) {
+    for (group, weight) in weight.chunks(9 * LANES).enumerate() {
+        let lanes = weight.len() / 9;
+        let mut taps = [[[0.0; LANES]; 3]; 3];
+        for (tap, values) in taps.as_flattened_mut().iter_mut().enumerate() {
+            if lanes == LANES {
+                for lane in 0..LANES {
+                    values[lane] = weight[lane * 9 + tap];
+                }
+            } else {
+                for lane in 0..lanes {
+                    values[lane] = weight[lane * 9 + tap];
+                }
+            }
+        }
+        let filter = square::<3, 6, ToFilter>(&taps);
+        for (point, value) in filter.as_flattened().iter().enumerate() {
+            // Whole vectors: what is too much belongs to the next channel, which comes later, or to no one.
+            points[point * stride + group * LANES..][..LANES].copy_from_slice(value);
+        }
+    }
+}
+
+/// The output tiles of one channel, from the products `[36, outputs]` of a panel.
+#[inline(always)]
+fn to_tiles(products: &[Row], output: usize, outputs: usize, bias: f32) -> Grid<4> {
+    let mut tiles: Grid<4> = [[[0.0; PANEL]; 4]; 4];
+    for half in 0..HALVES {
+        let mut rows = [[[0.0; LANES]; 6]; 4];
+        for column in 0..6 {
+            let mapped = along::<6, 4, Tile>(std::array::from_fn(|row| {
+                lane(&products[(row * 6 + column) * outputs + output], half)
+            }));
+            for (row, value) in mapped.into_iter().enumerate() {
+                rows[row][column] = value;
+            }
+        }
+        for (tiles, values) in tiles.iter_mut().zip(&rows) {
+            let mapped = along::<6, 4, Tile>(std::array::from_fn(|column| &values[column]));
+            for (tiles, value) in tiles.iter_mut().zip(mapped) {
+                tiles[half * LANES..][..LANES].iter_mut().zip(value).for_each(|(to, value)| *to = value + bias);
+            }
+        }
+    }
+    tiles
+}
+
+/// Writes the tiles of a panel into the planes of one channel.
+#[inline(always)]
+fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize, planes: &mut [&mut [f32]]) {
+    let [height, width] = shape.grid;
+    for run in &panel.runs {
+        let plane = &mut planes[run.image][output * height * width..][..height * width];
+        for (row, tiles) in tiles.iter().enumerate().take(height - run.at[0]) {
+            let to = &mut plane[(run.at[0] + row) * width + run.at[1]..];
+            let length = (run.count * TILE).min(width - run.at[1]);
+            let mut line = [0.0; PANEL * TILE];
+            if run.count == PANEL {
+                gather::<PANEL>(tiles, 0, &mut line);
+            } else if run.count == LANES && run.lane.is_multiple_of(LANES) {
+                gather::<LANES>(tiles, run.lane, &mut line);
+            } else {
+                for tile in 0..run.count {
+                    for column in 0..TILE {
+                        line[tile * TILE + column] = tiles[column][run.lane + tile];
+                    }
+                }
+            }
+            to[..length].copy_from_slice(&line[..length]);
+        }
+    }
+}
+
+/// The transpose of the first four columns of [`spread`].
+#[inline(always)]
+fn gather<const N: usize>(tiles: &[Row; 4], lane: usize, line: &mut [f32; PANEL * TILE]) {
+    let columns: [&[f32]; 4] = std::array::from_fn(|column| &tiles[column][lane..lane + N]);
+    for tile in 0..N {
+        for column in 0..TILE {
+            line[tile * TILE + column] = columns[column][tile];
+        }
+    }
+}
