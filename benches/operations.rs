@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench operations
 //! cargo bench --bench operations -- conv3x3
-//! cargo xtask peer --python PYTHON      # beside PyTorch, see benches/peer/README.md
+//! cargo xtask peer operations --python PYTHON      # beside PyTorch, see benches/peer/README.md
 //! ```
 //!
 //! Names are `operation/shape`, as in `benches/peer/operations.py`, which measures the same ones in the same way. Weights

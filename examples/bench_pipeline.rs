@@ -1,8 +1,13 @@
-//! Measures what a generation takes: seconds per step and peak memory of every stage.
+//! Measures what a generation takes: seconds until the pipeline is open and until a stage's first step is done, seconds
+//! per step, and peak memory of every stage.
 //!
 //! ```text
 //! cargo run --release --example bench_pipeline -- --model models/emoji
+//! cargo xtask peer pipeline --python PYTHON      # beside diffusers, see benches/peer/README.md
 //! ```
+//!
+//! A stage's first step is counted from the end of the stage before, the prior's from the request: the text encoder and, with
+//! `--residency one-stage`, reading the weights are part of it. Seconds per step are the median of the others.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::ops::ControlFlow;
@@ -78,11 +83,17 @@ impl Row {
         self.steps.first().map_or(0.0, |first| (*first - self.start).as_secs_f64())
     }
 
-    /// Mean seconds of the steps after the first one.
+    /// Seconds of each step after the first: from the end of the step before to its own.
+    fn others(&self) -> Vec<f64> {
+        self.steps.windows(2).map(|ends| (ends[1] - ends[0]).as_secs_f64()).collect()
+    }
+
+    /// The median of these.
     fn per_step(&self) -> Option<f64> {
-        let (first, last) = (self.steps.first()?, self.steps.last()?);
-        let n = self.steps.len() - 1;
-        (n > 0).then(|| (*last - *first).as_secs_f64() / n as f64)
+        let mut seconds = self.others();
+        seconds.sort_by(f64::total_cmp);
+        let n = seconds.len();
+        (n > 0).then(|| f64::midpoint(seconds[(n - 1) / 2], seconds[n / 2]))
     }
 }
 
@@ -157,7 +168,7 @@ fn main() -> Result<()> {
             .map(|row| {
                 json!({
                     "stage": row.stage, "steps": row.steps.len(), "first_step_seconds": row.first(),
-                    "seconds_per_step": row.per_step(), "peak_bytes": row.peak,
+                    "step_seconds": row.others(), "seconds_per_step": row.per_step(), "peak_bytes": row.peak,
                 })
             })
             .collect();

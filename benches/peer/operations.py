@@ -103,7 +103,7 @@ def main():
         function = prepare()
         with torch.set_grad_enabled(operation.startswith("train_")):
             found[operation] = seconds(function)
-    print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "seconds": found}))
+    print(json.dumps({"versions": {"PyTorch": torch.__version__}, "threads": torch.get_num_threads(), "seconds": found}))
 
 
 if __name__ == "__main__":

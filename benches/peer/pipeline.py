@@ -1,7 +1,10 @@
 """Generates one image with diffusers and prints seconds per step and peak memory as JSON, in the form of
 `bench_pipeline --json`.
 
-    python benches/peer/pipeline.py MODEL --prior-steps 2 --decoder-steps 2 --upsampler-steps 2
+    python benches/peer/pipeline.py MODEL --prior-steps 3 --decoder-steps 3 --upsampler-steps 3
+
+A step ends with its network's forward pass, and its seconds are those since the step before it ended: the scheduler's
+arithmetic is part of them. A stage's first step begins with the end of the stage before, the prior's with the call.
 """
 
 import argparse
@@ -9,6 +12,7 @@ import json
 import statistics
 import time
 
+import diffusers
 import torch
 from diffusers import UnCLIPPipeline
 
@@ -16,8 +20,44 @@ STAGES = {"prior": ["prior"], "decoder": ["decoder"], "upsampler 1": ["super_res
 
 
 def peak_bytes():
+    """The most that was resident since the last reset, as the other side counts it."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+
+
+def reset_peak():
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass  # without the right to do so the peak stays that of the whole run
+
+
+class Stage:
+    """The ends of a stage's steps."""
+
+    def __init__(self, name):
+        self.name, self.start, self.ends, self.peak = name, None, [], 0
+
+    def step(self, steps, peaks, following):
+        self.ends.append(time.perf_counter())
+        if len(self.ends) == steps:
+            self.peak = peak_bytes()
+            peaks.append(self.peak)
+            reset_peak()
+            if following:
+                following.start = time.perf_counter()
+
+    def json(self):
+        first, *rest = [end - start for start, end in zip([self.start, *self.ends], self.ends)]
+        return {
+            "stage": self.name,
+            "steps": len(self.ends),
+            "first_step_seconds": first,
+            "step_seconds": rest,
+            "seconds_per_step": statistics.median(rest) if rest else None,
+            "peak_bytes": self.peak,
+        }
 
 
 def main():
@@ -35,33 +75,32 @@ def main():
     pipeline.set_progress_bar_config(disable=True)
     opening = time.perf_counter() - start
 
-    steps = {stage: [] for stage in STAGES}
-    for stage, networks in STAGES.items():
-        for network in networks:
-            module = getattr(pipeline, network)
-            module.register_forward_pre_hook(lambda module, _: setattr(module, "began", time.perf_counter()))
-            record = steps[stage].append
-            module.register_forward_hook(lambda module, *_, record=record: record(time.perf_counter() - module.began))
-    start = time.perf_counter()
+    stages = [Stage(name) for name in STAGES]
+    counts = [cli.prior_steps, cli.decoder_steps, cli.upsampler_steps]
+    peaks = [peak_bytes()]
+    reset_peak()
+    for stage, steps, following in zip(stages, counts, [*stages[1:], None]):
+        for network in STAGES[stage.name]:
+            ended = lambda *_, stage=stage, steps=steps, following=following: stage.step(steps, peaks, following)
+            getattr(pipeline, network).register_forward_hook(ended)
+    stages[0].start = start = time.perf_counter()
     pipeline(
         cli.caption,
         prior_num_inference_steps=cli.prior_steps,
         decoder_num_inference_steps=cli.decoder_steps,
         super_res_num_inference_steps=cli.upsampler_steps,
     )
-    stages = [
-        {"stage": stage, "steps": len(times), "seconds_per_step": statistics.median(times)}
-        for stage, times in steps.items()
-    ]
+    seconds = time.perf_counter() - start
+    peaks.append(peak_bytes())
     print(
         json.dumps(
             {
-                "version": torch.__version__,
+                "versions": {"PyTorch": torch.__version__, "diffusers": diffusers.__version__},
                 "threads": torch.get_num_threads(),
                 "opening_seconds": opening,
-                "seconds": time.perf_counter() - start,
-                "peak_bytes": peak_bytes(),
-                "stages": stages,
+                "seconds": seconds,
+                "peak_bytes": max(peaks),
+                "stages": [stage.json() for stage in stages],
             }
         )
     )

@@ -35,7 +35,7 @@ enum Task {
     Doc,
     /// The published crates: what they hold and how large they are
     Package,
-    /// The benchmarks of single operations beside those of PyTorch
+    /// Operations, training steps or a generation beside PyTorch
     Peer(peer::Peer),
 }
 
@@ -93,6 +93,15 @@ fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
+    // `cargo xtask` describes this package in these variables; build scripts that watch them would run anew each time.
+    let outer = std::env::vars_os().map(|(name, _)| name);
+    let outer = outer.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    outer.for_each(|name| {
+        command.env_remove(name);
+    });
     command
 }
 
@@ -121,8 +130,10 @@ fn line(command: &Command) -> String {
         let value = value?.to_string_lossy();
         Some(format!("{}={}", name.to_string_lossy(), quoted(&value)))
     });
+    let program = Path::new(command.get_program());
+    let program = quoted(&program.file_name().unwrap_or_default().to_string_lossy());
     let arguments = command.get_args().map(|argument| quoted(&argument.to_string_lossy()));
-    variables.chain(["cargo".to_owned()]).chain(arguments).collect::<Vec<_>>().join(" ")
+    variables.chain([program]).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted(word: &str) -> String {

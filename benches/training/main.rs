@@ -1,0 +1,133 @@
+//! Seconds of one training step of every part: forward and backward pass, loss and AdamW's update, in f32.
+//!
+//! ```text
+//! cargo bench --bench training
+//! cargo bench --bench training -- decoder clip
+//! cargo xtask peer training --python PYTHON      # beside PyTorch, see benches/peer/README.md
+//! ```
+//!
+//! Weights and batches are noise from fixed seeds; batches and widths are those with which the bundled model was
+//! trained. `--export DIR` writes the weights and the batches of `decoder` and `clip` as diffusers and transformers read
+//! them, for `benches/peer/training.py`, which takes the same steps. The losses of the first steps show that it does.
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+mod parts;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::prelude::*;
+use burn::train::TrainStep;
+use clap::Parser;
+use dalle2::core::train::{LossOutput, TrainConfig, optimizer};
+use serde_json::{Map, Value, json};
+
+/// Steps that are not measured; their losses are reported.
+const WARM_UP: usize = 4;
+/// Steps are measured for this many seconds, and at least so many of them.
+const MEASURE: f64 = 8.0;
+const LEAST: usize = 5;
+
+/// Measure training steps.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Only these parts: decoder, clip, prior, autoregressive-prior, upsampler
+    names: Vec<String>,
+    /// Writes weights and batches of the parts that PyTorch is compared with, and measures nothing
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
+    /// Prints the results as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Results by the name of the part.
+struct Report {
+    cli: Cli,
+    parts: Map<String, Value>,
+}
+
+impl Report {
+    fn wants(&self, name: &str) -> bool {
+        self.cli.names.is_empty() || self.cli.names.iter().any(|wanted| wanted == name)
+    }
+
+    /// Trains `task` on one batch again and again.
+    fn measure<M>(&mut self, name: &str, task: M, batch: M::Input, size: usize)
+    where
+        M: TrainStep + Module,
+        M::Input: Clone,
+        M::Output: LossOutput,
+    {
+        let parameters = task.num_params();
+        let config = TrainConfig { learning_rate: 1e-4, weight_decay: 0.01, ..Default::default() };
+        let mut optimizer = optimizer(&config, &task);
+        let (mut task, mut losses, mut seconds) = (Some(task), Vec::new(), Vec::new());
+        let mut measured = 0.0;
+        while seconds.len() < LEAST || measured < MEASURE {
+            let Some(now) = task.take() else { break };
+            let start = Instant::now();
+            let output = TrainStep::step(&now, batch.clone());
+            let loss = output.item.loss();
+            let next = now.optimize(&mut optimizer, config.learning_rate.into(), output.grads);
+            let loss: f32 = loss.into_scalar();
+            let elapsed = start.elapsed().as_secs_f64();
+            task = Some(next);
+            if losses.len() < WARM_UP {
+                losses.push(loss);
+            } else {
+                seconds.push(elapsed);
+                measured += elapsed;
+            }
+        }
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+        if !self.cli.json {
+            let millions = parameters as f64 / 1e6;
+            println!(
+                "{name:22} {millions:6.2} M parameters, batch {size:3} {:9.1} ms {:8.3} steps/s",
+                median * 1e3,
+                1.0 / median
+            );
+        }
+        let found = json!({"seconds": median, "batch": size, "parameters": parameters, "losses": losses});
+        self.parts.insert(name.into(), found);
+    }
+}
+
+fn main() -> Result<()> {
+    let mut report = Report { cli: Cli::parse(), parts: Map::new() };
+    let device = Device::flex().autodiff();
+    if let Some(dir) = &report.cli.export {
+        parts::export_decoder(dir, &device)?;
+        return parts::export_clip(dir, &device);
+    }
+    if report.wants("decoder") {
+        let (task, batch) = parts::decoder(&device)?;
+        report.measure("decoder", task, batch, parts::BATCH);
+    }
+    if report.wants("clip") {
+        let (task, batch) = parts::clip(&device)?;
+        report.measure("clip", task, batch, parts::BATCH);
+    }
+    if report.wants("prior") {
+        let (task, batch) = parts::prior(&device)?;
+        report.measure("prior", task, batch, parts::PRIOR_BATCH);
+    }
+    if report.wants("autoregressive-prior") {
+        let (task, batch) = parts::autoregressive_prior(&device)?;
+        report.measure("autoregressive-prior", task, batch, parts::PRIOR_BATCH);
+    }
+    if report.wants("upsampler") {
+        let (task, batch) = parts::upsampler(&device)?;
+        report.measure("upsampler", task, batch, parts::BATCH);
+    }
+    if report.cli.json {
+        println!("{}", Value::Object(report.parts));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! `examples/bench_pipeline.rs` beside `benches/peer/pipeline.py`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+use super::Common;
+use super::report::{Report, Unit, median};
+use super::sides::{self, Program, Theirs};
+use crate::{root, run};
+
+/// Steps of prior, decoder and super-resolution in a whole generation: the defaults of diffusers' `UnCLIPPipeline`.
+const WHOLE: [usize; 3] = [25, 25, 7];
+/// The stages' names, the same on both sides.
+const STAGES: [&str; 3] = ["prior", "decoder", "upsampler 1"];
+
+#[derive(Debug, Clone, Args)]
+pub struct Pipeline {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// An unCLIP checkpoint in the layout of diffusers; where there is none, one of Karlo's size with random weights is
+    /// written, which takes 6.8 GB
+    #[arg(long, value_name = "DIR", default_value = "out/karlo")]
+    model: PathBuf,
+    /// Steps of every stage, at least 3: the first one reads and warms up, and the last one of super-resolution is of its
+    /// second network
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    steps: usize,
+}
+
+/// What either side prints of a generation.
+#[derive(Debug, Deserialize)]
+struct Generation {
+    opening_seconds: f64,
+    peak_bytes: Option<f64>,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stage {
+    stage: String,
+    steps: usize,
+    /// From the end of the stage before.
+    first_step_seconds: f64,
+    /// Of every step after the first.
+    step_seconds: Vec<f64>,
+    peak_bytes: Option<f64>,
+}
+
+/// Seconds per step after a stage's first.
+struct PerStep {
+    prior: f64,
+    decoder: f64,
+    /// Of the two networks of super-resolution.
+    super_resolution: [f64; 2],
+}
+
+impl Generation {
+    fn per_step(&self) -> Result<PerStep> {
+        let of = |at: usize, drop: usize| {
+            let seconds = &self.stages[at].step_seconds;
+            let measured = seconds.get(..seconds.len().saturating_sub(drop)).and_then(median);
+            measured.with_context(|| format!("{} did not measure enough steps", STAGES[at]))
+        };
+        let last = self.stages[2].step_seconds.last().copied().context("super-resolution did not measure a step")?;
+        Ok(PerStep { prior: of(0, 0)?, decoder: of(1, 0)?, super_resolution: [of(2, 1)?, last] })
+    }
+
+    /// Seconds until the first step is done: opening, the text encoder, and what the stage reads.
+    fn until_first_step(&self) -> f64 {
+        self.opening_seconds + self.stages[0].first_step_seconds
+    }
+
+    /// Seconds of the steps alone of a whole generation.
+    fn steps(&self) -> Result<f64> {
+        let PerStep { prior, decoder, super_resolution: [first, last] } = self.per_step()?;
+        let [n, m, k] = WHOLE.map(|steps| steps as f64);
+        Ok(n * prior + m * decoder + (k - 1.0) * first + last)
+    }
+
+    /// Seconds of a whole generation by a process that starts with it: every stage's first step as it was measured.
+    fn whole(&self) -> Result<f64> {
+        let PerStep { prior, decoder, super_resolution: [first, _] } = self.per_step()?;
+        let firsts: f64 = self.stages.iter().map(|stage| stage.first_step_seconds).sum();
+        Ok(self.opening_seconds + firsts + self.steps()? - prior - decoder - first)
+    }
+
+    fn check(&self, side: &str, steps: usize) -> Result<()> {
+        let found: Vec<(&str, usize)> = self.stages.iter().map(|s| (s.stage.as_str(), s.steps)).collect();
+        if found != STAGES.map(|stage| (stage, steps)) {
+            bail!("{side} measured {found:?}, expected {steps} steps of each of {STAGES:?}");
+        }
+        Ok(())
+    }
+}
+
+pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
+    let Pipeline { common, model, steps } = options;
+    if *steps < 3 {
+        bail!("--steps {steps}: must be at least 3, one for each network of super-resolution behind the first");
+    }
+    let model = root().join(model);
+    let bench = Program::example("bench_pipeline")?;
+    if !model.join("model_index.json").is_file() {
+        let make = Program::example("make_random_checkpoint")?;
+        run(make.command(&["--preset".as_ref(), "karlo".as_ref(), "--out".as_ref(), model.as_os_str()]))?;
+    }
+    let steps = steps.to_string();
+    let flags = ["--prior-steps", &steps, "--decoder-steps", &steps, "--upsampler-steps", &steps];
+    for _ in 0..common.rounds {
+        let mut arguments = vec![model.as_os_str()];
+        arguments.extend(flags.iter().map(std::ffi::OsStr::new));
+        let Theirs { versions, found: theirs, .. } = sides::theirs::<Generation>(common, "pipeline.py", &arguments)?;
+        report.versions(versions);
+        let mut arguments = vec!["--model".as_ref(), model.as_os_str()];
+        arguments.extend(flags.iter().map(std::ffi::OsStr::new));
+        let ours: Generation = bench.written(common, &arguments)?;
+        theirs.check("PyTorch", options.steps)?;
+        ours.check("bench_pipeline", options.steps)?;
+        add(report, &ours, &theirs)?;
+    }
+    report.note(format!(
+        "Per step: from the end of one step to the end of the next, so the sampler's arithmetic is part of it; a stage's first \
+         step is left out. Prior and decoder compute a batch of 2 for guidance, super-resolution 1. Whole generation: \
+         {} + {} + {} steps, estimated from these. dalle2 holds one stage in memory at a time, PyTorch all of them.",
+        WHOLE[0], WHOLE[1], WHOLE[2]
+    ));
+    Ok(())
+}
+
+/// Adds the rows of one round.
+fn add(report: &mut Report, ours: &Generation, theirs: &Generation) -> Result<()> {
+    let (a, b) = (ours.per_step()?, theirs.per_step()?);
+    let [[a_first, a_last], [b_first, b_last]] = [a.super_resolution, b.super_resolution];
+    for (name, ours, theirs) in [
+        ("prior, per step", a.prior, b.prior),
+        ("decoder, per step", a.decoder, b.decoder),
+        ("super-resolution, per step", a_first, b_first),
+        ("super-resolution, last step", a_last, b_last),
+        ("whole generation, steps alone", ours.steps()?, theirs.steps()?),
+        ("whole generation, with opening and reading", ours.whole()?, theirs.whole()?),
+        ("opening", ours.opening_seconds, theirs.opening_seconds),
+        ("opening, text encoder and first step", ours.until_first_step(), theirs.until_first_step()),
+    ] {
+        report.add(name, Unit::Seconds, ours, Some(theirs));
+    }
+    let stages = ours.stages.iter().zip(&theirs.stages).map(|(a, b)| (a.stage.as_str(), a.peak_bytes, b.peak_bytes));
+    for (name, ours, theirs) in std::iter::once(("the whole run", ours.peak_bytes, theirs.peak_bytes)).chain(stages) {
+        if let Some(ours) = ours {
+            report.add(&format!("peak memory, {name}"), Unit::Bytes, ours, theirs);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation() -> Generation {
+        let stage = |name: &str, first: f64, rest: [f64; 2]| Stage {
+            stage: name.into(),
+            steps: 3,
+            first_step_seconds: first,
+            step_seconds: rest.to_vec(),
+            peak_bytes: None,
+        };
+        Generation {
+            opening_seconds: 10.0,
+            peak_bytes: None,
+            stages: vec![
+                stage("prior", 5.0, [1.0, 3.0]),
+                stage("decoder", 7.0, [4.0, 4.0]),
+                stage("upsampler 1", 20.0, [10.0, 12.0]),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_generation_is_the_sum_of_its_steps() {
+        let generation = generation();
+        assert_eq!(generation.until_first_step(), 15.0);
+        assert_eq!(generation.steps().unwrap(), 25.0 * 2.0 + 25.0 * 4.0 + 6.0 * 10.0 + 12.0);
+        // 10 to open, the first steps as measured, and 24, 24 and 5 + 1 more steps.
+        let expected = 10.0 + (5.0 + 7.0 + 20.0) + 24.0 * 2.0 + 24.0 * 4.0 + 5.0 * 10.0 + 12.0;
+        assert_eq!(generation.whole().unwrap(), expected);
+    }
+
+    #[test]
+    fn other_stages_and_too_few_steps_are_refused() {
+        let mut generation = generation();
+        assert!(generation.check("ours", 3).is_ok());
+        assert!(generation.check("ours", 4).unwrap_err().to_string().contains("expected 4 steps"));
+        generation.stages[2].step_seconds.remove(0);
+        assert!(generation.steps().unwrap_err().to_string().contains("upsampler 1"));
+        generation.stages.remove(0);
+        assert!(generation.check("ours", 3).is_err());
+    }
+}
