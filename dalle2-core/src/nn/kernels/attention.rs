@@ -102,7 +102,8 @@ impl WithSimd for Block<'_> {
         let stride = keys.next_multiple_of(PANEL);
         let mut scores = vec![0.0; rows * stride];
         for (panel, of_panel) in self.keys.chunks_exact(width).enumerate() {
-            product::<S>(rows, (self.q, width), of_panel, (&mut scores[panel * PANEL..], stride), false);
+            let columns = PANEL.min(keys - panel * PANEL);
+            product::<S>([rows, columns], (self.q, width), of_panel, (&mut scores[panel * PANEL..], stride), false);
         }
         let mut factors = [0.0; QUERIES];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
@@ -117,8 +118,9 @@ impl WithSimd for Block<'_> {
         }
         let mut of_panel = [[0.0; PANEL]; QUERIES];
         for (panel, values) in self.values.chunks_exact(keys).enumerate() {
-            product::<S>(rows, (&scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
             let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
+            let size = [rows, columns.len()];
+            product::<S>(size, (&scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
             for ((y, values), factor) in self.y.chunks_exact_mut(width).zip(&of_panel).zip(factors) {
                 y[columns.clone()].iter_mut().zip(values).for_each(|(y, value)| *y = value * factor);
             }

@@ -10,6 +10,7 @@ use burn::tensor::Shape;
 use rayon::prelude::*;
 
 use super::ops::{tensor, values};
+use super::pointwise;
 use super::unfold::{Block, Unfold, place};
 use super::winograd;
 
@@ -70,6 +71,9 @@ impl ConvShape {
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
     if winograd::applies(shape) {
         return winograd::forward(shape, x, values(weight), Some(bias));
+    }
+    if pointwise::applies(shape) {
+        return pointwise::forward(shape, x, values(weight), Some(bias));
     }
     let [from, to] = shape.channels;
     let weight = weight.reshape(Shape::from([to, from * shape.taps()]));

@@ -31,6 +31,8 @@ mod ops;
 #[cfg(feature = "flex")]
 mod parallel;
 #[cfg(feature = "flex")]
+mod pointwise;
+#[cfg(feature = "flex")]
 mod rows;
 mod switch;
 #[cfg(feature = "flex")]

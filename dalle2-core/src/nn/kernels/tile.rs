@@ -18,13 +18,14 @@ pub type Row = [f32; PANEL];
 
 /// Writes `a · b` into the rows of `c`, or adds it to them.
 ///
-/// `a` has `rows` rows of `b.len()` values, `lda` apart; `c` has as many rows of [`PANEL`] values, `ldc` apart.
+/// `a` has `rows` rows of `b.len()` values, `lda` apart; `c` has as many rows of [`PANEL`] values, `ldc` apart. Only the
+/// first `columns` of the panel are wanted: the others may be computed or left as they are.
 ///
 /// # Panics
-/// If a slice is too short for its rows.
+/// If a slice is too short for its rows, or a panel for the columns.
 #[inline(always)]
 pub fn product<S: Simd>(
-    rows: usize,
+    [rows, columns]: [usize; 2],
     (a, lda): (&[f32], usize),
     b: &[Row],
     (c, ldc): (&mut [f32], usize),
@@ -33,6 +34,7 @@ pub fn product<S: Simd>(
     if rows == 0 {
         return;
     }
+    assert!(columns <= PANEL, "product: more columns than in a panel");
     assert!(a.len() >= (rows - 1) * lda + b.len(), "product: `a` is too short");
     assert!(c.len() >= (rows - 1) * ldc + PANEL, "product: `c` is too short");
     let mut row = 0;
@@ -44,14 +46,19 @@ pub fn product<S: Simd>(
             2.. => 2,
             _ => 1,
         };
-        let operands = Operands { a: &a[row * lda..], lda, b, c: &mut c[row * ldc..], ldc, accumulate };
-        // SAFETY: `step` is at most `rows - row`, so the slices hold that many rows from here on, as asserted above.
+        let operands = Operands { a: &a[row * lda..], lda, b, c: &mut c[row * ldc..], ldc, columns, accumulate };
+        // SAFETY: `step` is at most `rows - row`, so the slices hold that many rows from here on, as asserted above; a
+        // single vector is at most half a panel.
         unsafe {
-            match step {
-                8 => operands.rows::<S, 8>(),
-                4 => operands.rows::<S, 4>(),
-                2 => operands.rows::<S, 2>(),
-                _ => operands.rows::<S, 1>(),
+            match (step, columns <= S::lanes32()) {
+                (8, false) => operands.rows::<S, 8, 2>(),
+                (4, false) => operands.rows::<S, 4, 2>(),
+                (2, false) => operands.rows::<S, 2, 2>(),
+                (1, false) => operands.rows::<S, 1, 2>(),
+                (8, true) => operands.rows::<S, 8, 1>(),
+                (4, true) => operands.rows::<S, 4, 1>(),
+                (2, true) => operands.rows::<S, 2, 1>(),
+                _ => operands.rows::<S, 1, 1>(),
             }
         }
         row += step;
@@ -64,42 +71,137 @@ struct Operands<'a> {
     b: &'a [Row],
     c: &'a mut [f32],
     ldc: usize,
+    columns: usize,
     accumulate: bool,
 }
 
 impl Operands<'_> {
+    /// R rows, V vectors at a time.
+    ///
     /// # Safety
-    /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` values and `c` `(R − 1) · ldc + PANEL`.
+    /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` values and `c` `(R − 1) · ldc + PANEL`; V
+    /// vectors must divide a panel, and `columns` be at most [`PANEL`].
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize>(self) {
+    unsafe fn rows<S: Simd, const R: usize, const V: usize>(self) {
         let Self { lda, ldc, accumulate, .. } = self;
         let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr().cast::<f32>(), self.c.as_mut_ptr());
         let lanes = S::lanes32();
-        for first in (0..PANEL).step_by(2 * lanes) {
-            let mut sums = [[0.0f32.splat::<S>(); 2]; R];
-            // SAFETY: lanes is a power of two of at most PANEL / 2, so `first + 2 · lanes` is at most PANEL; the rest is
-            // what the caller guarantees.
+        for first in (0..self.columns).step_by(V * lanes) {
+            let mut sums = [[0.0f32.splat::<S>(); V]; R];
+            // SAFETY: `first` is a multiple of `V · lanes`, which divides a panel, and less than PANEL, so
+            // `first + V · lanes` is at most PANEL; the rest is what the caller guarantees.
             unsafe {
                 for k in 0..self.b.len() {
-                    let low = f32::vload_unaligned::<S>(b.add(k * PANEL + first));
-                    let high = f32::vload_unaligned::<S>(b.add(k * PANEL + first + lanes));
+                    let from = b.add(k * PANEL + first);
+                    let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let factor = (*a.add(r * lda + k)).splat::<S>();
-                        sums[0] = factor.mul_add(low, sums[0]);
-                        sums[1] = factor.mul_add(high, sums[1]);
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = factor.mul_add(value, *sum);
+                        }
                     }
                 }
-                for (r, [low, high]) in sums.into_iter().enumerate() {
-                    let to = c.add(r * ldc + first);
-                    let (mut low, mut high) = (low, high);
-                    if accumulate {
-                        low = low + f32::vload_unaligned::<S>(to);
-                        high = high + f32::vload_unaligned::<S>(to.add(lanes));
+                for (r, sums) in sums.into_iter().enumerate() {
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        let to = c.add(r * ldc + first + v * lanes);
+                        let sum = if accumulate { sum + f32::vload_unaligned::<S>(to) } else { sum };
+                        f32::vstore_unaligned::<S>(to, sum);
                     }
-                    f32::vstore_unaligned::<S>(to, low);
-                    f32::vstore_unaligned::<S>(to.add(lanes), high);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use macerator::{Simd, WithSimd};
+
+    use super::super::parallel::vectorized;
+    use super::{PANEL, Row, product};
+
+    struct Product<'a> {
+        size: [usize; 2],
+        a: &'a [f32],
+        lda: usize,
+        b: &'a [Row],
+        c: &'a mut [f32],
+        ldc: usize,
+        accumulate: bool,
+    }
+
+    impl WithSimd for Product<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self) {
+            product::<S>(self.size, (self.a, self.lda), self.b, (self.c, self.ldc), self.accumulate);
+        }
+    }
+
+    /// Small integers, whose products and sums are exact.
+    fn integers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 13) as f32 - 6.0).collect()
+    }
+
+    #[test]
+    fn products_of_integers_are_exact() {
+        for rows in [0, 1, 2, 3, 7, 8, 9, 15, 16, 31] {
+            for depth in [0, 1, 2, 17, 64] {
+                for columns in [0, 1, 15, 16, 17, PANEL] {
+                    for accumulate in [false, true] {
+                        let (lda, ldc) = (depth + 3, PANEL + 5);
+                        // Exactly as long as they must be: a read or write beyond would be out of bounds.
+                        let a = integers((rows.max(1) - 1) * lda + depth, 1);
+                        let b: Vec<Row> = integers(depth * PANEL, 2).as_chunks::<PANEL>().0.to_vec();
+                        let before = integers((rows.max(1) - 1) * ldc + PANEL, 3);
+                        let mut c = before.clone();
+                        let size = [rows, columns];
+                        vectorized(Product { size, a: &a, lda, b: &b, c: &mut c, ldc, accumulate });
+                        for row in 0..rows {
+                            for column in 0..columns {
+                                let product: f32 = (0..depth).map(|k| a[row * lda + k] * b[k][column]).sum();
+                                let at = row * ldc + column;
+                                let expected = if accumulate { before[at] + product } else { product };
+                                assert_eq!(c[at], expected, "{rows} x {depth} x {columns}, row {row}, column {column}");
+                            }
+                        }
+                        for (at, (found, before)) in c.iter().zip(&before).enumerate() {
+                            assert!(at % ldc < PANEL || found == before, "wrote between the rows, at {at}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "`a` is too short")]
+    fn a_short_operand_is_refused() {
+        let size = [2, PANEL];
+        vectorized(Product {
+            size,
+            a: &[0.0; 7],
+            lda: 4,
+            b: &[[0.0; PANEL]; 4],
+            c: &mut [0.0; 2 * PANEL],
+            ldc: PANEL,
+            accumulate: false,
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "`c` is too short")]
+    fn a_short_result_is_refused() {
+        let size = [2, PANEL];
+        vectorized(Product {
+            size,
+            a: &[0.0; 8],
+            lda: 4,
+            b: &[[0.0; PANEL]; 4],
+            c: &mut [0.0; 2 * PANEL - 1],
+            ldc: PANEL,
+            accumulate: false,
+        });
     }
 }

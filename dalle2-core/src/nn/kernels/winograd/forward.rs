@@ -76,6 +76,8 @@ fn split_blocks(mut points: &mut [Row], channels: usize, panels: usize) -> Vec<&
 #[derive(Debug, Clone)]
 struct Panel {
     runs: Vec<Run>,
+    /// Tiles in it.
+    count: usize,
 }
 
 /// Neighbouring tiles of a row of one image.
@@ -110,7 +112,7 @@ impl Panel {
                     lane += run.count;
                     runs.push(run);
                 }
-                Self { runs }
+                Self { runs, count }
             })
             .collect()
     }
@@ -142,7 +144,7 @@ impl WithSimd for ToPoints<'_> {
                 let image = &self.x[(run.image * channels + self.first + channel) * plane..][..plane];
                 read_patches(self.shape, image, run, &mut patch);
             }
-            for half in 0..HALVES {
+            for half in 0..self.panel.count.div_ceil(LANES) {
                 let lanes = half * LANES..(half + 1) * LANES;
                 let mut rows = [[[0.0; LANES]; 6]; 6];
                 for column in 0..6 {
@@ -241,12 +243,12 @@ impl WithSimd for Outputs<'_> {
                 let weight = &self.weight[((self.first + output) * from + block) * 9..][..channels * 9];
                 to_filters(weight, &mut filters[output * channels..], stride);
             }
-            for products in products.chunks_exact_mut(POINTS * rows) {
+            for (panel, products) in self.panels.iter().zip(products.chunks_exact_mut(POINTS * rows)) {
                 let (of_panel, rest) = points.split_at(POINTS * (channels + 1));
                 points = rest;
                 for point in 0..POINTS {
                     product::<S>(
-                        count,
+                        [count, panel.count],
                         (&filters[point * stride..], channels),
                         &of_panel[point * (channels + 1)..][..channels],
                         (products[point * rows..][..count].as_flattened_mut(), PANEL),
