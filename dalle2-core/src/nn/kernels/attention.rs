@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::math::exp;
 use super::norm::{sum, update};
 use super::parallel::vectorized;
+use super::raw::{PANEL, ROWS, Row, product};
 use super::rows::{RowMask, maximum};
-use super::tile::{PANEL, ROWS, Row, product};
 
 /// Queries of a task.
 const QUERIES: usize = 2 * ROWS;

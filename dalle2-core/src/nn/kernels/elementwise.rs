@@ -4,7 +4,7 @@ use macerator::{Simd, WithSimd};
 
 use super::Elementwise;
 use super::math::{gaussian, normal_cdf, sigmoid};
-use super::parallel::{chunks, vectorized, zip_chunks};
+use super::parallel::{vectorized, zip_chunks};
 
 /// Slope of the sigmoid in quick GELU.
 pub const QUICK_GELU_SLOPE: f32 = 1.702;
@@ -52,33 +52,23 @@ impl Function for QuickGelu {
 impl Function for Gelu {
     #[inline(always)]
     fn value<S: Simd>(x: f32) -> f32 {
-        x * normal_cdf::<S>(x, gaussian::<S>(x))
+        x * normal_cdf::<S>(x)
     }
 
     #[inline(always)]
     fn slope<S: Simd>(x: f32) -> f32 {
         const INV_SQRT_TAU: f32 = 0.398_942_3;
-        let g = gaussian::<S>(x);
-        normal_cdf::<S>(x, g) + x * (INV_SQRT_TAU * g)
+        normal_cdf::<S>(x) + x * (INV_SQRT_TAU * gaussian::<S>(x))
     }
 }
 
-/// Writes `f(from)` into `to`.
-pub fn apply(function: Elementwise, to: &mut [f32], from: &[f32]) {
-    zip_chunks(to, from, |to, from| match function {
-        Elementwise::Silu => vectorized(Apply::<Silu>(to, from, Silu)),
-        Elementwise::Gelu => vectorized(Apply::<Gelu>(to, from, Gelu)),
-        Elementwise::QuickGelu => vectorized(Apply::<QuickGelu>(to, from, QuickGelu)),
-    });
-}
-
-/// Replaces each x by `f(x)`.
-pub fn apply_in_place(function: Elementwise, x: &mut [f32]) {
-    chunks(x, |x| match function {
+/// Replaces each x of a chunk by `f(x)`.
+pub fn apply(function: Elementwise, x: &mut [f32]) {
+    match function {
         Elementwise::Silu => vectorized(Update::<Silu>(x, Silu)),
         Elementwise::Gelu => vectorized(Update::<Gelu>(x, Gelu)),
         Elementwise::QuickGelu => vectorized(Update::<QuickGelu>(x, QuickGelu)),
-    });
+    }
 }
 
 /// Multiplies `grad` by `f′(x)`.
@@ -88,19 +78,6 @@ pub fn scale_by_slope(function: Elementwise, grad: &mut [f32], x: &[f32]) {
         Elementwise::Gelu => vectorized(Slope::<Gelu>(grad, x, Gelu)),
         Elementwise::QuickGelu => vectorized(Slope::<QuickGelu>(grad, x, QuickGelu)),
     });
-}
-
-struct Apply<'a, F>(&'a mut [f32], &'a [f32], F);
-
-impl<F: Function> WithSimd for Apply<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        for (to, x) in self.0.iter_mut().zip(self.1) {
-            *to = F::value::<S>(*x);
-        }
-    }
 }
 
 struct Update<'a, F>(&'a mut [f32], F);

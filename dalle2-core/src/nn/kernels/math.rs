@@ -55,24 +55,30 @@ pub fn gaussian<S: Simd>(x: f32) -> f32 {
     exp::<S>(-0.5 * x * x)
 }
 
-/// The standard normal distribution function Φ(x), given [`gaussian`] of x.
+/// The standard normal distribution function Φ(x).
 ///
-/// The tail is the density times Mills' ratio, here a polynomial of degree 9 in `1 / (1 + 0.35 |x|)` with a relative
-/// error below 4e-8 for |x| ≤ 14; beyond that the density is 0 in f32.
+/// With a = |x|, its tail is `e^(g(a) − a²/2)`, where g is a polynomial of degree 12, off by less than 5e-9 for a ≤ 6;
+/// beyond that, where the tail is below 1e-9, g stays what it is at 6.
 #[inline(always)]
-pub fn normal_cdf<S: Simd>(x: f32, gaussian: f32) -> f32 {
-    const MILLS: [f32; 9] = [
-        -2.967_952_2e-2,
-        1.465_458_3e-1,
-        -2.609_612_3e-1,
-        1.650_51e-1,
-        -2.704_660_8e-2,
-        1.071_145_9e-1,
-        1.194_449_2e-1,
-        1.399_123e-1,
-        1.396_187_1e-1,
+pub fn normal_cdf<S: Simd>(x: f32) -> f32 {
+    const LOG_OF_MILLS: [f32; 13] = [
+        -1.671_082_7e-10,
+        7.416_041_7e-9,
+        -1.491_191_5e-7,
+        1.791_967_7e-6,
+        -1.419_566e-5,
+        7.554_148_6e-5,
+        -2.419_288_2e-4,
+        6.238_325_3e-5,
+        4.768_789e-3,
+        -3.633_185_6e-2,
+        1.816_897_2e-1,
+        -7.978_845_7e-1,
+        -6.931_471_8e-1,
     ];
-    let u = 1.0 / fma::<S>(x.abs(), 0.35, 1.0);
-    let tail = gaussian * u * polynomial::<S, 9>(u, MILLS);
+    let a = x.abs();
+    // Written so that NaN passes.
+    let near = if a > 6.0 { 6.0 } else { a };
+    let tail = exp::<S>(fma::<S>(-0.5 * a, a, polynomial::<S, 13>(near, LOG_OF_MILLS)));
     if x > 0.0 { 1.0 - tail } else { tail }
 }

@@ -33,10 +33,10 @@ mod parallel;
 #[cfg(feature = "flex")]
 mod pointwise;
 #[cfg(feature = "flex")]
+mod raw;
+#[cfg(feature = "flex")]
 mod rows;
 mod switch;
-#[cfg(feature = "flex")]
-mod tile;
 #[cfg(feature = "flex")]
 mod unfold;
 #[cfg(feature = "flex")]

@@ -40,6 +40,13 @@ pub struct Affine<'a> {
 /// Mean and 1/√(σ² + ε) of a group.
 pub type Moments = (f32, f32);
 
+impl GroupNormShape {
+    /// Values of a group of one item.
+    pub fn group(&self) -> usize {
+        self.channels / self.groups * self.pixels
+    }
+}
+
 impl Affine<'_> {
     /// `γ · (1 + scale)` and `β · (1 + scale) + shift` of row `b · C + c`.
     fn row(&self, row: usize, channel: usize) -> (f32, f32) {
@@ -51,21 +58,10 @@ impl Affine<'_> {
     }
 }
 
-/// Writes the result into `y`, and returns the moments of each group of each item.
-///
-/// The input is `x`, or what `y` holds if there is none.
-pub fn forward(shape: &GroupNormShape, affine: &Affine<'_>, x: Option<&[f32]>, y: &mut [f32]) -> Vec<Moments> {
-    let rows = shape.channels / shape.groups;
-    let (block, elements) = (rows * shape.pixels, y.len());
-    let mut moments = vec![(0.0, 0.0); elements / block];
-    let items = y.par_chunks_mut(block).zip(&mut moments);
-    for_each(items, elements, |group, (y, moments)| {
-        if let Some(x) = x {
-            y.copy_from_slice(&x[group * block..][..block]);
-        }
-        *moments = vectorized(Normalize { shape, affine, first_row: group * rows, y });
-    });
-    moments
+/// Normalises the values of one group of one item, the `group`-th of the batch, and returns their moments.
+pub fn normalize(shape: &GroupNormShape, affine: &Affine<'_>, group: usize, y: &mut [f32]) -> Moments {
+    let first_row = group * (shape.channels / shape.groups);
+    vectorized(Normalize { shape, affine, first_row, y })
 }
 
 /// Turns the gradient of the result, in `grad`, into that of x, and returns for each row the sums of dz and of dz · x̂,

@@ -9,6 +9,8 @@ use super::attention::{self, AttentionShape};
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
+use super::parallel::{WORTH_A_THREAD, in_place};
+use super::raw::copied;
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -66,14 +68,7 @@ pub trait NnOps: Backend {
 
 impl NnOps for Flex {
     fn elementwise(x: FlexTensor, function: Elementwise) -> FlexTensor {
-        let mut x = whole(x);
-        if x.is_unique() {
-            elementwise::apply_in_place(function, x.storage_mut());
-            return x;
-        }
-        let mut y = vec![0.0; values(&x).len()];
-        elementwise::apply(function, &mut y, values(&x));
-        tensor(y, x.layout().shape().clone())
+        changed(x, WORTH_A_THREAD, |_, x| elementwise::apply(function, x)).0
     }
 
     fn group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, shape: GroupNormShape) -> FlexTensor {
@@ -116,14 +111,8 @@ pub fn normalize_rows(
     epsilon: f32,
 ) -> (FlexTensor, Vec<Moments>) {
     let norm = LayerNormRows { gamma: values(gamma), beta: values(beta), epsilon };
-    let mut x = whole(x);
-    if x.is_unique() {
-        let moments = norm.forward(None, x.storage_mut());
-        return (x, moments);
-    }
-    let mut y = vec![0.0; values(&x).len()];
-    let moments = norm.forward(Some(values(&x)), &mut y);
-    (tensor(y, x.layout().shape().clone()), moments)
+    let (y, moments) = changed(x, norm.task(), |_, rows| norm.normalize(rows));
+    (y, moments.concat())
 }
 
 /// A softmax over the last axis of `[B, heads, Sq, Sk]`.
@@ -205,15 +194,24 @@ impl Parameters {
 
 /// Group norm, in place if nobody else holds `x`.
 pub fn normalize(x: FlexTensor, parameters: &Parameters, shape: &GroupNormShape) -> (FlexTensor, Vec<Moments>) {
-    let mut x = whole(x);
     let affine = parameters.affine();
+    changed(x, shape.group(), |group, x| norm::normalize(shape, &affine, group, x))
+}
+
+/// The tensor after `f(index, chunk)` on each chunk of its values, in place if nobody else holds it, and what `f`
+/// returned.
+fn changed<R: Send>(
+    x: FlexTensor,
+    chunk: usize,
+    f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
+) -> (FlexTensor, Vec<R>) {
+    let mut x = whole(x);
     if x.is_unique() {
-        let moments = norm::forward(shape, &affine, None, x.storage_mut());
-        return (x, moments);
+        let found = in_place(x.storage_mut(), chunk, f);
+        return (x, found);
     }
-    let mut y = vec![0.0; values(&x).len()];
-    let moments = norm::forward(shape, &affine, Some(values(&x)), &mut y);
-    (tensor(y, x.layout().shape().clone()), moments)
+    let (y, found) = copied(values(&x), chunk, f);
+    (tensor(y, x.layout().shape().clone()), found)
 }
 
 /// The tensor with its values in order from the first to the last of its storage.

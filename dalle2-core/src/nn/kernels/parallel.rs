@@ -4,7 +4,7 @@ use macerator::{AutoArch, WithSimd};
 use rayon::prelude::*;
 
 /// Elements below which a second thread costs more than it saves.
-const WORTH_A_THREAD: usize = 16 * 1024;
+pub const WORTH_A_THREAD: usize = 16 * 1024;
 
 /// Runs a kernel compiled for the best instruction set of this machine.
 #[inline]
@@ -17,12 +17,7 @@ pub fn for_each<I>(items: I, elements: usize, f: impl Fn(usize, I::Item) + Sync 
 where
     I: IndexedParallelIterator,
 {
-    let items = items.enumerate();
-    if elements < 2 * WORTH_A_THREAD {
-        items.with_min_len(usize::MAX).for_each(|(i, item)| f(i, item));
-    } else {
-        items.for_each(|(i, item)| f(i, item));
-    }
+    items.enumerate().with_min_len(min_len(elements)).for_each(|(i, item)| f(i, item));
 }
 
 /// Calls `f` on matching chunks of both slices.
@@ -32,8 +27,14 @@ pub fn zip_chunks(to: &mut [f32], from: &[f32], f: impl Fn(&mut [f32], &[f32]) +
     for_each(chunks, n, |_, (to, from)| f(to, from));
 }
 
-/// Calls `f` on chunks of the slice.
-pub fn chunks(x: &mut [f32], f: impl Fn(&mut [f32]) + Sync + Send) {
-    let n = x.len();
-    for_each(x.par_chunks_mut(WORTH_A_THREAD), n, |_, x| f(x));
+/// Calls `f(index, chunk)` on each chunk of the slice, on several threads if that pays, and returns what it returned.
+pub fn in_place<R: Send>(x: &mut [f32], chunk: usize, f: impl Fn(usize, &mut [f32]) -> R + Sync + Send) -> Vec<R> {
+    let min_len = min_len(x.len());
+    x.par_chunks_mut(chunk).enumerate().with_min_len(min_len).map(|(index, chunk)| f(index, chunk)).collect()
+}
+
+/// The least number of items of a task, where `elements` is the total amount of work: all, if a second thread would
+/// cost more than it saves.
+pub fn min_len(elements: usize) -> usize {
+    if elements < 2 * WORTH_A_THREAD { usize::MAX } else { 1 }
 }

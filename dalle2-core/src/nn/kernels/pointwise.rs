@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv::ConvShape;
 use super::parallel::vectorized;
-use super::tile::{PANEL, Row, product};
+use super::raw::{PANEL, Row, product};
 
 /// Most channels that are taken together: their panel fits the first cache.
 const DEPTH: usize = 256;

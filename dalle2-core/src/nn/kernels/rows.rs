@@ -27,18 +27,15 @@ pub struct LayerNormRows<'a> {
 }
 
 impl LayerNormRows<'_> {
-    /// Writes the result into `y` and returns the moments of each row. The input is `x`, or what `y` holds.
-    pub fn forward(&self, x: Option<&[f32]>, y: &mut [f32]) -> Vec<Moments> {
-        let (width, n) = (self.gamma.len(), y.len());
-        let rows = rows_per_task(width);
-        let mut moments = vec![(0.0, 0.0); n / width];
-        let tasks = y.par_chunks_mut(rows * width).zip(moments.par_chunks_mut(rows));
-        for_each(tasks, n, |task, (y, moments)| {
-            if let Some(x) = x {
-                y.copy_from_slice(&x[task * rows * width..][..y.len()]);
-            }
-            vectorized(NormalizeRows { norm: self, y, moments });
-        });
+    /// Values that one task takes: some rows.
+    pub fn task(&self) -> usize {
+        rows_per_task(self.gamma.len()) * self.gamma.len()
+    }
+
+    /// Normalises some rows and returns the moments of each.
+    pub fn normalize(&self, y: &mut [f32]) -> Vec<Moments> {
+        let mut moments = vec![(0.0, 0.0); y.len() / self.gamma.len()];
+        vectorized(NormalizeRows { norm: self, y, moments: &mut moments });
         moments
     }
 

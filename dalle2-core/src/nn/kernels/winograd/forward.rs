@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
-use super::super::tile::{PANEL, ROWS, Row, product};
+use super::super::raw::{PANEL, ROWS, Row, product};
 use super::maps::{LANES, Lane, Patch, Tile, ToFilter, along, square};
 use super::{POINTS, TILE, tiles};
 

@@ -1,10 +1,8 @@
-//! The register tile of a matrix product: the only unsafe code of the workspace.
+//! The register tile of a matrix product.
 //!
 //! A tile reads one operand in panels of [`PANEL`] columns and keeps a few rows of the result in registers, so that each
 //! loaded value meets many multiply-adds (Goto and van de Geijn 2008, Anatomy of High-Performance Matrix
 //! Multiplication, section 5).
-
-#![allow(unsafe_code, reason = "vectors are read and written through pointers, within bounds that are checked first")]
 
 use macerator::{Scalar, Simd};
 
@@ -117,7 +115,7 @@ impl Operands<'_> {
 mod tests {
     use macerator::{Simd, WithSimd};
 
-    use super::super::parallel::vectorized;
+    use super::super::super::parallel::vectorized;
     use super::{PANEL, Row, product};
 
     struct Product<'a> {

@@ -1,0 +1,44 @@
+//! A changed copy, without clearing the memory first.
+
+use rayon::prelude::*;
+
+use super::super::parallel::min_len;
+
+/// Copies `from` in chunks, calls `f(index, chunk)` on each copy while it is in the cache, on several threads if that
+/// pays, and returns the whole and what `f` returned.
+pub fn copied<R: Send>(
+    from: &[f32],
+    chunk: usize,
+    f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
+) -> (Vec<f32>, Vec<R>) {
+    let mut copy = Vec::with_capacity(from.len());
+    let found = copy.spare_capacity_mut()[..from.len()]
+        .par_chunks_mut(chunk)
+        .zip(from.par_chunks(chunk))
+        .enumerate()
+        .with_min_len(min_len(from.len()))
+        .map(|(index, (to, from))| f(index, to.write_copy_of_slice(from)))
+        .collect();
+    // SAFETY: the chunks cover the first `from.len()` values of the capacity, and each was written.
+    unsafe { copy.set_len(from.len()) };
+    (copy, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copied;
+
+    #[test]
+    fn every_chunk_is_copied_and_changed() {
+        for n in [0, 1, 7, 8, 9, 100_000, 100_003] {
+            let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let (copy, sizes) = copied(&from, 8, |index, chunk| {
+                chunk.iter_mut().for_each(|x| *x += index as f32);
+                chunk.len()
+            });
+            let expected: Vec<f32> = from.iter().enumerate().map(|(i, x)| x + (i / 8) as f32).collect();
+            assert_eq!(copy, expected);
+            assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (n.div_ceil(8), n));
+        }
+    }
+}
