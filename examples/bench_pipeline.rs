@@ -47,6 +47,10 @@ struct Cli {
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
+    /// Computes on one thread, the one that runs the pipeline, so that a profiler sees what called what; see `cargo xtask
+    /// profile`
+    #[arg(long)]
+    one_thread: bool,
     /// Also writes the table as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -99,6 +103,9 @@ impl Row {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if cli.one_thread {
+        rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global()?;
+    }
     let device = dalle2::device(&cli.device)?;
     let residency = match cli.residency {
         Keep::OneStage => Residency::OneStage,

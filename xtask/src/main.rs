@@ -5,6 +5,8 @@
 
 mod package;
 mod peer;
+mod profile;
+mod program;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -37,6 +39,8 @@ enum Task {
     Package,
     /// Operations, training steps or a generation beside PyTorch
     Peer(peer::Peer),
+    /// Which operations a generation spends its time in, by stage; needs Linux and perf
+    Profile(profile::Profile),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Task::Doc => doc(),
         Task::Package => package::run_all(),
         Task::Peer(peer) => peer::run_all(&peer),
+        Task::Profile(profile) => profile::run_all(&profile),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit};
-use super::sides::{self, Program, Theirs};
+use super::sides::{self, Theirs};
+use crate::program::Program;
 
 /// Operations that are measured together before the other side has its turn.
 const GROUPS: [&str; 12] = [
@@ -54,7 +55,7 @@ pub fn compare(options: &Operations, report: &mut Report) -> Result<()> {
     for _ in 0..options.common.rounds {
         for group in &groups {
             let theirs: Theirs<Found> = sides::theirs(&options.common, "operations.py", &[group.as_ref()])?;
-            let mut ours: BTreeMap<String, f64> = bench.printed(&options.common, &["--json", group])?;
+            let mut ours: BTreeMap<String, f64> = sides::printed_by(&options.common, &bench, &["--json", group])?;
             report.versions(theirs.versions);
             for (name, seconds) in theirs.found.seconds {
                 let own = ours.remove(&name).with_context(|| format!("benches/operations.rs has no `{name}`"))?;

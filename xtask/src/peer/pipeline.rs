@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit, median};
-use super::sides::{self, Program, Theirs};
+use super::sides::{self, Theirs};
+use crate::program::Program;
 use crate::{root, run};
 
 /// Steps of prior, decoder and super-resolution in a whole generation: the defaults of diffusers' `UnCLIPPipeline`.
@@ -116,7 +117,7 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
         report.versions(versions);
         let mut arguments = vec!["--model".as_ref(), model.as_os_str()];
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
-        let ours: Generation = bench.written(common, &arguments)?;
+        let ours: Generation = sides::written_by(common, &bench, &arguments)?;
         theirs.check("PyTorch", options.steps)?;
         ours.check("bench_pipeline", options.steps)?;
         add(report, &ours, &theirs)?;

@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit};
-use super::sides::{self, Program, Theirs};
+use super::sides::{self, Theirs};
+use crate::program::Program;
 use crate::{root, run};
 
 /// Parts that the other side has, and parts that are measured here alone.
@@ -71,7 +72,7 @@ pub fn compare(options: &Training, report: &mut Report) -> Result<()> {
 }
 
 fn measure(common: &Common, bench: &Program, name: &str) -> Result<Part> {
-    let mut parts: BTreeMap<String, Part> = bench.printed(common, &["--json", name])?;
+    let mut parts: BTreeMap<String, Part> = sides::printed_by(common, bench, &["--json", name])?;
     parts.remove(name).with_context(|| format!("benches/training did not measure {name}"))
 }
 
