@@ -16,8 +16,8 @@ use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
 use dalle2::core::diffusion::standard_normal;
 use dalle2::core::image::RgbImage;
 use dalle2::core::train::{
-    BatchSource, DisplayMode, LossOutput, Precision, RunOptions, SourceLoader, TrainConfig, Trained, Trainer,
-    materialize, read_metrics, step_rng,
+    BatchSource, DisplayMode, LossOutput, Precision, RunOptions, SourceLoader, TrainConfig, TrainTask, Trained,
+    Trainer, materialize, read_metrics, step_rng,
 };
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
@@ -138,7 +138,7 @@ fn bits<M: Module>(module: &M) -> Vec<u32> {
 /// Trains eight steps at once, and again in three sessions, and compares model, average and losses bit for bit.
 fn assert_resumes<M, S>(make: impl Fn() -> M, source: &S)
 where
-    M: TrainStep<Input = S::Batch> + Module,
+    M: TrainTask<Input = S::Batch>,
     M::Output: LossOutput,
     S: BatchSource,
 {
@@ -317,7 +317,7 @@ fn the_prior_trains_on_two_devices_as_on_one() {
 /// Trains twelve steps in f32 and in bf16, and compares the losses and what the weights are.
 fn assert_trains_in_bf16<M, S>(make: impl Fn() -> M, source: &S)
 where
-    M: TrainStep<Input = S::Batch> + Module,
+    M: TrainTask<Input = S::Batch>,
     M::Output: LossOutput,
     S: BatchSource,
 {

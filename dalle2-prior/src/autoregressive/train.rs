@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
-use dalle2_core::train::{StepOutput, kept_by_transformer};
+use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -123,6 +123,11 @@ impl AutoregressiveTask {
         let cross_entropy = log_softmax(logits, 2).gather(2, target).mean().neg();
         AutoregressiveLoss { cross_entropy, distance }
     }
+
+    fn step_with(&self, batch: AutoregressiveBatch, scale: f64) -> TrainOutput<StepOutput> {
+        let loss = self.loss(batch);
+        TrainOutput::new(self, (loss.cross_entropy.clone() * scale).backward(), output(loss))
+    }
 }
 
 impl TrainStep for AutoregressiveTask {
@@ -130,8 +135,13 @@ impl TrainStep for AutoregressiveTask {
     type Output = StepOutput;
 
     fn step(&self, batch: AutoregressiveBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        TrainOutput::new(self, loss.cross_entropy.backward(), output(loss))
+        self.step_with(batch, 1.0)
+    }
+}
+
+impl TrainTask for AutoregressiveTask {
+    fn scaled_step(&self, batch: AutoregressiveBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(self.step_with(batch, scale))
     }
 }
 
