@@ -187,8 +187,12 @@ impl TrainArgs {
             _ => trainer.run(model, source, hooks)?,
         };
         let report = trained.report;
+        let overflows = match report.overflows {
+            0 => String::new(),
+            count => format!(", {count} left out to scale the loss less"),
+        };
         println!(
-            "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
+            "{part}: {} steps, {} skipped{overflows}, loss {:.4}, {:.0} s in this session",
             report.steps,
             report.skipped,
             report.loss.unwrap_or(f64::NAN),

@@ -86,8 +86,14 @@ struct Part {
 }
 
 impl Share {
+    /// Number of its pairs.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// The parts' pairs, counted from the first of the batch.
-    fn rows_of_parts(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(super) fn rows_of_parts(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.parts.iter().map(|part| self.rows.start + part.rows.start..self.rows.start + part.rows.end)
     }
 }

@@ -1,7 +1,6 @@
 //! Training of the autoregressive prior.
 
 use burn::prelude::*;
-use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
@@ -115,7 +114,7 @@ impl AutoregressiveTask {
 
     /// The loss of a batch.
     pub fn loss(&self, batch: AutoregressiveBatch) -> AutoregressiveLoss {
-        let logits = self.network.forward(&batch.text, batch.dot, batch.tokens.clone()).cast(DType::F32);
+        let logits = self.network.forward(&batch.text, batch.dot, batch.tokens.clone());
         let best = logits.clone().without_autodiff().argmax(2).squeeze_dim::<2>(2).float();
         let true_bucket = batch.tokens.clone().float().without_autodiff();
         let distance = (best - true_bucket).abs().mean() / self.config.buckets as f64;
