@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example train_clip -- --preset tiny
 //! cargo run --release --example train_clip -- --preset emoji --batch-size 1024 --chunk 128
+//! cargo run --release --features cuda --example train_clip -- --preset small --devices cuda:0,cuda:1
 //! ```
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 

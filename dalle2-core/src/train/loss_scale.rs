@@ -15,7 +15,7 @@ use crate::ConfigError;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossScaling {
-    /// The factor of the first step.
+    /// The factor of the first step. Powers of two change no digit of a gradient, as long as it is in range.
     pub initial: f64,
     /// Times this when a gradient is not finite, in (0, 1).
     pub backoff: f64,
