@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example train_clip -- --preset tiny
 //! cargo run --release --example train_clip -- --preset emoji --batch-size 1024 --chunk 128
+//! cargo run --release --features cuda --example train_clip -- --preset small --devices cuda:0,cuda:1
 //! ```
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
@@ -54,6 +55,9 @@ struct ClipOptions {
 }
 
 impl Options for ClipOptions {
+    /// So that all pairs of a batch are negatives of one another.
+    const DIVIDES_BATCHES: bool = true;
+
     fn check(&self) -> Result<(), ConfigError> {
         self.task.validate().map_err(|e| e.within("task"))
     }
@@ -154,6 +158,10 @@ fn main() -> Result<()> {
             let tower = ClipImageEncoder::load(dir, &device.clone().inner())?.model().clone().train().fork(&device);
             ClipTask::new(config, &options.task, &device)?.with_image_tower(tower)
         }
+    };
+    let task = match args.several_devices()? {
+        Some(devices) => task.with_devices(&devices)?,
+        None => task,
     };
     materialize(&task, &device, train.seed);
     let mut hooks = ClipHooks { args, config: config.clone(), data: &data };

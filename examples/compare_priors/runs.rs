@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::module::Module;
 use burn::train::TrainStep;
-use dalle2::core::train::{BatchSource, LossOutput, RunOptions, TrainConfig, Trainer, materialize, read_metrics};
+use dalle2::core::train::{
+    BatchSource, LossOutput, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics,
+};
 use dalle2::core::{Prior, SampleOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, QuantizerOptions, TrainingCost};
@@ -140,7 +141,7 @@ impl<'a> Lab<'a> {
         (task, source): (M, &S),
     ) -> Result<Trained>
     where
-        M: TrainStep<Input = S::Batch> + Module + AsPrior,
+        M: TrainTask<Input = S::Batch> + AsPrior,
         M::Output: LossOutput,
         S: BatchSource,
     {

@@ -100,6 +100,8 @@ fn figures(html: &mut String, runs: &[Run]) -> Result<()> {
     figures.push(of("norm of the gradients", |step| step.grad_norm));
     figures.push(of("learning rate", |step| Some(step.learning_rate)));
     figures.push(of("skipped steps", |step| Some(step.skipped as f64).filter(|_| steps().any(|s| s.skipped > 0))));
+    figures.push(of("factor on the loss", |step| step.loss_scale));
+    figures.push(of("steps left out to lower it", |step| step.overflows.map(|count| count as f64)));
     figures.push(of("images per second", |step| Some(step.images_per_second)));
     figures.push(of("memory of the process in MiB", |step| step.memory_mib));
     html.push_str("<h3>Curves</h3>");

@@ -32,6 +32,8 @@ fn write_run(dir: &Path, learning_rate: f64, metric: &str) {
             learning_rate: learning_rate * (1.0 - x),
             grad_norm: Some(0.5 + 0.2 * (step as f64).cos()),
             skipped: u64::from(step >= 70),
+            loss_scale: Some(if step > 20 { 32_768.0 } else { 65_536.0 }),
+            overflows: Some(u64::from(step >= 20)),
             images_per_second: 30.0 + (step as f64 * 0.3).sin(),
             seconds: step as f64 * 0.5,
             memory_mib: Some(900.0 + 30.0 * (1.0 - (-(step as f64) / 20.0).exp())),
@@ -100,8 +102,8 @@ fn a_browser_shows_the_page_whole() {
         browser.goto_file(&page);
         assert_eq!(browser.text("h1"), "Training runs");
         assert_eq!(browser.text("h2"), "steady, quick");
-        // Loss, one metric, one validation, gradients, rate, skipped, throughput, memory.
-        assert_eq!(browser.run("return document.querySelectorAll('.curves svg').length"), 8);
+        // Loss, one metric, one validation, gradients, rate, skipped, the factor and its overflows, throughput, memory.
+        assert_eq!(browser.run("return document.querySelectorAll('.curves svg').length"), 10);
         let lines = "return [...document.querySelectorAll('.curves svg')].every(s => s.querySelectorAll('polyline').length >= 2)";
         assert_eq!(browser.run(lines), true, "two curves in every figure");
         let drawn = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth == 96)";

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::train::{LearnerModel, TrainStep};
 use clap::{Args, ValueEnum};
 use dalle2::Device;
-use dalle2::core::train::{BatchSource, Hooks, LossOutput, RunOptions, Trainer, resolve};
+use dalle2::core::train::{BatchSource, Hooks, LossOutput, RunOptions, TrainTask, Trainer, resolve};
 use dalle2_emoji::Subset;
 
 use super::config::{ModelConfig, Options, RunConfig};
@@ -80,8 +79,8 @@ pub struct TrainArgs {
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     pub device: String,
-    /// Devices that share the batches of a step, such as cuda:0,cuda:1: `train.accumulation` becomes their number unless it
-    /// is a multiple of it
+    /// Devices that compute a step together, such as cuda:0,cuda:1. CLIP divides each batch among them; for the other parts they
+    /// take a batch each, and `train.accumulation` becomes their number unless it is a multiple of it
     #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<String>,
     /// Computes cheap operations again in the backward pass, to keep less in memory
@@ -128,6 +127,12 @@ impl TrainArgs {
         Ok(if self.gradient_checkpointing { device.gradient_checkpointing() } else { device })
     }
 
+    /// The devices of `--devices`, if it was given.
+    pub fn several_devices(&self) -> Result<Option<Vec<Device>>> {
+        let devices = self.devices.iter().map(|name| dalle2::device(name)).collect::<dalle2::Result<Vec<_>>>()?;
+        Ok(Some(devices).filter(|devices| !devices.is_empty()))
+    }
+
     /// The configuration of a run: `defaults`, changed by the file, the options and the settings of the command line. None
     /// for a dry run, which prints it.
     pub fn resolve<M: ModelConfig, O: Options>(&self, defaults: RunConfig<M, O>) -> Result<Option<RunConfig<M, O>>> {
@@ -137,7 +142,8 @@ impl TrainArgs {
         settings.extend(self.seed.map(|seed| format!("train.seed={seed}")));
         settings.extend(self.settings.iter().cloned());
         let mut run = resolve(&defaults, self.config.as_deref(), &settings)?;
-        if !self.devices.is_empty() && !run.train.accumulation.is_multiple_of(self.devices.len()) {
+        if !O::DIVIDES_BATCHES && !self.devices.is_empty() && !run.train.accumulation.is_multiple_of(self.devices.len())
+        {
             run.train.accumulation = self.devices.len();
         }
         run.check()?;
@@ -165,8 +171,8 @@ impl TrainArgs {
     where
         C: ModelConfig,
         O: Options,
-        M: LearnerModel + TrainStep<Input = S::Batch>,
-        <M as TrainStep>::Output: LossOutput,
+        M: TrainTask<Input = S::Batch> + 'static,
+        M::Output: LossOutput,
         S: BatchSource,
         H: Hooks<M>,
     {
@@ -176,14 +182,17 @@ impl TrainArgs {
             .options(self.run_options())
             .describe("model", &config.model)?
             .describe("options", &config.options)?;
-        let devices = self.devices.iter().map(|name| dalle2::device(name)).collect::<dalle2::Result<Vec<_>>>()?;
-        let trained = match devices.len() {
-            0 => trainer.run(model, source, hooks)?,
-            _ => trainer.run_on(&devices, model, source, hooks)?,
+        let trained = match self.several_devices()? {
+            Some(devices) if !O::DIVIDES_BATCHES => trainer.run_on(&devices, model, source, hooks)?,
+            _ => trainer.run(model, source, hooks)?,
         };
         let report = trained.report;
+        let overflows = match report.overflows {
+            0 => String::new(),
+            count => format!(", {count} left out to scale the loss less"),
+        };
         println!(
-            "{part}: {} steps, {} skipped, loss {:.4}, {:.0} s in this session",
+            "{part}: {} steps, {} skipped{overflows}, loss {:.4}, {:.0} s in this session",
             report.steps,
             report.skipped,
             report.loss.unwrap_or(f64::NAN),

@@ -29,6 +29,9 @@ pub struct NoOptions {}
 
 /// Options of a part's training.
 pub trait Options: Serialize + DeserializeOwned {
+    /// Whether several devices divide each batch, which the part does itself, rather than take a batch each.
+    const DIVIDES_BATCHES: bool = false;
+
     /// Names the first field that is out of range.
     fn check(&self) -> Result<(), ConfigError>;
 

@@ -1,12 +1,14 @@
 //! [`Clip`] with the choices of its training, as a task of the trainer.
 
+use std::sync::Arc;
+
 use burn::module::Param;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
-use dalle2_core::train::{StepOutput, kept_by_transformer};
+use dalle2_core::train::{DeviceThreads, StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{ConfigError, Result};
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,8 @@ pub struct ClipTask {
     pub logit_bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     options: ClipTaskOptions,
+    #[module(skip)]
+    threads: Option<Arc<DeviceThreads>>,
 }
 
 impl ClipTask {
@@ -112,7 +116,7 @@ impl ClipTask {
         if options.image_tower == ImageTower::Locked {
             clip.vision = clip.vision.freeze();
         }
-        Ok(Self { clip, logit_bias, options: options.clone() })
+        Ok(Self { clip, logit_bias, options: options.clone(), threads: None })
     }
 
     /// The same task with an image tower that was trained before, on the same device with autodiff.
@@ -122,6 +126,32 @@ impl ClipTask {
             ImageTower::Locked => tower.freeze(),
         };
         self
+    }
+
+    /// The same task with every batch divided among several devices, the first of which must be the model's: all pairs of
+    /// the batch are negatives of one another, wherever they are, and the gradients are those of one device.
+    ///
+    /// A batch is made on the first device. Each step sends every device its pairs, a copy of the weights and the gradients of
+    /// its embeddings, and every device sends back its embeddings and the gradients of the weights. The loss, which needs
+    /// all embeddings, and the optimizer are computed on the first device. A share that is larger than
+    /// [`ClipTaskOptions::chunk`] goes through in parts.
+    ///
+    /// # Errors
+    /// When there is no device, the first one is not the model's, or a thread cannot be started.
+    pub fn with_devices(mut self, devices: &[Device]) -> Result<Self> {
+        let threads = DeviceThreads::start(&self.clip.logit_scale.val().device(), devices)?;
+        self.threads = (devices.len() > 1).then(|| Arc::new(threads));
+        Ok(self)
+    }
+
+    /// The threads of its devices, if there are several.
+    pub(super) fn threads(&self) -> Option<&DeviceThreads> {
+        self.threads.as_deref()
+    }
+
+    /// Whether training drops elements at random.
+    pub(super) fn has_dropout(&self) -> bool {
+        self.clip.vision.transformer.has_dropout() || self.clip.text.transformer.has_dropout()
     }
 
     /// How it is trained.
@@ -160,6 +190,15 @@ impl ClipTask {
         (loss, output)
     }
 
+    fn step_with(&self, batch: ClipBatch, scale: f64) -> TrainOutput<StepOutput> {
+        let at_once = self.options.chunk.unwrap_or(batch.len());
+        if at_once < batch.len() || self.threads.is_some() {
+            return cached::step(self, batch, scale);
+        }
+        let (loss, output) = self.forward(batch);
+        TrainOutput::new(self, (loss * scale).backward(), output)
+    }
+
     /// The output of a step from its loss and accuracy.
     pub(super) fn report(&self, loss: Tensor<1>, accuracy: Tensor<1>) -> StepOutput {
         let scale = self.objective().scale();
@@ -183,13 +222,7 @@ impl TrainStep for ClipTask {
     type Output = StepOutput;
 
     fn step(&self, batch: ClipBatch) -> TrainOutput<StepOutput> {
-        match self.options.chunk {
-            Some(chunk) if chunk < batch.len() => cached::step(self, batch, chunk),
-            _ => {
-                let (loss, output) = self.forward(batch);
-                TrainOutput::new(self, loss.backward(), output)
-            }
-        }
+        self.step_with(batch, 1.0)
     }
 
     /// Keeps the logit scale between 1 and 100: the loss does not see what is above, so nothing would bring it back.
@@ -200,6 +233,12 @@ impl TrainStep for ClipTask {
             scale.clamp(0.0, MAX_LOGIT_SCALE).detach().set_require_grad(tracked)
         });
         task
+    }
+}
+
+impl TrainTask for ClipTask {
+    fn scaled_step(&self, batch: ClipBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(self.step_with(batch, scale))
     }
 }
 

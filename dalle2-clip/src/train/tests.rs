@@ -3,10 +3,12 @@ use burn::data::dataset::InMemDataset;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::train::{InferenceStep, TrainStep};
 use dalle2_core::text::END;
-use dalle2_core::train::{LossOutput, TrainConfig, optimizer};
+use dalle2_core::train::{LossOutput, TrainConfig, TrainTask, optimizer};
 use rand::SeedableRng;
 
 use crate::{TextTransformerConfig, VisionTransformerConfig};
+
+mod devices;
 
 const WORDS: [&str; 6] = ["red", "green", "blue", "apple", "car", "house"];
 

@@ -229,6 +229,11 @@ impl Transformer {
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         self.layers.iter().fold(x, |x, layer| layer.forward(x, mask.clone()))
     }
+
+    /// Whether training drops elements at random.
+    pub fn has_dropout(&self) -> bool {
+        self.layers.iter().any(|layer| layer.dropout.prob > 0.0)
+    }
 }
 
 impl TransformerBlock {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Precision;
+use super::{LossScaling, Precision};
 use crate::ConfigError;
 
 /// How the learning rate goes on after the warm-up.
@@ -99,6 +99,8 @@ pub struct TrainConfig {
     pub ema_decay: Option<f64>,
     /// The element type of forward and backward pass; the weights that are trained are f32.
     pub precision: Precision,
+    /// The factor on the loss. `None` scales it in f16 only, with the defaults.
+    pub loss_scaling: Option<LossScaling>,
     /// Seed of everything random in the run.
     pub seed: u64,
     /// Steps between two lines on a display without a progress bar.
@@ -140,6 +142,7 @@ impl Default for TrainConfig {
             max_grad_norm: Some(1.0),
             ema_decay: Some(0.9999),
             precision: Precision::F32,
+            loss_scaling: None,
             seed: 0,
             log_every: 50,
             checkpoint_every: 500,
@@ -197,6 +200,9 @@ impl TrainConfig {
         if let Some(factor) = self.divergence_factor {
             check("divergence_factor", factor, factor > 1.0, "must be finite and above 1, or null")?;
         }
+        if let Some(scaling) = &self.loss_scaling {
+            scaling.validate().map_err(|e| e.within("loss_scaling"))?;
+        }
         if let Some(watch) = &self.watch {
             at_least_one("watch.patience", watch.patience.unwrap_or(1))?;
             if self.validate_every.is_none() {
@@ -205,6 +211,11 @@ impl TrainConfig {
             }
         }
         self.schedule.validate().map_err(|e| e.within("schedule"))
+    }
+
+    /// How the loss is scaled, if it is.
+    pub fn scaling(&self) -> Option<LossScaling> {
+        self.loss_scaling.or_else(|| (self.precision == Precision::F16).then(LossScaling::default))
     }
 
     /// The learning rate of step `step`, where the first step is 0.
@@ -258,11 +269,11 @@ fn half_cosine(progress: f64, last: f64) -> f64 {
     last + (1.0 - last) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
 
-fn at_least_one(field: &str, value: u64) -> Result<(), ConfigError> {
+pub(super) fn at_least_one(field: &str, value: u64) -> Result<(), ConfigError> {
     if value == 0 { Err(ConfigError::new(field, value, "must be at least 1")) } else { Ok(()) }
 }
 
-fn check(field: &str, value: f64, in_range: bool, expected: &str) -> Result<(), ConfigError> {
+pub(super) fn check(field: &str, value: f64, in_range: bool, expected: &str) -> Result<(), ConfigError> {
     if value.is_finite() && in_range { Ok(()) } else { Err(ConfigError::new(field, value, expected)) }
 }
 
@@ -332,6 +343,8 @@ mod tests {
         assert_eq!(field(TrainConfig { schedule, ..Default::default() }), "schedule.cosine_restarts.period");
         let watch = Some(Watch { figure: "recall".into(), goal: Goal::Highest, patience: None });
         assert_eq!(field(TrainConfig { watch, ..Default::default() }), "watch.figure");
+        let loss_scaling = Some(LossScaling { growth: 0.5, ..Default::default() });
+        assert_eq!(field(TrainConfig { loss_scaling, ..Default::default() }), "loss_scaling.growth");
         assert!(TrainConfig::default().validate().is_ok());
     }
 

@@ -145,6 +145,9 @@ fn summary(loss: Option<f64>, record: &StepRecord) -> String {
     for (name, value) in record.metrics.iter().chain(&record.validation) {
         text.push_str(&format!("  {name} {value:.4}"));
     }
+    if let Some(scale) = record.loss_scale {
+        text.push_str(&format!("  scale {scale}"));
+    }
     if record.skipped > 0 {
         text.push_str(&format!("  skipped {}", record.skipped));
     }
@@ -233,6 +236,9 @@ mod tui {
             self.number("Learning rate", None, record.learning_rate, false);
             if let Some(norm) = record.grad_norm {
                 self.number("Gradient norm", None, norm, false);
+            }
+            if let Some(scale) = record.loss_scale {
+                self.number("Loss scale", None, scale, false);
             }
             self.number("Throughput", Some("images/s"), record.images_per_second, false);
             self.renderer.update_split(usize::try_from(record.step).unwrap_or(usize::MAX));

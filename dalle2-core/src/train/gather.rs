@@ -1,18 +1,16 @@
 //! Forward and backward through the batches of one step, on one device or on several.
 
+use std::ops::Range;
 use std::thread::Scope;
 
-use burn::data::dataloader::{DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
-use burn::train::train::MultiDevicesTrainStep;
-use burn::train::{LearnerModel, TrainStep};
+use burn::train::TrainOutput;
 
 use super::source::{Prefetch, mix_seed};
 use super::values::Values;
-use super::{BatchSource, LossOutput, Precision, TrainConfig};
-use crate::{Error, Result};
+use super::{BatchSource, DeviceThreads, LossOutput, Precision, TrainConfig, TrainTask};
+use crate::{ConfigError, Error, Result};
 
 /// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
 const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
@@ -25,8 +23,9 @@ pub(super) struct Gathered {
 
 /// Where the gradients of a step come from.
 pub(super) trait Gather<M> {
-    /// The summed gradients and values of the batches of step `step`, counted from 0.
-    fn gather(&mut self, model: &M, step: u64) -> Result<Gathered>;
+    /// The summed gradients, of `scale` times the loss if there is one, and values of the batches of step `step`, counted
+    /// from 0.
+    fn gather(&mut self, model: &M, step: u64, scale: Option<f64>) -> Result<Gathered>;
 }
 
 /// One batch after the other on the model's device.
@@ -38,111 +37,88 @@ pub(super) struct OneDevice<'a, B> {
 
 impl<M> Gather<M> for OneDevice<'_, M::Input>
 where
-    M: TrainStep + Module,
+    M: TrainTask,
     M::Output: LossOutput,
 {
-    fn gather(&mut self, model: &M, step: u64) -> Result<Gathered> {
+    fn gather(&mut self, model: &M, step: u64, scale: Option<f64>) -> Result<Gathered> {
         let mut sum = Sum::new(self.device.clone().inner(), self.config.precision);
         let working = self.config.precision.working(model);
         for part in 0..self.config.accumulation as u64 {
             let batch = self.batches.next()?;
             self.device.seed(mix_seed(self.config.seed, DROPOUT, step * self.config.accumulation as u64 + part));
-            let output = working.step(batch);
+            let output = differentiate(&working, batch, scale)?;
             sum.add(model, output.grads, &output.item);
         }
         sum.finish()
     }
 }
 
-/// As many batches at once as there are devices, by Burn's multi-device step.
+/// As many batches at once as there are devices.
 ///
-/// Batch n of a step is computed on device n modulo the number of devices, so the batches, and with them the gradients, are
-/// those of a single device that computes one after the other.
-pub(super) struct ManyDevices<'a, M: LearnerModel> {
-    step: MultiDevicesTrainStep<M>,
-    loaders: Vec<Batches<'a, <M as TrainStep>::Input>>,
-    devices: Vec<Device>,
+/// Batch n of a step is computed on device n modulo the number of devices, and gradients are added in the order of the
+/// batches, so they are those of a single device that computes one after the other.
+pub(super) struct ManyDevices<'a, B> {
+    threads: DeviceThreads,
+    loaders: Vec<Prefetch<'a, B>>,
     config: &'a TrainConfig,
 }
 
-impl<'a, M: LearnerModel> ManyDevices<'a, M> {
-    /// Starts a thread for the batches of each device, and Burn's for computing. `steps` are those of the session.
-    pub fn start<'env: 'a, S: BatchSource<Batch = <M as TrainStep>::Input>>(
+impl<'a, B: Send + 'static> ManyDevices<'a, B> {
+    /// Starts a thread for the batches of each device. `steps` are those of the session.
+    pub fn start<'env: 'a, S: BatchSource<Batch = B>>(
         scope: &'a Scope<'a, 'env>,
         source: &'env S,
-        devices: &[Device],
-        steps: std::ops::Range<u64>,
+        threads: DeviceThreads,
+        steps: Range<u64>,
         (config, ahead): (&'a TrainConfig, usize),
     ) -> Result<Self> {
-        let per_step = config.accumulation as u64;
-        let loaders = devices.iter().enumerate().map(|(index, device)| {
-            let mine = (steps.start * per_step..steps.end * per_step).skip(index).step_by(devices.len());
-            let batches = Prefetch::start(scope, source, device.clone(), mine, ahead)?;
-            Ok(Batches { batches, failure: None })
+        let (per_step, count) = (config.accumulation as u64, threads.devices().len());
+        let loaders = threads.devices().iter().enumerate().map(|(index, device)| {
+            let mine = (steps.start * per_step..steps.end * per_step).skip(index).step_by(count);
+            Prefetch::start(scope, source, device.clone(), mine, ahead)
         });
-        let loaders = loaders.collect::<Result<_>>()?;
-        Ok(Self { step: MultiDevicesTrainStep::new(devices), loaders, devices: devices.to_vec(), config })
+        Ok(Self { loaders: loaders.collect::<Result<_>>()?, threads, config })
     }
 }
 
-impl<M> Gather<M> for ManyDevices<'_, M>
+impl<M> Gather<M> for ManyDevices<'_, M::Input>
 where
-    M: LearnerModel,
-    <M as TrainStep>::Output: LossOutput,
+    M: TrainTask + 'static,
+    M::Output: LossOutput,
 {
-    fn gather(&mut self, model: &M, step: u64) -> Result<Gathered> {
+    fn gather(&mut self, model: &M, step: u64, scale: Option<f64>) -> Result<Gathered> {
         let accumulation = self.config.accumulation as u64;
-        let main = self.devices[0].clone();
+        let devices = self.threads.devices();
+        let main = devices[0].clone();
         let mut sum = Sum::new(main.clone().inner(), self.config.precision);
         let working = self.config.precision.working(model);
-        for round in 0..accumulation / self.devices.len() as u64 {
-            for (index, device) in self.devices.iter().enumerate() {
-                let micro_step = step * accumulation + round * self.devices.len() as u64 + index as u64;
+        for round in 0..accumulation / devices.len() as u64 {
+            for (index, device) in devices.iter().enumerate() {
+                let micro_step = step * accumulation + round * devices.len() as u64 + index as u64;
                 device.seed(mix_seed(self.config.seed, DROPOUT, micro_step));
             }
-            let mut loaders: Vec<Box<dyn DataLoaderIterator<<M as TrainStep>::Input> + '_>> =
-                self.loaders.iter_mut().map(|loader| Box::new(loader) as Box<_>).collect();
-            let outputs = self.step.step(&mut loaders, &working);
-            drop(loaders);
-            if let Some(failure) = self.loaders.iter_mut().find_map(|loader| loader.failure.take()) {
-                return Err(failure);
-            }
-            let (outputs, _) = outputs.map_err(|e| Error::Training(e.to_string()))?;
+            let batches = self.loaders.iter_mut().map(Prefetch::next).collect::<Result<Vec<_>>>()?;
+            let outputs = self.threads.run(batches.into_iter().map(|batch| {
+                let working = working.clone();
+                move |device: &Device| differentiate(&working.fork(device), batch, scale)
+            }))?;
             for output in outputs {
-                let grads = output.output.grads.to_device(&main, model);
-                sum.add(model, grads, &output.output.item);
+                let TrainOutput { grads, item } = output?;
+                sum.add(model, grads.to_device(&main, model), &item);
             }
         }
         sum.finish()
     }
 }
 
-/// The batches of one device in the form that Burn reads.
-struct Batches<'a, B> {
-    batches: Prefetch<'a, B>,
-    failure: Option<Error>,
-}
-
-impl<B: Send + 'static> Iterator for &mut Batches<'_, B> {
-    type Item = Result<B, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.batches.next() {
-            Ok(batch) => Some(Ok(batch)),
-            Err(error) => {
-                let told = Error::Training(error.to_string());
-                self.failure = Some(error);
-                Some(Err(DatasetError::new(told)))
-            }
-        }
-    }
-}
-
-impl<B: Send + 'static> DataLoaderIterator<B> for &mut Batches<'_, B> {
-    /// The trainer counts itself.
-    fn progress(&self) -> Progress {
-        Progress::new(0, 0, None)
-    }
+/// Forward and backward pass over a batch, with the gradients of `scale` times the loss.
+fn differentiate<M: TrainTask>(model: &M, batch: M::Input, scale: Option<f64>) -> Result<TrainOutput<M::Output>> {
+    let Some(scale) = scale else { return Ok(model.step(batch)) };
+    model.scaled_step(batch, scale).ok_or_else(|| {
+        let expected =
+            "the model cannot be trained with a scaled loss, which f16 needs: implement `TrainTask::scaled_step`";
+        ConfigError::new("train.loss_scaling", scale, expected).into()
+    })
 }
 
 /// Gradients and values, summed.

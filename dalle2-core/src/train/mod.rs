@@ -2,7 +2,7 @@
 //!
 //! Burn's `SupervisedTraining` thinks in epochs and has neither a moving average of the weights nor a position in the
 //! data; [`Trainer`] supplies both and uses Burn's own traits: a model is anything that implements
-//! [`TrainStep`](burn::train::TrainStep) with an output that is a [`LossOutput`].
+//! [`TrainStep`](burn::train::TrainStep) with an output that is a [`LossOutput`], and [`TrainTask`], which may be empty.
 //!
 //! A run is a function of its configuration: batch, dropout and learning rate of step N depend on the seed and N alone
 //! ([`BatchSource`], [`step_rng`]). So a run that was killed and resumed gives the weights of one that was not, bit
@@ -13,7 +13,7 @@
 //! use burn::prelude::*;
 //! use burn::train::{TrainOutput, TrainStep};
 //! use dalle2_core::Result;
-//! use dalle2_core::train::{BatchSource, RunOptions, StepOutput, TrainConfig, Trainer, step_rng};
+//! use dalle2_core::train::{BatchSource, RunOptions, StepOutput, TrainConfig, TrainTask, Trainer, step_rng};
 //! use rand::RngExt;
 //!
 //! /// Learns to double numbers.
@@ -31,6 +31,8 @@
 //!         TrainOutput::new(self, loss.backward(), StepOutput::new(loss))
 //!     }
 //! }
+//!
+//! impl TrainTask for Double {}
 //!
 //! struct Numbers;
 //!
@@ -68,6 +70,7 @@ mod grads;
 mod hooks;
 mod host;
 mod loader;
+mod loss_scale;
 mod memory;
 mod output;
 mod precision;
@@ -77,6 +80,8 @@ mod session;
 mod settings;
 mod source;
 mod state;
+mod task;
+mod threads;
 mod trainer;
 mod values;
 
@@ -88,6 +93,7 @@ pub use ema::Ema;
 pub use grads::{clip_global_norm, global_norm};
 pub use hooks::Hooks;
 pub use loader::SourceLoader;
+pub use loss_scale::LossScaling;
 pub use memory::{MemoryEstimate, kept_by_transformer};
 pub use output::{LossOutput, StepOutput};
 pub use precision::Precision;
@@ -95,4 +101,6 @@ pub use prepare::materialize;
 pub use run_dir::{StepRecord, read_metrics};
 pub use settings::resolve;
 pub use source::{BatchSource, ShuffledIndices, mix_seed, step_rng};
+pub use task::TrainTask;
+pub use threads::DeviceThreads;
 pub use trainer::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};

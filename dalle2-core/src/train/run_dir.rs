@@ -33,6 +33,12 @@ pub struct StepRecord {
     pub grad_norm: Option<f64>,
     /// Steps skipped so far because the loss or a gradient was not finite.
     pub skipped: u64,
+    /// The factor on the loss in this step, if it is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps left out so far only to lower that factor; none if the loss is not scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflows: Option<u64>,
     /// What the step reported besides the loss.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
@@ -242,6 +248,9 @@ mod tests {
         let wider = json!({"train": {"steps": 10, "seed": 1}, "model": {"layers": [{"width": 8}]}});
         let message = check_same_config(Path::new("c"), &stored, &wider).unwrap_err().to_string();
         assert!(message.contains("`model.layers`"), "{message}");
+        let newer =
+            json!({"train": {"steps": 10, "seed": 1, "loss_scaling": null}, "model": {"layers": [{"width": 4}]}});
+        assert!(check_same_config(Path::new("c"), &stored, &newer).is_ok(), "a new field that is not used");
         let lacking = json!({"train": {"steps": 10, "seed": 1}});
         assert!(check_same_config(Path::new("c"), &stored, &lacking).is_err());
     }

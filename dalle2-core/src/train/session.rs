@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use burn::optim::GradientsParams;
 use burn::prelude::*;
-use burn::train::TrainStep;
 use serde_json::Value;
 
 use super::checkpoint::{self, Keep, Learner};
@@ -14,9 +13,9 @@ use super::display::{Display, Note};
 use super::gather::{Gather, Gathered};
 use super::grads::clip_global_norm;
 use super::run_dir::{MetricsLog, RunDir};
-use super::state::TrainState;
+use super::state::{Outcome, TrainState};
 use super::values::finite;
-use super::{BestCheckpoint, Hooks, LossOutput, StepRecord, Stop, TrainReport, Trained, Trainer};
+use super::{BestCheckpoint, Hooks, LossOutput, StepRecord, Stop, TrainReport, TrainTask, Trained, Trainer};
 use crate::{ConfigError, Error, Result};
 
 /// One session of a run.
@@ -37,7 +36,7 @@ impl<H> Session<'_, H> {
     /// Trains until there is a reason to stop.
     pub fn train<M>(&mut self, mut learner: Learner<M>, mut gather: impl Gather<M>) -> Result<(Learner<M>, Stop)>
     where
-        M: TrainStep + Module,
+        M: TrainTask,
         M::Output: LossOutput,
         H: Hooks<M>,
     {
@@ -46,15 +45,16 @@ impl<H> Session<'_, H> {
                 return Ok((learner, stop));
             }
             let clock = Instant::now();
-            let gathered = match gather.gather(&learner.model, self.state.step) {
-                Ok(gathered) => gathered,
-                Err(error) => {
-                    if self.state.step > 0 {
-                        self.save_if_new(&learner)?;
+            let gathered =
+                match gather.gather(&learner.model, self.state.step, self.state.scale.map(|scale| scale.value)) {
+                    Ok(gathered) => gathered,
+                    Err(error) => {
+                        if self.state.step > 0 {
+                            self.save_if_new(&learner)?;
+                        }
+                        return Err(error);
                     }
-                    return Err(error);
-                }
-            };
+                };
             let mut record;
             (learner, record) = self.apply(learner, gathered, clock)?;
             if self.is_due(self.trainer.config.validate_every) {
@@ -73,20 +73,24 @@ impl<H> Session<'_, H> {
         }
     }
 
-    /// Clips the gradients and takes the step, or skips it when a number is not finite.
+    /// Unscales and clips the gradients and takes the step, or skips it when a number is not finite.
     fn apply<M>(&mut self, learner: Learner<M>, gathered: Gathered, clock: Instant) -> Result<(Learner<M>, StepRecord)>
     where
-        M: TrainStep + Module,
+        M: TrainTask,
     {
         let config = &self.trainer.config;
         let Gathered { mut grads, values } = gathered;
         let learning_rate = config.learning_rate_at(self.state.step);
         let share = 1.0 / config.accumulation as f64;
-        let norm = clip_global_norm(&mut grads, &learner.model, share, config.max_grad_norm)?;
+        let (scaling, scale) = (config.scaling(), self.state.scale.map(|scale| scale.value));
+        let norm = clip_global_norm(&mut grads, &learner.model, share / scale.unwrap_or(1.0), config.max_grad_norm)?;
         let (loss, metrics) = values.read(share)?;
-        let good = loss.is_finite() && norm.is_finite();
-        let learner = if good { learner.apply(learning_rate, grads) } else { learner };
-        self.state.advance(good.then_some(loss));
+        let outcome = self.state.outcome(loss, norm, scaling.as_ref());
+        let learner = match outcome {
+            Outcome::Taken(_) => learner.apply(learning_rate, grads),
+            Outcome::Overflow | Outcome::NotFinite => learner,
+        };
+        self.state.advance(outcome, scaling.as_ref());
         self.state.seconds = self.began.1 + self.began.0.elapsed().as_secs_f64();
         let record = StepRecord {
             step: self.state.step,
@@ -94,14 +98,24 @@ impl<H> Session<'_, H> {
             learning_rate,
             grad_norm: Some(norm).filter(|v| v.is_finite()),
             skipped: self.state.skipped,
+            loss_scale: scale,
+            overflows: self.state.scale.map(|scale| scale.overflows),
             metrics: finite(metrics),
             images_per_second: (config.batch_size * config.accumulation) as f64 / clock.elapsed().as_secs_f64(),
             seconds: self.state.seconds,
             memory_mib: memory_stats::memory_stats().map(|memory| memory.physical_mem as f64 / f64::from(1 << 20)),
             ..Default::default()
         };
-        if !good {
-            self.note_skipped(&record);
+        match outcome {
+            Outcome::Taken(_) => (),
+            Outcome::Overflow => {
+                tracing::debug!(
+                    step = record.step,
+                    scale,
+                    "a gradient overflows: step left out, and the loss scaled less"
+                );
+            }
+            Outcome::NotFinite => self.note_skipped(&record),
         }
         Ok((learner, record))
     }
@@ -202,8 +216,9 @@ impl<H> Session<'_, H> {
         self.display.note(Note::Stop, &format!("{stop:?} at step {}, {}", self.state.step, checkpoint.display()));
         let TrainState { step, skipped, seconds, best, .. } = self.state;
         let best = best.map(|best| BestCheckpoint { value: best.value, path: self.dir.checkpoint(best.step) });
-        let report =
-            TrainReport { steps: step, skipped, loss: self.state.mean_loss(), seconds, checkpoint, best, stop };
+        let overflows = self.state.scale.map_or(0, |scale| scale.overflows);
+        let loss = self.state.mean_loss();
+        let report = TrainReport { steps: step, skipped, overflows, loss, seconds, checkpoint, best, stop };
         let ema = learner.average.as_ref().map(|average| average.model(&learner.model));
         Ok(Trained { model: learner.model.valid(), ema, report })
     }
@@ -212,7 +227,7 @@ impl<H> Session<'_, H> {
 impl<M: Module> Learner<M> {
     fn apply(self, learning_rate: f64, grads: GradientsParams) -> Self
     where
-        M: TrainStep,
+        M: TrainTask,
     {
         let mut optimizer = self.optimizer;
         let model = self.model.optimize(&mut optimizer, learning_rate.into(), grads);

@@ -7,6 +7,7 @@ use burn::prelude::*;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+use super::threads::panic_message;
 use crate::{Error, Result};
 
 /// Gives the batch of every step.
@@ -137,10 +138,8 @@ impl<'scope, B: Send + 'static> Prefetch<'scope, B> {
     pub(super) fn next(&mut self) -> Result<B> {
         self.receiver.recv().unwrap_or_else(|_| {
             let panic = self.worker.take().and_then(|worker| worker.join().err());
-            let message = panic.as_ref().and_then(|panic| {
-                panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
-            });
-            Err(Error::Training(format!("the batch source panicked: {}", message.unwrap_or("no message"))))
+            let message = panic.map_or_else(|| "no message".into(), |panic| panic_message(panic.as_ref()));
+            Err(Error::Training(format!("the batch source panicked: {message}")))
         })
     }
 }

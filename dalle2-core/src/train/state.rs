@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::Watch;
+use super::loss_scale::LossScale;
+use super::{LossScaling, Watch};
 
 /// Losses of this many last steps are kept for means.
 const RECENT: usize = 50;
@@ -38,6 +39,20 @@ pub(super) struct TrainState {
     /// Validations since the best one.
     #[serde(default)]
     pub since_best: u64,
+    /// The factor on the loss, when it is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<LossScale>,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Outcome {
+    /// The optimizer took it; this was the loss.
+    Taken(f64),
+    /// Left out, because a gradient is not finite and a lower factor on the loss may help.
+    Overflow,
+    /// Left out, because the loss is not finite, or a gradient for which the factor on the loss is not to blame.
+    NotFinite,
 }
 
 /// The best validation of a run.
@@ -51,13 +66,32 @@ pub struct Best {
 }
 
 impl TrainState {
-    /// Counts a step, with its loss unless it was skipped.
-    pub fn advance(&mut self, loss: Option<f64>) {
+    /// What a step with this loss and this norm of all gradients comes to. `scaling` is that of the run, if it has one.
+    pub fn outcome(&self, loss: f64, norm: f64, scaling: Option<&LossScaling>) -> Outcome {
+        let lowers = self.scale.zip(scaling).is_some_and(|(scale, scaling)| scale.can_fall(scaling));
+        match (loss.is_finite(), norm.is_finite()) {
+            (true, true) => Outcome::Taken(loss),
+            (true, false) if lowers => Outcome::Overflow,
+            _ => Outcome::NotFinite,
+        }
+    }
+
+    /// Counts a step, and adapts the factor on the loss.
+    pub fn advance(&mut self, outcome: Outcome, scaling: Option<&LossScaling>) {
         self.step += 1;
-        let Some(loss) = loss else {
-            self.skipped += 1;
-            self.skipped_in_a_row += 1;
-            return;
+        let scale = self.scale.as_mut().zip(scaling);
+        let loss = match outcome {
+            Outcome::Taken(loss) => {
+                scale.into_iter().for_each(|(scale, scaling)| scale.good(scaling));
+                loss
+            }
+            // Neither the weights nor the losses are at fault.
+            Outcome::Overflow => return scale.into_iter().for_each(|(scale, scaling)| scale.overflow(scaling)),
+            Outcome::NotFinite => {
+                self.skipped += 1;
+                self.skipped_in_a_row += 1;
+                return;
+            }
         };
         self.skipped_in_a_row = 0;
         self.recent.push_back(loss);
@@ -105,28 +139,59 @@ fn mean<'a>(values: impl Iterator<Item = &'a f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::Outcome::{NotFinite, Overflow, Taken};
     use super::*;
 
     #[test]
     fn skipped_steps_count_but_leave_the_losses_alone() {
         let mut state = TrainState::default();
-        for loss in [Some(2.0), None, None, Some(4.0), None] {
-            state.advance(loss);
+        for outcome in [Taken(2.0), NotFinite, NotFinite, Taken(4.0), NotFinite] {
+            state.advance(outcome, None);
         }
         assert_eq!((state.step, state.skipped, state.skipped_in_a_row), (5, 3, 1));
         assert_eq!(state.mean_loss(), Some(3.0));
     }
 
     #[test]
+    fn an_overflow_is_the_scales_until_the_scale_is_at_its_lowest() {
+        let scaling = LossScaling { initial: 4.0, ..Default::default() };
+        let mut state = TrainState { scale: Some(LossScale::new(&scaling)), ..Default::default() };
+        let step = |state: &mut TrainState, loss: f64, norm: f64| {
+            let outcome = state.outcome(loss, norm, Some(&scaling));
+            state.advance(outcome, Some(&scaling));
+            (outcome, state.scale.unwrap().value)
+        };
+        assert_eq!(step(&mut state, 1.0, f64::INFINITY), (Overflow, 2.0));
+        assert_eq!(step(&mut state, f64::NAN, f64::NAN), (NotFinite, 2.0), "the loss itself is not finite");
+        assert_eq!(step(&mut state, 1.0, f64::NAN), (Overflow, 1.0));
+        assert_eq!(step(&mut state, 1.0, f64::NAN), (NotFinite, 1.0), "there is no lower factor");
+        assert_eq!(state.scale.unwrap().overflows, 2);
+        assert_eq!((state.step, state.skipped, state.skipped_in_a_row, state.recent.len()), (4, 2, 2, 0));
+        assert_eq!(step(&mut state, 1.0, 3.0), (Taken(1.0), 1.0));
+        assert_eq!((state.skipped_in_a_row, state.recent.len()), (0, 1));
+        let plain = TrainState::default();
+        assert_eq!(plain.outcome(1.0, f64::NAN, None), NotFinite);
+    }
+
+    #[test]
+    fn states_from_before_there_were_scales_are_read() {
+        let old =
+            r#"{"step": 3, "skipped": 1, "skipped_in_a_row": 0, "seconds": 1.5, "first_loss": null, "recent": [2.0]}"#;
+        let state: TrainState = serde_json::from_str(old).unwrap();
+        assert_eq!((state.step, state.scale), (3, None));
+        assert!(!serde_json::to_string(&state).unwrap().contains("scale"), "and nothing new is written without one");
+    }
+
+    #[test]
     fn a_loss_far_above_the_start_is_seen() {
         let mut state = TrainState::default();
-        (0..100).for_each(|i| state.advance(Some(1.0 + 0.5 * f64::from(i % 2))));
+        (0..100).for_each(|i| state.advance(Taken(1.0 + 0.5 * f64::from(i % 2)), None));
         assert_eq!(state.risen(2.0), None);
-        (0..15).for_each(|i| state.advance(Some(10f64.powi(i))));
+        (0..15).for_each(|i| state.advance(Taken(10f64.powi(i)), None));
         let (first, level) = state.risen(10.0).unwrap();
         assert!((first - 1.25).abs() < 1e-9 && level > 1e12, "{first} {level}");
         let mut negative = TrainState::default();
-        (0..100).for_each(|i| negative.advance(Some(-1.0 + f64::from(i))));
+        (0..100).for_each(|i| negative.advance(Taken(-1.0 + f64::from(i)), None));
         assert_eq!(negative.risen(2.0).map(|_| ()), Some(()), "the mean of the first ten is 3.5");
     }
 }

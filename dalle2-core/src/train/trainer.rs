@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::prelude::*;
-use burn::tensor::GradientCheckpointingStrategy;
-use burn::train::{Interrupter, LearnerModel, TrainStep};
+use burn::train::Interrupter;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::checkpoint::{self, Learner};
 use super::display;
 use super::gather::{ManyDevices, OneDevice};
+use super::loss_scale::LossScale;
 use super::prepare::prepare;
 use super::run_dir::{MetricsLog, RunDir};
 use super::session::Session;
 use super::source::Prefetch;
 use super::state::TrainState;
-use super::{BatchSource, DisplayMode, Hooks, LossOutput, TrainConfig};
+use super::{BatchSource, DeviceThreads, DisplayMode, Hooks, LossOutput, TrainConfig, TrainTask};
 use crate::{ConfigError, Error, Result};
 
 /// What concerns one session of a run and not its result.
@@ -85,6 +85,8 @@ pub struct TrainReport {
     pub steps: u64,
     /// How many of them were skipped because the loss or a gradient was not finite.
     pub skipped: u64,
+    /// How many of them were left out only to lower the factor on the loss ([`LossScaling`](super::LossScaling)).
+    pub overflows: u64,
     /// Mean loss of the last steps, at most 50; none when there was no step.
     pub loss: Option<f64>,
     /// Seconds of training, over all sessions of the run.
@@ -175,7 +177,7 @@ impl Trainer {
     /// When the model does.
     pub fn run<M, S, H>(&self, model: M, source: &S, hooks: &mut H) -> Result<Trained<M>>
     where
-        M: TrainStep<Input = S::Batch> + Module,
+        M: TrainTask<Input = S::Batch>,
         M::Output: LossOutput,
         S: BatchSource,
         H: Hooks<M>,
@@ -191,24 +193,21 @@ impl Trainer {
         })
     }
 
-    /// As [`run`](Self::run), with the batches of a step computed on several devices at once by Burn's multi-device step
-    /// (`burn::train::train::MultiDevicesTrainStep`): the gradients meet on the first device, where the optimizer runs.
+    /// As [`run`](Self::run), with the batches of a step computed on several devices at once: every device gets a copy of the
+    /// weights and has a thread of its own, and the gradients meet on the first device, where the optimizer runs.
     ///
-    /// [`TrainConfig::accumulation`] is the number of batches in a step and a multiple of the number of devices, so a
-    /// run computes the same on one device and on several, apart from the order of sums and from dropout where devices
-    /// share a generator, as the CPU's do; it may be resumed on another number of devices. A loss within a batch, such as
-    /// CLIP's, sees the batch of its own device only.
+    /// [`TrainConfig::accumulation`] is the number of batches in a step and a multiple of the number of devices, and
+    /// gradients are added in the order of the batches. So a run computes the same on one device and on several, apart
+    /// from dropout where devices share a generator, as the CPU's do; it may be resumed on another number of devices. A
+    /// loss within a batch, such as CLIP's, sees the batch of its own device only.
     ///
     /// # Errors
     /// As [`run`](Self::run); when the number of devices does not divide `accumulation`, the first device is not the
-    /// model's, or a device fails.
-    ///
-    /// # Panics
-    /// When a thread of Burn's cannot be reached.
+    /// model's, or the model panics on a device.
     pub fn run_on<M, S, H>(&self, devices: &[Device], model: M, source: &S, hooks: &mut H) -> Result<Trained<M>>
     where
-        M: LearnerModel + TrainStep<Input = S::Batch>,
-        <M as TrainStep>::Output: LossOutput,
+        M: TrainTask<Input = S::Batch> + 'static,
+        M::Output: LossOutput,
         S: BatchSource,
         H: Hooks<M>,
     {
@@ -217,18 +216,13 @@ impl Trainer {
             let expected = format!("must be a multiple of the number of devices, {}", devices.len());
             return Err(ConfigError::new("train.accumulation", self.config.accumulation, expected).into());
         }
-        let plain: Vec<Device> = devices.iter().map(|device| device.clone().inner()).collect();
-        if plain[0] != main.clone().inner() {
-            let expected = format!("the model is on {main:?}: the first device must be its own");
-            return Err(ConfigError::new("devices", format!("{:?}", plain[0]), expected).into());
-        }
-        let tracked: Vec<Device> = plain.into_iter().map(|device| like(&main, device)).collect();
+        let threads = DeviceThreads::start(&main, devices)?;
         let (mut session, learner) = self.begin(model, hooks)?;
         std::thread::scope(|scope| {
             let steps = session.state.step..self.last_step();
             let options = (&self.config, self.options.prefetch);
             let (learner, stop) =
-                session.train(learner, ManyDevices::start(scope, source, &tracked, steps, options)?)?;
+                session.train(learner, ManyDevices::start(scope, source, threads, steps, options)?)?;
             session.finish(learner, stop)
         })
     }
@@ -248,7 +242,8 @@ impl Trainer {
     fn begin<'a, M: Module, H>(&'a self, model: M, hooks: &'a mut H) -> Result<(Session<'a, H>, Learner<M>)> {
         let dir = RunDir::open(&self.dir)?;
         let config = self.whole_config()?;
-        let (learner, state, checkpoint) = self.start(&dir, model, &config)?;
+        let (learner, mut state, checkpoint) = self.start(&dir, model, &config)?;
+        state.scale = self.config.scaling().map(|scaling| state.scale.unwrap_or_else(|| LossScale::new(&scaling)));
         dir.write_config(&config)?;
         let log = MetricsLog::open(&dir, state.step)?;
         let shown = display::Range {
@@ -292,13 +287,5 @@ impl Trainer {
         }
         checkpoint::clean(dir)?;
         Ok((Learner::new(model, &self.config), TrainState::default(), None))
-    }
-}
-
-/// `device` with autodiff as on `main`.
-fn like(main: &Device, device: Device) -> Device {
-    match main.gradient_checkpointing_strategy() {
-        Some(GradientCheckpointingStrategy::Balanced) => device.autodiff().gradient_checkpointing(),
-        _ => device.autodiff(),
     }
 }

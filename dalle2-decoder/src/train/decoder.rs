@@ -3,11 +3,11 @@
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule};
-use dalle2_core::train::StepOutput;
+use dalle2_core::train::{StepOutput, TrainTask};
 use dalle2_core::{Result, TextCondition};
 use rand::RngExt;
 
-use super::{masked, noised, output, rng};
+use super::{differentiated, masked, noised, output, rng};
 use crate::{DecoderConfig, DecoderNetwork, DiffusionLoss, Noised};
 
 /// How often the conditions are dropped, which makes guidance possible (DALL·E 2, section 2.1).
@@ -136,9 +136,13 @@ impl TrainStep for DecoderTask {
     type Output = StepOutput;
 
     fn step(&self, batch: DecoderBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        let output = output(&loss);
-        TrainOutput::new(self, loss.total.backward(), output)
+        differentiated(self, self.loss(batch), 1.0)
+    }
+}
+
+impl TrainTask for DecoderTask {
+    fn scaled_step(&self, batch: DecoderBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(differentiated(self, self.loss(batch), scale))
     }
 }
 

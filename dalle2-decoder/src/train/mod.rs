@@ -13,6 +13,7 @@ pub use mask::MaskShape;
 pub use upsampler::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 
 use burn::prelude::*;
+use burn::train::TrainOutput;
 use dalle2_core::diffusion::Known;
 use dalle2_core::train::{StepOutput, mix_seed};
 use rand::{RngExt, SeedableRng};
@@ -50,6 +51,11 @@ fn masked(seed: u64, x_start: &Tensor<4>) -> Known<4> {
 
 fn rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// The gradients of `scale` times a loss.
+fn differentiated<M: Module>(model: &M, loss: DiffusionLoss, scale: f64) -> TrainOutput<StepOutput> {
+    TrainOutput::new(model, (loss.total.clone() * scale).backward(), output(&loss))
 }
 
 fn output(loss: &DiffusionLoss) -> StepOutput {

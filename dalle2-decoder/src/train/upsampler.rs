@@ -4,12 +4,12 @@ use burn::prelude::*;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule, standard_normal};
 use dalle2_core::image::{gaussian_blur, resize_area};
-use dalle2_core::train::StepOutput;
+use dalle2_core::train::{StepOutput, TrainTask};
 use dalle2_core::{ConfigError, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{masked, noised, output, rng};
+use super::{differentiated, masked, noised, output, rng};
 use crate::degradation::{BsrOptions, bsr, image_to_planes, planes_to_image};
 use crate::unet::UNet;
 use crate::upsampler::enlarge;
@@ -230,9 +230,13 @@ impl TrainStep for UpsamplerTask {
     type Output = StepOutput;
 
     fn step(&self, batch: UpsamplerBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        let output = output(&loss);
-        TrainOutput::new(self, loss.total.backward(), output)
+        differentiated(self, self.loss(batch), 1.0)
+    }
+}
+
+impl TrainTask for UpsamplerTask {
+    fn scaled_step(&self, batch: UpsamplerBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(differentiated(self, self.loss(batch), scale))
     }
 }
 

@@ -9,6 +9,7 @@
 use burn::module::{Initializer, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use dalle2_core::nn::{Transformer, layer_norm, linear};
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition};
 
@@ -191,8 +192,10 @@ impl AutoregressiveNetwork {
 
     /// The first S + 1 tokens, with their positions.
     fn caption_tokens(&self, text: &TextCondition) -> Tensor<3> {
-        let pooled = linear(&self.text_proj, self.text_scale.scale(text.pooled.clone()));
-        let tokens = Tensor::cat(vec![linear(&self.token_proj, text.tokens.clone()), pooled.unsqueeze_dim::<3>(1)], 1);
+        let dtype = self.positions.val().dtype();
+        let pooled = linear(&self.text_proj, self.text_scale.scale(text.pooled.clone()).cast(dtype));
+        let tokens = linear(&self.token_proj, text.tokens.clone().cast(dtype));
+        let tokens = Tensor::cat(vec![tokens, pooled.unsqueeze_dim::<3>(1)], 1);
         assert_eq!(tokens.dims()[1], self.context_length + 1, "captions have {} tokens", self.context_length);
         tokens + self.positions(0, self.context_length + 1)
     }
@@ -207,9 +210,9 @@ impl AutoregressiveNetwork {
         self.positions.val().narrow(0, first, count).unsqueeze::<3>()
     }
 
-    /// `[B, any, d_model]` -> `[B, any, buckets]`
+    /// `[B, any, d_model]` -> `[B, any, buckets]`, in f32
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        linear(&self.output, layer_norm(&self.norm, hidden))
+        linear(&self.output, layer_norm(&self.norm, hidden)).cast(FloatDType::F32)
     }
 }
 

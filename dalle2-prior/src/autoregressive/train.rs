@@ -1,10 +1,9 @@
 //! Training of the autoregressive prior.
 
 use burn::prelude::*;
-use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
-use dalle2_core::train::{StepOutput, kept_by_transformer};
+use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -115,13 +114,18 @@ impl AutoregressiveTask {
 
     /// The loss of a batch.
     pub fn loss(&self, batch: AutoregressiveBatch) -> AutoregressiveLoss {
-        let logits = self.network.forward(&batch.text, batch.dot, batch.tokens.clone()).cast(DType::F32);
+        let logits = self.network.forward(&batch.text, batch.dot, batch.tokens.clone());
         let best = logits.clone().without_autodiff().argmax(2).squeeze_dim::<2>(2).float();
         let true_bucket = batch.tokens.clone().float().without_autodiff();
         let distance = (best - true_bucket).abs().mean() / self.config.buckets as f64;
         let target = batch.tokens.unsqueeze_dim::<3>(2); // [B, K, 1]
         let cross_entropy = log_softmax(logits, 2).gather(2, target).mean().neg();
         AutoregressiveLoss { cross_entropy, distance }
+    }
+
+    fn step_with(&self, batch: AutoregressiveBatch, scale: f64) -> TrainOutput<StepOutput> {
+        let loss = self.loss(batch);
+        TrainOutput::new(self, (loss.cross_entropy.clone() * scale).backward(), output(loss))
     }
 }
 
@@ -130,8 +134,13 @@ impl TrainStep for AutoregressiveTask {
     type Output = StepOutput;
 
     fn step(&self, batch: AutoregressiveBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        TrainOutput::new(self, loss.cross_entropy.backward(), output(loss))
+        self.step_with(batch, 1.0)
+    }
+}
+
+impl TrainTask for AutoregressiveTask {
+    fn scaled_step(&self, batch: AutoregressiveBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(self.step_with(batch, scale))
     }
 }
 

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{LossWeight, NoiseSchedule, PredictionType, item_mse, standard_normal};
 use dalle2_core::nn::l2_normalize;
-use dalle2_core::train::{StepOutput, kept_by_transformer};
+use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{ConfigError, Result, TextCondition};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -154,6 +154,11 @@ impl PriorTask {
         };
         PriorLoss { total, mse, cosine: (found * expected).sum_dim(1).mean() }
     }
+
+    fn step_with(&self, batch: PriorBatch, scale: f64) -> TrainOutput<StepOutput> {
+        let loss = self.loss(batch);
+        TrainOutput::new(self, (loss.total.clone() * scale).backward(), output(loss))
+    }
 }
 
 impl TrainStep for PriorTask {
@@ -161,8 +166,13 @@ impl TrainStep for PriorTask {
     type Output = StepOutput;
 
     fn step(&self, batch: PriorBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        TrainOutput::new(self, loss.total.backward(), output(loss))
+        self.step_with(batch, 1.0)
+    }
+}
+
+impl TrainTask for PriorTask {
+    fn scaled_step(&self, batch: PriorBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
+        Some(self.step_with(batch, scale))
     }
 }
 
