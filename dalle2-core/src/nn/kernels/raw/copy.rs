@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn every_chunk_is_copied_and_changed() {
-        for n in [0, 1, 7, 8, 9, 100_000, 100_003] {
+        for n in [0usize, 1, 7, 8, 9, 100_000, 100_003] {
             let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let (copy, sizes) = copied(&from, 8, |index, chunk| {
                 chunk.iter_mut().for_each(|x| *x += index as f32);
