@@ -136,7 +136,11 @@ impl<const N: usize, M: Map<N, 6>> WithSimd for ToPoints<'_, N, M> {
                 for row in 0..6 {
                     let mapped = along::<N, 6, M>(std::array::from_fn(|i| &half[tile * TILE + i][row]));
                     for (column, value) in mapped.iter().enumerate() {
-                        points[(row * 6 + column) * channels + first..][..lanes].copy_from_slice(&value[..lanes]);
+                        let to = &mut points[(row * 6 + column) * channels + first..];
+                        match to.first_chunk_mut::<LANES>() {
+                            Some(to) if lanes == LANES => *to = *value,
+                            _ => to[..lanes].copy_from_slice(&value[..lanes]),
+                        }
                     }
                 }
             }
@@ -163,7 +167,11 @@ impl WithSimd for FilterGradient<'_> {
             let lanes = LANES.min(self.channels - first);
             let mut points = [[[0.0; LANES]; 6]; 6];
             for (point, to) in points.as_flattened_mut().iter_mut().enumerate() {
-                to[..lanes].copy_from_slice(&self.points[point * self.stride + first..][..lanes]);
+                let from = &self.points[point * self.stride + first..];
+                match from.first_chunk::<LANES>() {
+                    Some(from) if lanes == LANES => *to = *from,
+                    _ => to[..lanes].copy_from_slice(&from[..lanes]),
+                }
             }
             let weights = square::<6, 3, FromFilter>(&points);
             for (lane, to) in self.weight[first * 9..].chunks_exact_mut(9).take(lanes).enumerate() {
