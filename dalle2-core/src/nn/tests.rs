@@ -404,6 +404,8 @@ fn larger_convolutions_agree_with_burns_own() {
         ([40, 16, 16, 16], 17, [3, 3], [1, 1], Same),
         ([20, 16, 9, 11], 16, [3, 3], [1, 1], Valid),
         ([9, 33, 7, 7], 16, [3, 3], [1, 1], Explicit(2, 1, 0, 3)),
+        // A panel begins with a tile that lies beyond the image.
+        ([9, 16, 5, 5], 16, [3, 3], [1, 1], Explicit(0, 0, 7, 7)),
     ] {
         let [b, c, h, w] = shape;
         let layer = Conv2dConfig::new([c, out], kernel).with_stride(stride).with_padding(padding.clone()).init(&device);
