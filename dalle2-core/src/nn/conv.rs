@@ -7,6 +7,11 @@ use super::kernels;
 
 /// Applies a convolution layer.
 ///
+/// On the CPU a 3 × 3 layer of stride 1 with 16 channels or more on both sides may compute tiles of 4 × 4 pixels by
+/// Winograd's method. A pixel that is infinite or NaN may then make all of a tile non-finite that reads it, beyond the
+/// pixels that depend on it, but no other tile and no other image. A non-finite weight may reach all of its output
+/// channel.
+///
 /// # Shapes
 /// - `x`: `[B, C_in, H, W]`
 /// - result: `[B, C_out, H', W']`

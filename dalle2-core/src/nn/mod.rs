@@ -35,4 +35,8 @@ pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, 
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -1,41 +1,12 @@
 //! Every operation against a plain f64 implementation, and its gradients against central differences of that one.
 
 use burn::module::Param;
-use burn::nn::{GroupNorm, GroupNormConfig, LayerNormConfig, LinearConfig, conv::Conv2dConfig};
+use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, conv::Conv2dConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
+use super::reference::*;
 use super::*;
-
-/// Normal values that depend on the seed alone.
-pub(super) fn normal(seed: u64, n: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| StandardNormal.sample(&mut rng)).collect()
-}
-
-pub(super) fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
-}
-
-pub(super) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().try_to_vec::<f32>().unwrap()
-}
-
-fn widen(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|v| f64::from(*v)).collect()
-}
-
-/// Asserts `|found − expected| ≤ absolute + relative · |expected|` everywhere.
-pub(super) fn assert_close(what: &str, found: &[f32], expected: &[f64], relative: f64, absolute: f64) {
-    assert_eq!(found.len(), expected.len(), "{what}: length");
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let error = (f64::from(*found) - expected).abs();
-        assert!(error <= absolute + relative * expected.abs(), "{what}[{i}]: found {found}, expected {expected}");
-    }
-}
 
 /// Gradient of `f` at `x` by central differences.
 fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
@@ -51,36 +22,6 @@ fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
             (above - below) / (2.0 * h)
         })
         .collect()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn sigmoid_f64(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// Φ by Simpson's rule over the density, exact to about 1e-13 for |x| ≤ 12.
-fn normal_cdf_f64(x: f64) -> f64 {
-    let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
-    let (n, end) = (4000, x.clamp(-12.0, 12.0));
-    let h = end / f64::from(n);
-    let sum: f64 = (0..=n)
-        .map(|i| density(h * f64::from(i)) * [1.0, 4.0, 2.0][usize::from(i != 0 && i != n) * (2 - i as usize % 2)])
-        .sum();
-    0.5 + sum * h / 3.0
-}
-
-type Scalar = fn(f64) -> f64;
-type Activate = fn(Tensor<1>) -> Tensor<1>;
-
-fn activations() -> [(&'static str, Activate, Scalar); 3] {
-    [
-        ("silu", silu::<1>, |x| x * sigmoid_f64(x)),
-        ("gelu", gelu::<1>, |x| x * normal_cdf_f64(x)),
-        ("quick_gelu", quick_gelu::<1>, |x| x * sigmoid_f64(1.702 * x)),
-    ]
 }
 
 #[test]
@@ -122,75 +63,6 @@ fn activation_gradients_agree_with_differences() {
         let expected =
             differences(&widen(&x), |x| dot(&x.iter().map(|x| reference(*x)).collect::<Vec<_>>(), &widen(&weights)));
         assert_close(name, &host(leaf.grad(&grads).unwrap()), &expected, 2e-6, 2e-6);
-    }
-}
-
-/// What a group norm test needs, on the host.
-struct GroupCase {
-    shape: [usize; 4],
-    groups: usize,
-    film: bool,
-    silu: bool,
-    x: Vec<f32>,
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-}
-
-impl GroupCase {
-    fn new(shape: [usize; 4], groups: usize, film: bool, silu: bool) -> Self {
-        let [b, c, h, w] = shape;
-        let spread = |seed, n| normal(seed, n).into_iter().map(|v| 0.5 * v + 0.7).collect::<Vec<_>>();
-        Self {
-            shape,
-            groups,
-            film,
-            silu,
-            x: spread(1, b * c * h * w),
-            gamma: spread(2, c),
-            beta: normal(3, c),
-            scale: normal(4, b * c),
-            shift: normal(5, b * c),
-        }
-    }
-
-    fn layer(&self, device: &Device) -> GroupNorm {
-        let mut layer = GroupNormConfig::new(self.groups, self.shape[1]).init(device);
-        let n = [self.shape[1]];
-        let parameter = |values: &[f32]| Some(Param::from_tensor(tensor(values, n, device)));
-        (layer.gamma, layer.beta) = (parameter(&self.gamma), parameter(&self.beta));
-        layer
-    }
-
-    fn run(&self, layer: &GroupNorm, x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
-        match (self.film, self.silu) {
-            (true, _) => group_norm_film_silu(layer, x, scale, shift),
-            (false, true) => group_norm_silu(layer, x),
-            (false, false) => group_norm(layer, x),
-        }
-    }
-
-    /// The parameters in order: x, gamma, beta, scale, shift.
-    fn reference(&self, p: [&[f64]; 5]) -> Vec<f64> {
-        let [_, c, h, w] = self.shape;
-        let per_group = c / self.groups * h * w;
-        let mut y = p[0].to_vec();
-        for (g, block) in y.chunks_mut(per_group).enumerate() {
-            let mean = block.iter().sum::<f64>() / per_group as f64;
-            let variance = block.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / per_group as f64;
-            for (i, x) in block.iter_mut().enumerate() {
-                let row = (g * per_group + i) / (h * w);
-                *x = (*x - mean) / (variance + 1e-5).sqrt() * p[1][row % c] + p[2][row % c];
-                if self.film {
-                    *x = *x * (1.0 + p[3][row]) + p[4][row];
-                }
-                if self.film || self.silu {
-                    *x *= sigmoid_f64(*x);
-                }
-            }
-        }
-        y
     }
 }
 
@@ -259,17 +131,6 @@ fn group_norm_gradients_agree_with_differences() {
     }
 }
 
-fn layer_norm_f64(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
-    let d = gamma.len() as f64;
-    let normalize = |row: &[f64]| {
-        let mean = row.iter().sum::<f64>() / d;
-        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d;
-        let rows = row.iter().zip(gamma).zip(beta);
-        rows.map(|((x, gamma), beta)| (x - mean) / (variance + 1e-3).sqrt() * gamma + beta).collect::<Vec<_>>()
-    };
-    x.chunks(gamma.len()).flat_map(normalize).collect()
-}
-
 #[test]
 fn layer_norm_and_its_gradients_agree_with_f64() {
     let device = Device::flex().autodiff();
@@ -326,27 +187,6 @@ fn linear_refuses_another_width() {
     linear(&LinearConfig::new(5, 3).init(&device), Tensor::<2>::zeros([2, 4], &device));
 }
 
-/// Convolution with padding `k/2`, straight from the definition.
-fn conv_f64(x: &[f64], weight: &[f64], bias: &[f64], shape: [usize; 4], k: usize, stride: usize) -> Vec<f64> {
-    let [b, c, h, w] = shape;
-    let (pad, out) = (k / 2, bias.len());
-    let (h_out, w_out) = ((h + 2 * pad - k) / stride + 1, (w + 2 * pad - k) / stride + 1);
-    let mut y = Vec::with_capacity(b * out * h_out * w_out);
-    for (i, o, row, column) in (0..b * out * h_out * w_out)
-        .map(|n| (n / w_out / h_out / out, n / w_out / h_out % out, n / w_out % h_out, n % w_out))
-    {
-        let mut sum = bias[o];
-        for (ci, kh, kw) in (0..c * k * k).map(|n| (n / k / k, n / k % k, n % k)) {
-            let (r, s) = ((row * stride + kh).wrapping_sub(pad), (column * stride + kw).wrapping_sub(pad));
-            if r < h && s < w {
-                sum += x[((i * c + ci) * h + r) * w + s] * weight[((o * c + ci) * k + kh) * k + kw];
-            }
-        }
-        y.push(sum);
-    }
-    y
-}
-
 #[test]
 fn convolutions_and_their_gradients_agree_with_f64() {
     let device = Device::flex().autodiff();
@@ -367,7 +207,7 @@ fn convolutions_and_their_gradients_agree_with_f64() {
         let x = tensor(&normal(1, b * c * h * w), shape, &device).require_grad();
         let y = conv2d(&layer, x.clone());
         let what = format!("{shape:?} to {out}, kernel {k}, stride {stride}");
-        let reference = |p: [&[f64]; 3]| conv_f64(p[0], p[1], p[2], shape, k, stride);
+        let reference = |p: [&[f64]; 3]| conv_f64(p[0], p[1], p[2], shape, Window::centred(k, stride));
         assert_close(&what, &host(y.clone()), &reference(inputs.each_ref().map(|v| v.as_slice())), 1e-5, 1e-5);
 
         let weights = normal(3, y.shape().num_elements());
@@ -404,6 +244,8 @@ fn larger_convolutions_agree_with_burns_own() {
         ([40, 16, 16, 16], 17, [3, 3], [1, 1], Same),
         ([20, 16, 9, 11], 16, [3, 3], [1, 1], Valid),
         ([9, 33, 7, 7], 16, [3, 3], [1, 1], Explicit(2, 1, 0, 3)),
+        // A panel begins with a tile that lies beyond the image.
+        ([9, 16, 5, 5], 16, [3, 3], [1, 1], Explicit(0, 0, 7, 7)),
     ] {
         let [b, c, h, w] = shape;
         let layer = Conv2dConfig::new([c, out], kernel).with_stride(stride).with_padding(padding.clone()).init(&device);
@@ -461,27 +303,6 @@ fn other_dtypes_and_switched_off_kernels_are_composed() {
     let f16s = group_norm_silu(&layer, x.cast(burn::tensor::FloatDType::F16));
     assert_eq!(f16s.dtype(), burn::tensor::DType::F16);
     assert_close("f16", &host(f16s.cast(burn::tensor::FloatDType::F32)), &widen(&f32s), 5e-3, 5e-3);
-}
-
-/// `mask[b][q][k]`, true is masked out; the inputs are `[B, heads, S, Dh]`.
-fn attention_f64(q: &[f64], k: &[f64], v: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
-    let [b, heads, s_q, s_k, d] = dims;
-    let mut y = Vec::new();
-    for (i, row) in (0..b * heads).flat_map(|i| (0..s_q).map(move |row| (i, row))) {
-        let query = &q[(i * s_q + row) * d..][..d];
-        let mut scores: Vec<f64> =
-            (0..s_k).map(|j| dot(query, &k[(i * s_k + j) * d..][..d]) / (d as f64).sqrt()).collect();
-        for (j, score) in scores.iter_mut().enumerate() {
-            if mask[(i / heads * s_q + row) * s_k + j] {
-                *score = f64::from(f32::MIN);
-            }
-        }
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        scores.iter_mut().for_each(|s| *s = (*s - max).exp());
-        let sum: f64 = scores.iter().sum();
-        y.extend((0..d).map(|e| (0..s_k).map(|j| scores[j] / sum * v[(i * s_k + j) * d + e]).sum::<f64>()));
-    }
-    y
 }
 
 #[test]

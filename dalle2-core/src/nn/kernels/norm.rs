@@ -40,11 +40,32 @@ pub struct Affine<'a> {
 /// Mean and 1/√(σ² + ε) of a group.
 pub type Moments = (f32, f32);
 
+<<<<<<< HEAD
 impl GroupNormShape {
     /// Values of a group of one item.
     pub fn group(&self) -> usize {
         self.channels / self.groups * self.pixels
     }
+=======
+/// The moments of some values.
+#[inline(always)]
+pub fn moments(x: &[f32], epsilon: f32) -> Moments {
+    let n = x.len() as f64;
+    let mean = (sum(x, |x| x) / n) as f32;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    let (mean, variance) = if variance.is_finite() { (mean, variance) } else { wide_moments(x) };
+    (mean, (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32)
+}
+
+/// Mean and σ² in f64 alone, for values whose squares add up to more than f32 holds.
+#[cold]
+#[inline(never)]
+fn wide_moments(x: &[f32]) -> (f32, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    (mean as f32, variance)
+>>>>>>> properties
 }
 
 impl Affine<'_> {
@@ -125,10 +146,7 @@ impl WithSimd for Normalize<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Moments {
-        let n = self.y.len() as f64;
-        let mean = (sum(self.y, |y| y) / n) as f32;
-        let variance = sum(self.y, |y| (y - mean) * (y - mean)) / n;
-        let rstd = (1.0 / (variance + f64::from(self.shape.epsilon)).sqrt()) as f32;
+        let (mean, rstd) = moments(self.y, self.shape.epsilon);
         for (i, y) in self.y.chunks_exact_mut(self.shape.pixels).enumerate() {
             let row = self.first_row + i;
             let (a, b) = self.affine.row(row, row % self.shape.channels);

@@ -4,7 +4,7 @@ use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::{exp, fma};
-use super::norm::{Moments, sum, sum_pairs, update, update_with};
+use super::norm::{self, Moments, sum, sum_pairs, update, update_with};
 use super::parallel::{for_each, vectorized};
 
 /// Elements of the rows that one task takes.
@@ -75,9 +75,7 @@ impl WithSimd for NormalizeRows<'_> {
         let LayerNormRows { gamma, beta, epsilon } = *self.norm;
         let width = gamma.len();
         for (y, moments) in self.y.chunks_exact_mut(width).zip(self.moments) {
-            let mean = (sum(y, |y| y) / width as f64) as f32;
-            let variance = sum(y, |y| (y - mean) * (y - mean)) / width as f64;
-            let rstd = (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32;
+            let (mean, rstd) = norm::moments(y, epsilon);
             for ((y, gamma), beta) in y.iter_mut().zip(gamma).zip(beta) {
                 *y = fma::<S>((*y - mean) * rstd, *gamma, *beta);
             }

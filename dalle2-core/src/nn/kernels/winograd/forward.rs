@@ -177,7 +177,8 @@ fn read_patches(shape: &ConvShape, image: &[f32], run: &Run, patch: &mut Grid<6>
     let length = run.count * TILE + 2;
     let start = run.at[1] as isize - shape.padding[1] as isize;
     let inside = start.clamp(0, width as isize) as usize..(start + length as isize).clamp(0, width as isize) as usize;
-    let offset = (inside.start as isize - start) as usize;
+    // Wide padding on the right lets a run begin beyond the image: nothing is inside then.
+    let offset = (inside.start as isize - start).max(0) as usize;
     let mut line = [0.0; PANEL * TILE + 2];
     for (row, patch) in patch.iter_mut().enumerate() {
         let Some(y) = (run.at[0] + row).checked_sub(shape.padding[0]).filter(|y| *y < height) else {
