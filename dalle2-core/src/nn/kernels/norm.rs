@@ -40,13 +40,13 @@ pub struct Affine<'a> {
 /// Mean and 1/√(σ² + ε) of a group.
 pub type Moments = (f32, f32);
 
-<<<<<<< HEAD
 impl GroupNormShape {
     /// Values of a group of one item.
     pub fn group(&self) -> usize {
         self.channels / self.groups * self.pixels
     }
-=======
+}
+
 /// The moments of some values.
 #[inline(always)]
 pub fn moments(x: &[f32], epsilon: f32) -> Moments {
@@ -65,7 +65,6 @@ fn wide_moments(x: &[f32]) -> (f32, f64) {
     let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
     let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
     (mean as f32, variance)
->>>>>>> properties
 }
 
 impl Affine<'_> {
