@@ -82,7 +82,12 @@ fn clippy() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    run(cargo(&["test", "--workspace"]))
+    run(cargo(&["test", "--workspace"]))?;
+    // Everything that is compared with another implementation once more, by Burn's own operations.
+    let parity = ["test", "--workspace", "--test", "parity", "--test", "diffusion_parity", "--test", "diffusers"];
+    let mut without_kernels = cargo(&parity);
+    without_kernels.env("DALLE2_KERNELS", "off");
+    run(without_kernels)
 }
 
 fn doc() -> Result<()> {

@@ -58,23 +58,23 @@ pub fn gaussian<S: Simd>(x: f32) -> f32 {
 /// The standard normal distribution function Φ(x).
 ///
 /// With a = |x|, its tail is `e^(g(a) − a²/2)`, where g is a polynomial of degree 12, off by less than 5e-9 for a ≤ 6;
-/// beyond that, where the tail is below 1e-9, g stays what it is at 6.
+/// beyond that, where the tail is below 1e-9, g stays what it is at 6, which keeps that bound and no relative one.
 #[inline(always)]
 pub fn normal_cdf<S: Simd>(x: f32) -> f32 {
     const LOG_OF_MILLS: [f32; 13] = [
         -1.671_082_7e-10,
-        7.416_041_7e-9,
+        7.416_041_6e-9,
         -1.491_191_5e-7,
         1.791_967_7e-6,
         -1.419_566e-5,
-        7.554_148_6e-5,
+        7.554_149e-5,
         -2.419_288_2e-4,
-        6.238_325_3e-5,
+        6.238_325e-5,
         4.768_789e-3,
-        -3.633_185_6e-2,
+        -3.633_185_5e-2,
         1.816_897_2e-1,
-        -7.978_845_7e-1,
-        -6.931_471_8e-1,
+        -7.978_846e-1,
+        -std::f32::consts::LN_2,
     ];
     let a = x.abs();
     // Written so that NaN passes.

@@ -158,7 +158,8 @@ mod tests {
                         vectorized(Product { size, a: &a, lda, b: &b, c: &mut c, ldc, accumulate });
                         for row in 0..rows {
                             for column in 0..columns {
-                                let product: f32 = (0..depth).map(|k| a[row * lda + k] * b[k][column]).sum();
+                                let of_column = b.iter().map(|row| row[column]);
+                                let product: f32 = of_column.enumerate().map(|(k, b)| a[row * lda + k] * b).sum();
                                 let at = row * ldc + column;
                                 let expected = if accumulate { before[at] + product } else { product };
                                 assert_eq!(c[at], expected, "{rows} x {depth} x {columns}, row {row}, column {column}");
