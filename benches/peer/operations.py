@@ -33,10 +33,7 @@ def operations():
         yield name("quick_gelu", wide), lambda s=wide: of_one(lambda x: x * torch.sigmoid(1.702 * x), s)
         yield name("linear", shape), lambda w=width, s=shape: of_one(torch.nn.Linear(w, 4 * w), s)
     for shape in [(8, 1024, 1024, 64), (10, 1024, 1105, 64), (15, 256, 337, 64), (32, 81, 81, 64)]:
-        heads, queries, keys, dim = shape
         yield name("attention", shape), lambda s=shape: attention(*s)
-        scores = (heads * queries, keys)
-        yield name("softmax", scores), lambda s=scores: of_one(lambda x: F.softmax(x, 1), s)
     channels = SMALL[1]
     yield name("train_conv3x3", SMALL), lambda: trained(torch.nn.Conv2d(channels, channels, 3, padding=1), SMALL)
     norm = torch.nn.GroupNorm(32, channels)

@@ -12,7 +12,7 @@ use super::sides::{self, Theirs};
 use crate::program::Program;
 
 /// Operations that are measured together before the other side has its turn.
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 11] = [
     "conv3x3/",
     "conv1x1/",
     "group_norm_silu/",
@@ -23,7 +23,6 @@ const GROUPS: [&str; 12] = [
     "quick_gelu/",
     "linear/",
     "attention/",
-    "softmax/",
     "train_",
 ];
 
