@@ -2,15 +2,16 @@
 //!
 //! Burn's CPU backend computes activations in scalar code, composes group normalisation of ten passes over memory, and
 //! turns the gradient of a convolution's weights into products too narrow to be fast. Here the former are single sweeps
-//! that vectorise on whatever the machine offers ([`macerator`] chooses at run time) and use all threads, and a
-//! convolution and its gradients are a few large matrix products. They enter through Burn's backend
+//! that vectorise on whatever the machine offers ([`macerator`] chooses at run time) and use all threads, and 3 × 3 and
+//! 1 × 1 convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. Other
+//! convolutions are a few large matrix products of Burn's. All enter through Burn's backend
 //! extensions: [`ops::NnOps`] is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and
 //! the generated dispatch picks between them.
 //!
 //! Every function here returns its input as `Err` where it does not apply (another backend, another dtype, kernels
 //! switched off), and the caller composes the same result of Burn's operations.
 //!
-//! `math`, `elementwise`, `norm` and `unfold` work on slices and know nothing of Burn.
+//! Only `ops`, `autodiff`, `conv` and `winograd::weights` know of Burn; the others work on slices.
 
 #![allow(clippy::result_large_err, reason = "the input comes back as it was, a handle of a few hundred bytes")]
 

@@ -6,6 +6,9 @@
 //! it: it transforms their weights block by block, multiplies, and writes finished planes. Weights are transformed
 //! anew for every group of panels, because the buffer for all would be four times as large as the weights, and
 //! fetching it slower than making it.
+//!
+//! Matrices over points have a row more per point than they need. Without it the 36 rows of a transform would lie a
+//! multiple of 4 KiB apart and drive each other out of the first cache.
 
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -20,7 +23,7 @@ use super::{POINTS, TILE, tiles};
 const BLOCK: usize = 64;
 /// Output channels of a task.
 const OUTPUTS: usize = 2 * ROWS;
-/// Panels whose products a task keeps, and the bytes that those of the input may take.
+/// Most panels of a group: a task keeps their products, which must fit the second cache beside the filters of a block.
 const PANELS: usize = 8;
 
 /// Vectors of a row of a panel.
