@@ -41,11 +41,10 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]
     // Groups of about the same size.
     let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
     for panels in panels.chunks(group) {
-        let blocks = (0..from).step_by(BLOCK).collect::<Vec<_>>();
-        points.resize(panels.len() * POINTS * (from + blocks.len()), [0.0; PANEL]);
+        points.resize(panels.len() * POINTS * (from + from.div_ceil(BLOCK)), [0.0; PANEL]);
         let tasks = split_blocks(&mut points, from, panels.len());
         tasks.into_par_iter().enumerate().for_each(|(task, points)| {
-            let first = blocks[task / panels.len()];
+            let first = task / panels.len() * BLOCK;
             vectorized(ToPoints { shape, x, first, panel: &panels[task % panels.len()], points });
         });
         let mut planes: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(OUTPUTS)).map(|_| Vec::new()).collect();
