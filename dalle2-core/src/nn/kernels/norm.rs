@@ -4,12 +4,12 @@
 //! or nothing, and scale and shift per item and channel. A group is small enough for a cache in every network here, so
 //! the passes below read memory once.
 
-use macerator::{Simd, WithSimd};
+use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::elementwise::{Function, Silu};
-use super::math::fma;
 use super::parallel::{for_each, vectorized};
+use super::raw::{sum, sum_pairs, update, update_with};
 
 /// How `[B, C, pixels]` is normalised.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +49,11 @@ impl GroupNormShape {
 
 /// The moments of some values.
 #[inline(always)]
-pub fn moments(x: &[f32], epsilon: f32) -> Moments {
+pub fn moments<S: Simd>(x: &[f32], epsilon: f32) -> Moments {
     let n = x.len() as f64;
-    let mean = (sum(x, |x| x) / n) as f32;
-    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    let mean = (sum::<S>(x, |x| x) / n) as f32;
+    let center = mean.splat::<S>();
+    let variance = sum::<S>(x, |x| (x - center) * (x - center)) / n;
     let (mean, variance) = if variance.is_finite() { (mean, variance) } else { wide_moments(x) };
     (mean, (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32)
 }
@@ -145,15 +146,15 @@ impl WithSimd for Normalize<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Moments {
-        let (mean, rstd) = moments(self.y, self.shape.epsilon);
+        let (mean, rstd) = moments::<S>(self.y, self.shape.epsilon);
         for (i, y) in self.y.chunks_exact_mut(self.shape.pixels).enumerate() {
             let row = self.first_row + i;
             let (a, b) = self.affine.row(row, row % self.shape.channels);
-            let a = a * rstd;
+            let [center, a, b] = [mean, a * rstd, b].map(|value| value.splat::<S>());
             if self.shape.silu {
-                update(y, |y| Silu::value::<S>(fma::<S>(y - mean, a, b)));
+                update(y, |y| Silu::value((y - center).mul_add(a, b)));
             } else {
-                update(y, |y| fma::<S>(y - mean, a, b));
+                update(y, |y| (y - center).mul_add(a, b));
             }
         }
         (mean, rstd)
@@ -176,106 +177,48 @@ impl WithSimd for Gradient<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         let (mean, rstd) = self.moments;
+        let center = mean.splat::<S>();
         let pixels = self.shape.pixels;
         let (mut of_grad, mut of_product) = (0.0, 0.0);
         for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
             let row = self.first_row + i;
             let (a, b) = self.affine.row(row, row % self.shape.channels);
             if self.shape.silu {
-                let slope = a * rstd;
-                update_with(grad, x, |grad, x| grad * Silu::slope::<S>(fma::<S>(x - mean, slope, b)));
+                let [a, b] = [a * rstd, b].map(|value| value.splat::<S>());
+                update_with(grad, x, |grad, x| grad * Silu::slope((x - center).mul_add(a, b)));
             }
-            let dz = sum(grad, |g| g);
-            let dz_x_hat = sum_pairs(grad, x, |g, x| g * (x - mean)) * f64::from(rstd);
+            let dz = sum::<S>(grad, |g| g);
+            let dz_x_hat = sum_pairs::<S>(grad, x, |g, x| g * (x - center)) * f64::from(rstd);
             self.sums[i] = (dz as f32, dz_x_hat as f32);
             of_grad += f64::from(a) * dz;
             of_product += f64::from(a) * dz_x_hat;
         }
         // dx = (a · dz − mean(a · dz) − x̂ · mean(a · dz · x̂)) / √(σ² + ε), the means over the group.
         let n = self.x.len() as f64;
-        let constant = (-of_grad / n) as f32 * rstd;
-        let linear = (-of_product / n) as f32 * rstd * rstd;
+        let constant = ((-of_grad / n) as f32 * rstd).splat::<S>();
+        // In f64: the square of rstd may be less than f32 holds.
+        let linear = ((-of_product / n) * f64::from(rstd).powi(2)) as f32;
+        let linear = linear.splat::<S>();
         for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
             let row = self.first_row + i;
-            let a = self.affine.row(row, row % self.shape.channels).0 * rstd;
-            update_with(grad, x, |grad, x| fma::<S>(grad, a, fma::<S>(x - mean, linear, constant)));
+            let a = (self.affine.row(row, row % self.shape.channels).0 * rstd).splat::<S>();
+            update_with::<S>(grad, x, |grad, x| grad.mul_add(a, (x - center).mul_add(linear, constant)));
         }
     }
 }
 
-/// Replaces each y by f(y).
-#[inline(always)]
-pub fn update(y: &mut [f32], f: impl Fn(f32) -> f32) {
-    for y in y {
-        *y = f(*y);
-    }
+/// Σ x
+pub fn total(x: &[f32]) -> f64 {
+    vectorized(Total(x))
 }
 
-/// Replaces each y by f(y, x).
-#[inline(always)]
-pub fn update_with(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = f(*y, *x);
+struct Total<'a>(&'a [f32]);
+
+impl WithSimd for Total<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> f64 {
+        sum::<S>(self.0, |x| x)
     }
-}
-
-/// Lanes that the sums below keep apart, so that the additions of one do not wait for those of another.
-const LANES: usize = 32;
-
-/// Additions to one lane in f32, after which the lanes are added up in f64.
-const RUN: usize = 128;
-
-/// The sum of the lanes, in pairs, so that it takes log₂ additions in a row.
-#[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// Σ f(x), in f32 over short runs and in f64 over these.
-#[inline(always)]
-pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    let mut total = 0.0;
-    for run in x.chunks(LANES * RUN) {
-        let mut lanes = [0.0f32; LANES];
-        let chunks = run.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for i in 0..LANES {
-                lanes[i] += f(chunk[i]);
-            }
-        }
-        for (lane, x) in lanes.iter_mut().zip(rest) {
-            *lane += f(*x);
-        }
-        total += f64::from(fold(lanes));
-    }
-    total
-}
-
-/// Σ f(x, y), like [`sum`].
-#[inline(always)]
-pub fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
-    let mut total = 0.0;
-    for (x, y) in x.chunks(LANES * RUN).zip(y.chunks(LANES * RUN)) {
-        let mut lanes = [0.0f32; LANES];
-        let chunks = x.chunks_exact(LANES).zip(y.chunks_exact(LANES));
-        for (x, y) in chunks {
-            for i in 0..LANES {
-                lanes[i] += f(x[i], y[i]);
-            }
-        }
-        let rest = x.len() / LANES * LANES;
-        for ((lane, x), y) in lanes.iter_mut().zip(&x[rest..]).zip(&y[rest..]) {
-            *lane += f(*x, *y);
-        }
-        total += f64::from(fold(lanes));
-    }
-    total
 }

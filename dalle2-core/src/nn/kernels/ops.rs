@@ -9,7 +9,7 @@ use super::attention::{self, AttentionShape};
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
-use super::parallel::{WORTH_A_THREAD, in_place};
+use super::parallel::in_place;
 use super::raw::copied;
 use super::rows::{self, LayerNormRows, RowMask};
 
@@ -68,7 +68,12 @@ pub trait NnOps: Backend {
 
 impl NnOps for Flex {
     fn elementwise(x: FlexTensor, function: Elementwise) -> FlexTensor {
-        changed(x, WORTH_A_THREAD, |_, x| elementwise::apply(function, x)).0
+        let mut x = whole(x);
+        if x.is_unique() {
+            elementwise::apply(function, x.storage_mut());
+            return x;
+        }
+        tensor(elementwise::applied(function, values(&x)), x.layout().shape().clone())
     }
 
     fn group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, shape: GroupNormShape) -> FlexTensor {
@@ -111,8 +116,13 @@ pub fn normalize_rows(
     epsilon: f32,
 ) -> (FlexTensor, Vec<Moments>) {
     let norm = LayerNormRows { gamma: values(gamma), beta: values(beta), epsilon };
-    let (y, moments) = changed(x, norm.task(), |_, rows| norm.normalize(rows));
-    (y, moments.concat())
+    let mut x = whole(x);
+    if x.is_unique() {
+        let moments = norm.normalize(x.storage_mut());
+        return (x, moments);
+    }
+    let (y, moments) = norm.normalized(values(&x));
+    (tensor(y, x.layout().shape().clone()), moments)
 }
 
 /// A softmax over the last axis of `[B, heads, Sq, Sk]`.

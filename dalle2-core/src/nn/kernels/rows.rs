@@ -1,11 +1,12 @@
 //! Operations over the rows of a matrix: layer normalisation and softmax.
 
-use macerator::{Simd, WithSimd};
+use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::math::{exp, fma};
-use super::norm::{self, Moments, sum, sum_pairs, update, update_with};
+use super::math::exp;
+use super::norm::{self, Moments};
 use super::parallel::{for_each, vectorized};
+use super::raw::{RowMap, V, load, map, mapped, maximum, store, sum, sum_pairs, update, update_with};
 
 /// Elements of the rows that one task takes.
 const TASK: usize = 8 * 1024;
@@ -27,16 +28,14 @@ pub struct LayerNormRows<'a> {
 }
 
 impl LayerNormRows<'_> {
-    /// Values that one task takes: some rows.
-    pub fn task(&self) -> usize {
-        rows_per_task(self.gamma.len()) * self.gamma.len()
+    /// The rows of `x` normalised, and the moments of each.
+    pub fn normalized(&self, x: &[f32]) -> (Vec<f32>, Vec<Moments>) {
+        mapped(self, x, self.gamma.len())
     }
 
-    /// Normalises some rows and returns the moments of each.
-    pub fn normalize(&self, y: &mut [f32]) -> Vec<Moments> {
-        let mut moments = vec![(0.0, 0.0); y.len() / self.gamma.len()];
-        vectorized(NormalizeRows { norm: self, y, moments: &mut moments });
-        moments
+    /// [`Self::normalized`] in place.
+    pub fn normalize(&self, x: &mut [f32]) -> Vec<Moments> {
+        map(self, x, self.gamma.len())
     }
 
     /// Turns the gradient of the result, in `grad`, into that of x, and returns those of γ and β.
@@ -61,26 +60,22 @@ impl LayerNormRows<'_> {
     }
 }
 
-struct NormalizeRows<'a> {
-    norm: &'a LayerNormRows<'a>,
-    y: &'a mut [f32],
-    moments: &'a mut [Moments],
-}
+impl RowMap<2> for LayerNormRows<'_> {
+    type Summary = Moments;
 
-impl WithSimd for NormalizeRows<'_> {
-    type Output = ();
+    fn parameters(&self) -> [&[f32]; 2] {
+        [self.gamma, self.beta]
+    }
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        let LayerNormRows { gamma, beta, epsilon } = *self.norm;
-        let width = gamma.len();
-        for (y, moments) in self.y.chunks_exact_mut(width).zip(self.moments) {
-            let (mean, rstd) = norm::moments(y, epsilon);
-            for ((y, gamma), beta) in y.iter_mut().zip(gamma).zip(beta) {
-                *y = fma::<S>((*y - mean) * rstd, *gamma, *beta);
-            }
-            *moments = (mean, rstd);
-        }
+    fn summary<S: Simd>(&self, row: &[f32]) -> Moments {
+        norm::moments::<S>(row, self.epsilon)
+    }
+
+    #[inline(always)]
+    fn value<S: Simd>(&self, (mean, rstd): Moments, x: V<S>, [gamma, beta]: [V<S>; 2]) -> V<S> {
+        let x_hat = (x - mean.splat()) * rstd.splat();
+        x_hat.mul_add(gamma, beta)
     }
 }
 
@@ -101,16 +96,21 @@ impl WithSimd for RowGradients<'_> {
         let width = self.norm.gamma.len();
         let rows = self.grad.chunks_exact_mut(width).zip(self.x.chunks_exact(width));
         for ((grad, x), (mean, rstd)) in rows.zip(self.moments) {
-            for (((gamma, beta), grad), x) in self.gamma.iter_mut().zip(self.beta.iter_mut()).zip(&*grad).zip(x) {
-                *gamma = fma::<S>(*grad, (*x - mean) * rstd, *gamma);
-                *beta += grad;
+            let [center, scale] = [*mean, *rstd].map(|value| value.splat::<S>());
+            for (vector, (grad, x)) in grad.chunks_mut(S::lanes32()).zip(x.chunks(S::lanes32())).enumerate() {
+                let columns = vector * S::lanes32()..vector * S::lanes32() + grad.len();
+                let (value, x_hat) = (load::<S>(grad), (load::<S>(x) - center) * scale);
+                let (of_gamma, of_beta) = (&mut self.gamma[columns.clone()], &mut self.beta[columns.clone()]);
+                store(value.mul_add(x_hat, load(of_gamma)), of_gamma);
+                store(value + load(of_beta), of_beta);
+                store(value * load(&self.norm.gamma[columns]), grad);
             }
-            update_with(grad, self.norm.gamma, |grad, gamma| grad * gamma);
-            let of_grad = sum(grad, |g| g) / width as f64;
-            let of_product = sum_pairs(grad, x, |g, x| g * (x - mean)) * f64::from(*rstd) / width as f64;
-            let constant = -of_grad as f32 * rstd;
-            let linear = -of_product as f32 * rstd * rstd;
-            update_with(grad, x, |grad, x| fma::<S>(grad, *rstd, fma::<S>(x - mean, linear, constant)));
+            let of_grad = sum::<S>(grad, |g| g) / width as f64;
+            let of_product = sum_pairs::<S>(grad, x, |g, x| g * (x - center)) / width as f64;
+            // In f64: the powers of rstd may be less than f32 holds.
+            let constant = ((-of_grad) as f32 * rstd).splat::<S>();
+            let linear = ((-of_product * f64::from(*rstd).powi(3)) as f32).splat::<S>();
+            update_with::<S>(grad, x, |grad, x| grad.mul_add(scale, (x - center).mul_add(linear, constant)));
         }
     }
 }
@@ -179,30 +179,14 @@ impl WithSimd for Softmax<'_> {
         for (i, row) in self.scores.chunks_exact_mut(self.width).enumerate() {
             match self.mask {
                 Some(mask) => mask.scale(self.first_row + i, self.scale, row),
-                None => update(row, |score| score * self.scale),
+                None => update(row, |score| score * self.scale.splat::<S>()),
             }
-            let max = maximum(row);
-            update(row, |score| exp::<S>(score - max));
-            let factor = (1.0 / sum(row, |e| e)) as f32;
+            let max = maximum::<S>(row).splat::<S>();
+            update(row, |score| exp(score - max));
+            let factor = ((1.0 / sum::<S>(row, |e| e)) as f32).splat::<S>();
             update(row, |e| e * factor);
         }
     }
-}
-
-/// The largest value.
-#[inline(always)]
-pub fn maximum(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *x > *lane { *x } else { *lane };
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane = if *x > *lane { *x } else { *lane };
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 struct SoftmaxGradient<'a> {
@@ -221,8 +205,9 @@ impl WithSimd for SoftmaxGradient<'_> {
     fn with_simd<S: Simd>(self) {
         let rows = self.grad.chunks_exact_mut(self.width).zip(self.weights.chunks_exact(self.width));
         for (i, (grad, weights)) in rows.enumerate() {
-            let mean = sum_pairs(grad, weights, |g, w| g * w) as f32;
-            update_with(grad, weights, |g, w| (g - mean) * w * self.scale);
+            let [mean, scale] =
+                [sum_pairs::<S>(grad, weights, |g, w| g * w) as f32, self.scale].map(|value| value.splat::<S>());
+            update_with(grad, weights, |g, w| (g - mean) * w * scale);
             if let Some(mask) = self.mask {
                 for (grad, masked) in grad.iter_mut().zip(mask.row(self.first_row + i, self.width)) {
                     *grad = if *masked == 0 { *grad } else { 0.0 };

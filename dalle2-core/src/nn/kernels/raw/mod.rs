@@ -4,7 +4,11 @@
 #![allow(unsafe_code, reason = "see the comment at each place")]
 
 mod copy;
+mod row_map;
 mod tile;
+mod vector;
 
 pub use copy::copied;
+pub use row_map::{RowMap, map, mapped};
 pub use tile::{PANEL, ROWS, Row, product};
+pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};
