@@ -11,7 +11,7 @@
 //! Every function here returns its input as `Err` where it does not apply (another backend, another dtype, kernels
 //! switched off), and the caller composes the same result of Burn's operations.
 //!
-//! Only `ops`, `autodiff`, `conv` and `winograd::weights` know of Burn; the others work on slices.
+//! Only `ops`, `autodiff` and `conv` know of Burn; the others work on slices.
 
 #![allow(clippy::result_large_err, reason = "the input comes back as it was, a handle of a few hundred bytes")]
 

@@ -16,8 +16,9 @@ use rayon::prelude::*;
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
 use super::super::raw::{PANEL, ROWS, Row, product};
-use super::maps::{LANES, Lane, Patch, Tile, ToFilter, along, square};
-use super::{POINTS, TILE, tiles};
+use super::maps::{LANES, Patch, Tile, ToFilter, along, square};
+use super::panel::{Grid, Panel, lane, read_patches};
+use super::{POINTS, TILE};
 
 /// Input channels that are worked on together.
 const BLOCK: usize = 64;
@@ -28,8 +29,6 @@ const PANELS: usize = 8;
 
 /// Vectors of a row of a panel.
 const HALVES: usize = PANEL / LANES;
-/// One value of every tile of a panel at each of N × N places.
-type Grid<const N: usize> = [[Row; N]; N];
 
 /// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, 3, 3]`, plus `bias` `[C_out]` if there is one.
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -74,52 +73,6 @@ fn split_blocks(mut points: &mut [Row], channels: usize, panels: usize) -> Vec<&
     slices
 }
 
-/// Tiles that are worked on together.
-#[derive(Debug, Clone)]
-struct Panel {
-    runs: Vec<Run>,
-    /// Tiles in it.
-    count: usize,
-}
-
-/// Neighbouring tiles of a row of one image.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    image: usize,
-    /// Row and column of the first tile's upper left pixel in the output.
-    at: [usize; 2],
-    /// Its place in the panel.
-    lane: usize,
-    count: usize,
-}
-
-impl Panel {
-    /// The panels of a batch.
-    fn cover(shape: &ConvShape) -> Vec<Self> {
-        let [down, across] = tiles(shape.grid);
-        let total = shape.batch * down * across;
-        (0..total)
-            .step_by(PANEL)
-            .map(|first| {
-                let count = PANEL.min(total - first);
-                let (mut runs, mut lane) = (Vec::new(), 0);
-                while lane < count {
-                    let (row, column) = ((first + lane) / across, (first + lane) % across);
-                    let run = Run {
-                        image: row / down,
-                        at: [row % down * TILE, column * TILE],
-                        lane,
-                        count: (across - column).min(count - lane),
-                    };
-                    lane += run.count;
-                    runs.push(run);
-                }
-                Self { runs, count }
-            })
-            .collect()
-    }
-}
-
 /// Patches of some channels to their points.
 struct ToPoints<'a> {
     shape: &'a ConvShape,
@@ -144,7 +97,7 @@ impl WithSimd for ToPoints<'_> {
         for channel in 0..count {
             for run in &self.panel.runs {
                 let image = &self.x[(run.image * channels + self.first + channel) * plane..][..plane];
-                read_patches(self.shape, image, run, &mut patch);
+                read_patches(self.shape.image, self.shape.padding, image, run, &mut patch);
             }
             for half in 0..self.panel.count.div_ceil(LANES) {
                 let lanes = half * LANES..(half + 1) * LANES;
@@ -162,54 +115,6 @@ impl WithSimd for ToPoints<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// One vector of a row.
-#[inline(always)]
-fn lane(row: &Row, half: usize) -> &Lane {
-    &row.as_chunks::<LANES>().0[half]
-}
-
-/// The 6 × 6 pixels of the tiles of a run, zero outside the image.
-#[inline(always)]
-fn read_patches(shape: &ConvShape, image: &[f32], run: &Run, patch: &mut Grid<6>) {
-    let [height, width] = shape.image;
-    let length = run.count * TILE + 2;
-    let start = run.at[1] as isize - shape.padding[1] as isize;
-    let inside = start.clamp(0, width as isize) as usize..(start + length as isize).clamp(0, width as isize) as usize;
-    // Wide padding on the right lets a run begin beyond the image: nothing is inside then.
-    let offset = (inside.start as isize - start).max(0) as usize;
-    let mut line = [0.0; PANEL * TILE + 2];
-    for (row, patch) in patch.iter_mut().enumerate() {
-        let Some(y) = (run.at[0] + row).checked_sub(shape.padding[0]).filter(|y| *y < height) else {
-            patch.iter_mut().for_each(|values| values[run.lane..run.lane + run.count].fill(0.0));
-            continue;
-        };
-        let from = &image[y * width..][..width];
-        line[offset..offset + inside.len()].copy_from_slice(&from[inside.clone()]);
-        if run.count == PANEL {
-            spread::<PANEL>(&line, patch, 0);
-        } else if run.count == LANES && run.lane.is_multiple_of(LANES) {
-            spread::<LANES>(&line, patch, run.lane);
-        } else {
-            for tile in 0..run.count {
-                for (column, values) in patch.iter_mut().enumerate() {
-                    values[run.lane + tile] = line[tile * TILE + column];
-                }
-            }
-        }
-    }
-}
-
-/// Every fourth pixel of a line, from each of six places.
-#[inline(always)]
-fn spread<const N: usize>(line: &[f32; PANEL * TILE + 2], patch: &mut [Row; 6], lane: usize) {
-    for (column, values) in patch.iter_mut().enumerate() {
-        let values = &mut values[lane..lane + N];
-        for tile in 0..N {
-            values[tile] = line[tile * TILE + column];
         }
     }
 }
@@ -329,14 +234,16 @@ fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize,
             let to = &mut plane[(run.at[0] + row) * width + run.at[1]..];
             let length = (run.count * TILE).min(width - run.at[1]);
             let mut line = [0.0; PANEL * TILE];
-            if run.count == PANEL {
-                gather::<PANEL>(tiles, 0, &mut line);
-            } else if run.count == LANES && run.lane.is_multiple_of(LANES) {
-                gather::<LANES>(tiles, run.lane, &mut line);
-            } else {
-                for tile in 0..run.count {
-                    for column in 0..TILE {
-                        line[tile * TILE + column] = tiles[column][run.lane + tile];
+            match run.count {
+                PANEL => gather::<PANEL>(tiles, run.lane, &mut line),
+                16 => gather::<16>(tiles, run.lane, &mut line),
+                8 => gather::<8>(tiles, run.lane, &mut line),
+                4 => gather::<4>(tiles, run.lane, &mut line),
+                _ => {
+                    for tile in 0..run.count {
+                        for column in 0..TILE {
+                            line[tile * TILE + column] = tiles[column][run.lane + tile];
+                        }
                     }
                 }
             }

@@ -8,6 +8,7 @@
 
 mod forward;
 mod maps;
+mod panel;
 mod weights;
 
 use super::conv::{ConvGradients, ConvShape};

@@ -1,145 +1,158 @@
 //! The gradient of the weights.
 //!
-//! Matrices over points are stored as `[tiles, 36, channels]`, so that tasks write whole rows; the products read them
-//! through strides.
+//! For each of the 36 points it is a product of the transformed gradient of the result, `[C_out, tiles]`, with the
+//! transformed input, `[tiles, C_in]`. The former is vectorised over the tiles of a panel, the latter over channels, so
+//! that both lie as the register tile reads them. Some panels at a time are transformed and their products added up.
 
-use std::marker::PhantomData;
-
-use burn::backend::flex::FlexTensor;
-use burn::backend::{Flex, ops::FloatTensorOps};
-use burn::tensor::Shape;
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
-use super::super::ops::{tensor, values};
-use super::super::parallel::{for_each, vectorized};
-use super::maps::{FromFilter, LANES, Map, Patch, Spread, along, square};
-use super::{POINTS, TILE, tiles};
+use super::super::parallel::vectorized;
+use super::super::raw::{PANEL, Row, product};
+use super::maps::{FromFilter, LANES, Lane, Patch, Spread, along, square};
+use super::panel::{Columns, Grid, LONGEST, Panel, Run, lane, read_patches};
+use super::{POINTS, TILE};
 
-/// Tiles whose products are taken together: enough for efficient products, few enough for the cache.
-const TILES_AT_A_TIME: usize = 512;
+/// Most panels of a group: the tiles of a point and of a panel of channels must fit the first cache.
+const PANELS: usize = 8;
 
 /// The gradient of the weights `[C_out, C_in, 3, 3]`, given the input and the gradient of the result.
 pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let mut of_filters: Option<FlexTensor> = None;
-    for block in Blocks::of(shape) {
-        let grad = block.points::<4, Spread>(block.output(shape), grad); // [T, 36, C_out]
-        let patches = block.points::<6, Patch>(block.input(shape), x).permute(&[1, 0, 2]); // [36, T, C_in]
-        let product = Flex::float_matmul(grad.permute(&[1, 2, 0]), patches); // [36, C_out, C_in]
-        of_filters = Some(match of_filters {
-            Some(sum) => Flex::float_add(sum, product),
-            None => product,
+    let [from, to] = shape.channels;
+    let of_channels = from.div_ceil(PANEL);
+    let mut of_filters = vec![[0.0; PANEL]; of_channels * POINTS * to]; // [panels of C_in, 36, C_out]
+    let panels = Panel::cover(shape);
+    // Groups of about the same size.
+    let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
+    let tiles = group * PANEL;
+    // A little more for each point than it needs. Without it the 36 places that a transform writes would lie a multiple
+    // of 4 KiB apart and drive each other out of the first cache.
+    let (of_result_point, of_input_point) = (to * tiles + LANES, tiles + 1);
+    let mut of_result = vec![0.0; POINTS * of_result_point]; // [36, C_out, tiles]
+    let mut of_input = vec![[0.0; PANEL]; of_channels * POINTS * of_input_point]; // [panels of C_in, 36, tiles]
+    for (number, panels) in panels.chunks(group).enumerate() {
+        by_point(&mut of_result, of_result_point, tiles).into_par_iter().enumerate().for_each(|(channel, points)| {
+            vectorized(OfResult { shape, grad, channel, panels, points });
+        });
+        let of_channels = of_input.chunks_mut(POINTS * of_input_point);
+        let tasks: Vec<_> = of_channels.flat_map(|points| by_point(points, of_input_point, PANEL)).collect();
+        tasks.into_par_iter().enumerate().for_each(|(task, points)| {
+            let (channels, panel) = (task / group, task % group);
+            if let Some(panel) = panels.get(panel) {
+                vectorized(OfInput { shape, x, first: channels * PANEL, panel, points });
+            }
+        });
+        let count = panels.iter().map(|panel| panel.count).sum::<usize>();
+        of_filters.par_chunks_mut(to).enumerate().for_each(|(task, products)| {
+            let point = task % POINTS;
+            vectorized(Products {
+                columns: PANEL.min(from - task / POINTS * PANEL),
+                of_result: &of_result[point * of_result_point..],
+                tiles,
+                of_input: &of_input[task * of_input_point..][..count],
+                products,
+                accumulate: number > 0,
+            });
         });
     }
-    of_filters
-        .map_or_else(|| vec![0.0; shape.channels.iter().product::<usize>() * 9], |sum| weights(shape, values(&sum)))
-}
-
-/// The gradient of the weights `[C_out, C_in, 3, 3]` from that of the filters `[36, C_out, C_in]`.
-fn weights(shape: &ConvShape, of_filters: &[f32]) -> Vec<f32> {
-    let [from, to] = shape.channels;
     let mut weight = vec![0.0; to * from * 9];
-    let n = weight.len();
-    for_each(weight.par_chunks_mut(9 * from), 4 * n, |row, weight| {
-        vectorized(FilterGradient { channels: from, stride: to * from, points: &of_filters[row * from..], weight });
+    weight.par_chunks_mut(from * 9).enumerate().for_each(|(output, weight)| {
+        vectorized(ToWeights { of_filters: &of_filters[output..], to, weight });
     });
     weight
 }
 
-/// Rows of tiles that are worked on together: those of several images, or some of one.
-#[derive(Debug, Clone, Copy)]
-struct Blocks {
-    /// First row of tiles, counted through the batch.
-    first: usize,
-    count: usize,
-    tiles: [usize; 2],
+/// Cuts the values of each of the 36 points, `of_point` of them, into whole pieces, and puts those of a place together.
+fn by_point<T>(points: &mut [T], of_point: usize, piece: usize) -> Vec<Vec<&mut [T]>> {
+    let mut pieces: Vec<_> = (0..of_point / piece).map(|_| Vec::with_capacity(POINTS)).collect();
+    for of_point in points.chunks_mut(of_point) {
+        for (pieces, piece) in pieces.iter_mut().zip(of_point.chunks_mut(piece)) {
+            pieces.push(piece);
+        }
+    }
+    pieces
 }
 
-/// Images and how tiles lie over them.
-#[derive(Debug, Clone, Copy)]
-struct Planes {
-    channels: usize,
-    /// \[H, W\]
-    image: [usize; 2],
-    /// Rows and columns by which the first patch reaches out of the image.
-    padding: [usize; 2],
+/// The gradient of one output channel at the points.
+struct OfResult<'a> {
+    shape: &'a ConvShape,
+    grad: &'a [f32],
+    channel: usize,
+    panels: &'a [Panel],
+    /// The tiles at each of the 36 points.
+    points: Vec<&'a mut [f32]>,
 }
 
-impl Blocks {
-    fn of(shape: &ConvShape) -> impl Iterator<Item = Self> {
-        let tiles = tiles(shape.grid);
-        let (rows, step) = (shape.batch * tiles[0], (TILES_AT_A_TIME / tiles[1].max(1)).max(1));
-        (0..rows).step_by(step).map(move |first| Self { first, count: step.min(rows - first), tiles })
-    }
-
-    fn input(&self, shape: &ConvShape) -> Planes {
-        Planes { channels: shape.channels[0], image: shape.image, padding: shape.padding }
-    }
-
-    fn output(&self, shape: &ConvShape) -> Planes {
-        Planes { channels: shape.channels[1], image: shape.grid, padding: [0, 0] }
-    }
-
-    /// Patches of N × N pixels of the block's images at the 36 points, `[T, 36, C]`.
-    fn points<const N: usize, M: Map<N, 6>>(&self, planes: Planes, images: &[f32]) -> FlexTensor {
-        let [down, across] = self.tiles;
-        let row = across * POINTS * planes.channels;
-        let mut points = vec![0.0; self.count * row];
-        let n = points.len();
-        for_each(points.par_chunks_mut(row), n, |task, points| {
-            let (image, tile_row) = ((self.first + task) / down, (self.first + task) % down);
-            let size = planes.channels * planes.image[0] * planes.image[1];
-            let image = &images[image * size..][..size];
-            vectorized(ToPoints::<N, M> { planes, image, tile_row, across, points, map: PhantomData });
-        });
-        tensor(points, Shape::from([self.count * across, POINTS, planes.channels]))
-    }
-}
-
-/// A row of tiles of one image to its points.
-struct ToPoints<'a, const N: usize, M> {
-    planes: Planes,
-    image: &'a [f32],
-    tile_row: usize,
-    across: usize,
-    /// `[across, 36, C]`
-    points: &'a mut [f32],
-    map: PhantomData<M>,
-}
-
-impl<const N: usize, M: Map<N, 6>> WithSimd for ToPoints<'_, N, M> {
+impl WithSimd for OfResult<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        let Self { planes: Planes { channels, image: [height, width], padding }, image, .. } = self;
-        let columns = self.across * TILE + N - TILE;
-        let mut pixels = vec![[0.0; LANES]; N * columns];
-        let mut half = vec![[[0.0; LANES]; 6]; columns];
-        for first in (0..channels).step_by(LANES) {
-            let lanes = LANES.min(channels - first);
-            for row in 0..N {
-                let Some(y) = (self.tile_row * TILE + row).checked_sub(padding[0]).filter(|y| *y < height) else {
-                    continue; // stays zero, for every group of channels
-                };
-                let to = &mut pixels[row * columns + padding[1]..(row + 1) * columns];
-                for lane in 0..lanes {
-                    let from = &image[((first + lane) * height + y) * width..][..width];
-                    to.iter_mut().zip(from).for_each(|(to, from)| to[lane] = *from);
+    fn with_simd<S: Simd>(mut self) {
+        let (channels, plane) = (self.shape.channels[1], self.shape.grid[0] * self.shape.grid[1]);
+        let mut tile: Grid<4> = [[[0.0; PANEL]; 4]; 4];
+        for (number, panel) in self.panels.iter().enumerate() {
+            for run in &panel.runs {
+                let image = &self.grad[(run.image * channels + self.channel) * plane..][..plane];
+                read_patches(self.shape.grid, [0, 0], image, run, &mut tile);
+            }
+            for half in 0..panel.count.div_ceil(LANES) {
+                let mut rows = [[[0.0; LANES]; 4]; 6];
+                for column in 0..4 {
+                    let mapped = along::<4, 6, Spread>(std::array::from_fn(|row| lane(&tile[row][column], half)));
+                    for (row, value) in mapped.into_iter().enumerate() {
+                        rows[row][column] = value;
+                    }
+                }
+                for (row, values) in rows.iter().enumerate() {
+                    let mapped = along::<4, 6, Spread>(std::array::from_fn(|column| &values[column]));
+                    for (column, value) in mapped.iter().enumerate() {
+                        let at = number * PANEL + half * LANES;
+                        self.points[row * 6 + column][at..at + LANES].copy_from_slice(value);
+                    }
                 }
             }
-            for (column, half) in half.iter_mut().enumerate() {
-                *half = along::<N, 6, M>(std::array::from_fn(|row| &pixels[row * columns + column]));
-            }
-            for (tile, points) in self.points.chunks_exact_mut(POINTS * channels).enumerate() {
-                for row in 0..6 {
-                    let mapped = along::<N, 6, M>(std::array::from_fn(|i| &half[tile * TILE + i][row]));
-                    for (column, value) in mapped.iter().enumerate() {
-                        let to = &mut points[(row * 6 + column) * channels + first..];
-                        match to.first_chunk_mut::<LANES>() {
-                            Some(to) if lanes == LANES => *to = *value,
-                            _ => to[..lanes].copy_from_slice(&value[..lanes]),
+        }
+    }
+}
+
+/// The patches of a panel of tiles at the points, for a panel of channels.
+struct OfInput<'a> {
+    shape: &'a ConvShape,
+    x: &'a [f32],
+    /// First channel.
+    first: usize,
+    panel: &'a Panel,
+    /// The tiles at each of the 36 points.
+    points: Vec<&'a mut [Row]>,
+}
+
+/// A row of pixels of some channels.
+type Line = [Lane; LONGEST];
+
+impl WithSimd for OfInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self) {
+        let channels = self.shape.channels[0];
+        let plane = self.shape.image[0] * self.shape.image[1];
+        let mut lines = vec![[[0.0; LANES]; LONGEST]; 6];
+        let mut half = vec![[[0.0; LANES]; 6]; LONGEST];
+        for first in (self.first..channels.min(self.first + PANEL)).step_by(LANES) {
+            let lanes = first - self.first..first - self.first + LANES;
+            for run in &self.panel.runs {
+                let images = &self.x[(run.image * channels + first) * plane..(run.image + 1) * channels * plane];
+                let length = read_lines(self.shape, images, run, &mut lines);
+                for (column, half) in half.iter_mut().enumerate().take(length) {
+                    *half = along::<6, 6, Patch>(std::array::from_fn(|row| &lines[row][column]));
+                }
+                for tile in 0..run.count {
+                    for row in 0..6 {
+                        let patch = std::array::from_fn(|i| &half[tile * TILE + i][row]);
+                        for (column, value) in along::<6, 6, Patch>(patch).iter().enumerate() {
+                            let to = &mut self.points[row * 6 + column][run.lane + tile];
+                            to[lanes.clone()].copy_from_slice(value);
                         }
                     }
                 }
@@ -148,33 +161,71 @@ impl<const N: usize, M: Map<N, 6>> WithSimd for ToPoints<'_, N, M> {
     }
 }
 
-/// The gradient of the points to that of the weights of one output channel.
-struct FilterGradient<'a> {
-    channels: usize,
-    /// That of point p and input channel c is at `p · stride + c`.
-    points: &'a [f32],
-    stride: usize,
-    /// `[C_in, 9]`
-    weight: &'a mut [f32],
+/// The six rows of pixels that a run reads, of the first channels of `images`, zero outside them; returns their length.
+#[inline(always)]
+fn read_lines(shape: &ConvShape, images: &[f32], run: &Run, lines: &mut [Line]) -> usize {
+    let [height, width] = shape.image;
+    let Columns { inside, offset, length } = Columns::of::<6>(run, width, shape.padding[1]);
+    for (row, line) in lines.iter_mut().enumerate() {
+        let y = (run.at[0] + row).checked_sub(shape.padding[0]).filter(|y| *y < height);
+        if y.is_none() || inside.len() < length {
+            line[..length].fill([0.0; LANES]);
+        }
+        let Some(y) = y else { continue };
+        let line = &mut line[offset..offset + inside.len()];
+        for (lane, image) in images.chunks_exact(height * width).take(LANES).enumerate() {
+            let from = &image[y * width..][..width][inside.clone()];
+            line.iter_mut().zip(from).for_each(|(to, from)| to[lane] = *from);
+        }
+    }
+    length
 }
 
-impl WithSimd for FilterGradient<'_> {
+/// The product of a point, for a panel of input channels.
+struct Products<'a> {
+    columns: usize,
+    /// `[C_out, tiles]`
+    of_result: &'a [f32],
+    tiles: usize,
+    of_input: &'a [Row],
+    products: &'a mut [Row],
+    accumulate: bool,
+}
+
+impl WithSimd for Products<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        for first in (0..self.channels).step_by(LANES) {
-            let lanes = LANES.min(self.channels - first);
-            let mut points = [[[0.0; LANES]; 6]; 6];
-            for (point, to) in points.as_flattened_mut().iter_mut().enumerate() {
-                let from = &self.points[point * self.stride + first..];
-                match from.first_chunk::<LANES>() {
-                    Some(from) if lanes == LANES => *to = *from,
-                    _ => to[..lanes].copy_from_slice(&from[..lanes]),
-                }
-            }
+        let size = [self.products.len(), self.columns];
+        let to = (self.products.as_flattened_mut(), PANEL);
+        product::<S>(size, (self.of_result, self.tiles), self.of_input, to, self.accumulate);
+    }
+}
+
+/// The gradient of the filters of one output channel to that of its weights.
+struct ToWeights<'a> {
+    /// That of a panel and point every `to` rows.
+    of_filters: &'a [Row],
+    to: usize,
+    /// `[C_in, 9]`
+    weight: &'a mut [f32],
+}
+
+impl WithSimd for ToWeights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        for (number, weight) in self.weight.chunks_mut(LANES * 9).enumerate() {
+            let (panel, half) = (number * LANES / PANEL, number % (PANEL / LANES));
+            let points = std::array::from_fn(|row| {
+                std::array::from_fn(|column| {
+                    *lane(&self.of_filters[(panel * POINTS + row * 6 + column) * self.to], half)
+                })
+            });
             let weights = square::<6, 3, FromFilter>(&points);
-            for (lane, to) in self.weight[first * 9..].chunks_exact_mut(9).take(lanes).enumerate() {
+            for (lane, to) in weight.chunks_exact_mut(9).enumerate() {
                 for (tap, to) in to.iter_mut().enumerate() {
                     *to = weights[tap / 3][tap % 3][lane];
                 }

@@ -1,0 +1,140 @@
+//! Tiles in panels, and the pixels that they read.
+//!
+//! Tiles are numbered through the batch, row by row, and taken in panels of [`PANEL`], of which everything is vectorised
+//! over the tiles.
+
+use super::super::conv::ConvShape;
+use super::super::raw::{PANEL, Row};
+use super::maps::{LANES, Lane};
+use super::{TILE, tiles};
+
+/// One value of every tile of a panel at each of N × N places.
+pub type Grid<const N: usize> = [[Row; N]; N];
+
+/// Tiles that are worked on together.
+#[derive(Debug, Clone)]
+pub struct Panel {
+    /// Those of each row of tiles.
+    pub runs: Vec<Run>,
+    /// Tiles in it.
+    pub count: usize,
+}
+
+/// Neighbouring tiles of a row of one image.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// The image.
+    pub image: usize,
+    /// Row and column of the first tile's upper left pixel in the output.
+    pub at: [usize; 2],
+    /// Its place in the panel.
+    pub lane: usize,
+    /// Tiles in it.
+    pub count: usize,
+}
+
+impl Panel {
+    /// The panels of a batch.
+    pub fn cover(shape: &ConvShape) -> Vec<Self> {
+        let [down, across] = tiles(shape.grid);
+        let total = shape.batch * down * across;
+        (0..total)
+            .step_by(PANEL)
+            .map(|first| {
+                let count = PANEL.min(total - first);
+                let (mut runs, mut lane) = (Vec::new(), 0);
+                while lane < count {
+                    let (row, column) = ((first + lane) / across, (first + lane) % across);
+                    let run = Run {
+                        image: row / down,
+                        at: [row % down * TILE, column * TILE],
+                        lane,
+                        count: (across - column).min(count - lane),
+                    };
+                    lane += run.count;
+                    runs.push(run);
+                }
+                Self { runs, count }
+            })
+            .collect()
+    }
+}
+
+/// One vector of a row.
+#[inline(always)]
+pub fn lane(row: &Row, half: usize) -> &Lane {
+    &row.as_chunks::<LANES>().0[half]
+}
+
+/// Longest row of pixels that a run reads.
+pub const LONGEST: usize = PANEL * TILE + 2;
+
+/// Where the pixels of a row of N × N patches lie.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    /// Those of the image, for a run beyond it none.
+    pub inside: std::ops::Range<usize>,
+    /// Pixels before them, outside the image.
+    pub offset: usize,
+    /// Pixels of the row.
+    pub length: usize,
+}
+
+impl Columns {
+    /// Those that a run reads of an image of this width, which begins after `padding` columns.
+    #[inline(always)]
+    pub fn of<const N: usize>(run: &Run, width: usize, padding: usize) -> Self {
+        let length = run.count * TILE + N - TILE;
+        let start = run.at[1] as isize - padding as isize;
+        let clamp = |column: isize| column.clamp(0, width as isize) as usize;
+        let inside = clamp(start)..clamp(start + length as isize);
+        // Wide padding on the right lets a run begin beyond the image: nothing is inside then.
+        let offset = (inside.start as isize - start).max(0) as usize;
+        Self { inside, offset, length }
+    }
+}
+
+/// The N × N pixels of the tiles of a run, zero outside the image.
+#[inline(always)]
+pub fn read_patches<const N: usize>(
+    [height, width]: [usize; 2],
+    padding: [usize; 2],
+    image: &[f32],
+    run: &Run,
+    patch: &mut Grid<N>,
+) {
+    let Columns { inside, offset, .. } = Columns::of::<N>(run, width, padding[1]);
+    let mut line = [0.0; LONGEST];
+    for (row, patch) in patch.iter_mut().enumerate() {
+        let Some(y) = (run.at[0] + row).checked_sub(padding[0]).filter(|y| *y < height) else {
+            patch.iter_mut().for_each(|values| values[run.lane..run.lane + run.count].fill(0.0));
+            continue;
+        };
+        let from = &image[y * width..][..width];
+        line[offset..offset + inside.len()].copy_from_slice(&from[inside.clone()]);
+        match run.count {
+            PANEL => spread::<PANEL, N>(&line, patch, run.lane),
+            16 => spread::<16, N>(&line, patch, run.lane),
+            8 => spread::<8, N>(&line, patch, run.lane),
+            4 => spread::<4, N>(&line, patch, run.lane),
+            _ => {
+                for tile in 0..run.count {
+                    for (column, values) in patch.iter_mut().enumerate() {
+                        values[run.lane + tile] = line[tile * TILE + column];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every fourth pixel of a line, from each of N places.
+#[inline(always)]
+fn spread<const TILES: usize, const N: usize>(line: &[f32; LONGEST], patch: &mut [Row; N], lane: usize) {
+    for (column, values) in patch.iter_mut().enumerate() {
+        let values = &mut values[lane..lane + TILES];
+        for tile in 0..TILES {
+            values[tile] = line[tile * TILE + column];
+        }
+    }
+}
