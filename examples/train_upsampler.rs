@@ -206,7 +206,7 @@ fn main() -> Result<()> {
     };
     let mut hooks =
         UpsamplerHooks { args, stage: cli.stage, config: config.clone(), data: &data, device: device.clone() };
-    args.run(cli.stage.run(), &run, task, &source, &mut hooks)
+    args.run(cli.stage.run(), &run, task, source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {
