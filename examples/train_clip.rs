@@ -165,7 +165,7 @@ fn main() -> Result<()> {
     };
     materialize(&task, &device, train.seed);
     let mut hooks = ClipHooks { args, config: config.clone(), data: &data };
-    args.run("clip", &run, task, &source, &mut hooks)
+    args.run("clip", &run, task, source, &mut hooks)
 }
 
 /// What the preset says, for the words of the data set.

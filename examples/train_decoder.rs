@@ -155,7 +155,7 @@ fn main() -> Result<()> {
         seed: train.seed,
     };
     let mut hooks = DecoderHooks { args, config: config.clone(), clip, data: &data };
-    args.run(if cli.inpaint { "decoder_inpaint" } else { "decoder" }, &run, task, &source, &mut hooks)
+    args.run(if cli.inpaint { "decoder_inpaint" } else { "decoder" }, &run, task, source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

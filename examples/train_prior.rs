@@ -124,7 +124,7 @@ fn train_diffusion(
     let pairs = pairs.with_seed(seed)?;
     let source = DiffusionSource { pairs, batch_size, train_steps: config.train_steps, seed };
     let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
-    cli.train.run("prior", &run, task, &source, &mut hooks)
+    cli.train.run("prior", &run, task, source, &mut hooks)
 }
 
 fn train_autoregressive(
@@ -177,7 +177,7 @@ fn train_autoregressive(
     materialize(&task, device, seed);
     let source = AutoregressiveSource { pairs, batch_size, quantizer, seed };
     let mut hooks = hooks(cli, truth, run.model.training_cost(), batch_size);
-    cli.train.run("autoregressive_prior", &run, task, &source, &mut hooks)
+    cli.train.run("autoregressive_prior", &run, task, source, &mut hooks)
 }
 
 fn hooks(cli: &Cli, truth: Truth, cost: TrainingCost, batch_size: usize) -> PriorHooks {

@@ -171,7 +171,7 @@ fn main() -> Result<()> {
     let (config, train) = match (cli.stage, args.preset) {
         (Stage::First, Preset::Tiny) => (UpsamplerConfig::tiny(), TrainConfig { steps: 400, ..defaults() }),
         (Stage::First, Preset::Portable) => (UpsamplerConfig::portable(), TrainConfig { steps: 400, ..defaults() }),
-        (Stage::First, Preset::Emoji) => (UpsamplerConfig::emoji(), TrainConfig { steps: 3000, ..defaults() }),
+        (Stage::First, Preset::Emoji) => (UpsamplerConfig::emoji(), TrainConfig { steps: 6000, ..defaults() }),
         (Stage::Second, Preset::Portable) => {
             anyhow::bail!("a pipeline of diffusers has one upsampler: use --stage first")
         }
@@ -206,7 +206,7 @@ fn main() -> Result<()> {
     };
     let mut hooks =
         UpsamplerHooks { args, stage: cli.stage, config: config.clone(), data: &data, device: device.clone() };
-    args.run(cli.stage.run(), &run, task, &source, &mut hooks)
+    args.run(cli.stage.run(), &run, task, source, &mut hooks)
 }
 
 fn defaults() -> TrainConfig {

@@ -26,6 +26,9 @@ use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, PriorBatch, 
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use rand::RngExt;
 
+#[path = "training/supervised.rs"]
+mod supervised;
+
 /// Width of embeddings, width of captions' tokens, tokens of a caption.
 const D: usize = 12;
 const W: usize = 8;

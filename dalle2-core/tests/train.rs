@@ -25,6 +25,8 @@ use rand::RngExt;
 
 #[path = "train/loss_scaling.rs"]
 mod loss_scaling;
+#[path = "train/supervised.rs"]
+mod supervised;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

@@ -115,8 +115,6 @@ impl UpsamplerConfig {
         let mut config = Self { input_size: 128, factor: 8, ..Self::emoji() };
         config.unet.patch = 8;
         config.unet.channels = vec![48, 48];
-        // Bicubic enlargement of a drawing is right almost everywhere, so only what it lacks is predicted.
-        config.residual = true;
         config.diffusion.schedule = BetaSchedule::Linear;
         config
     }
@@ -140,7 +138,7 @@ impl UpsamplerConfig {
             sampler: Sampler::Ddpm,
             ..DiffusionConfig::cosine(VarianceType::FixedSmall, 7, 1.0)
         };
-        Self { input_size: 64, factor: 4, unet, diffusion, ..Self::emoji() }
+        Self { input_size: 64, factor: 4, residual: false, unet, diffusion, ..Self::emoji() }
     }
 
     /// The size of the paper's first upsampler (Table 3), 64 px to 256 px, "700M" there, sampled with GLIDE's 27 timesteps.
@@ -151,7 +149,7 @@ impl UpsamplerConfig {
             spacing: Some(Spacing::Fast27),
             ..DiffusionConfig::cosine(VarianceType::FixedSmall, 27, 1.0)
         };
-        Self { input_size: 64, factor: 4, unet, diffusion, ..Self::emoji() }
+        Self { input_size: 64, factor: 4, residual: false, unet, diffusion, ..Self::emoji() }
     }
 
     /// The size of the paper's second upsampler (Table 3), 256 px to 1024 px, "300M" there.
@@ -162,7 +160,7 @@ impl UpsamplerConfig {
             schedule: BetaSchedule::Linear,
             ..DiffusionConfig::cosine(VarianceType::FixedSmall, 15, 1.0)
         };
-        Self { input_size: 256, factor: 4, unet, diffusion, ..Self::emoji() }
+        Self { input_size: 256, factor: 4, residual: false, unet, diffusion, ..Self::emoji() }
     }
 
     /// Number of parameters, computed without allocating them.

@@ -33,7 +33,7 @@ pub struct UpsamplerConfig {
     pub enlargement: Option<Enlargement>,
     /// Whether the network predicts what the enlarged image lacks, which is added to that image (as in SRDiff, arXiv
     /// 2104.14951, but in the prediction, so that the process stays one over images). For [`PredictionType::XStart`] only.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub residual: bool,
     /// The diffusion process.
     pub diffusion: DiffusionConfig,
@@ -75,7 +75,8 @@ impl UpsamplerConfig {
             },
             last_step: None,
             enlargement: None,
-            residual: false,
+            // Bicubic enlargement of a drawing is right almost everywhere, so only what it lacks is predicted.
+            residual: true,
             // 64 channels cannot carry the noise of blocks of 48 values, which predicting v would ask for.
             diffusion: DiffusionConfig {
                 prediction: PredictionType::XStart,
@@ -105,6 +106,7 @@ impl UpsamplerConfig {
                 ..Self::emoji().unet
             },
             enlargement: Some(Enlargement::Overshooting),
+            residual: false,
             diffusion: DiffusionConfig::portable(VarianceType::FixedSmall, 7, 1.0),
             ..Self::emoji()
         }

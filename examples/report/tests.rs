@@ -1,6 +1,6 @@
-//! The page of two small runs, in a real browser.
+//! The page of two small runs, and that of the kept runs of the bundled model, in a real browser.
 //!
-//! `DALLE2_SCREENSHOTS=docs/images cargo test --example report browser` writes a picture of it.
+//! `DALLE2_SCREENSHOTS=docs/images cargo test --example report browser` writes a picture of the second one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -112,11 +112,47 @@ fn a_browser_shows_the_page_whole() {
         assert_eq!(browser.run(overflow), false, "the page is not wider than the screen");
         let loaded = "return performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length";
         assert_eq!(browser.run(loaded), 0, "the page loads nothing");
-        if let (Screen::Desktop, Some(dir)) = (screen, std::env::var_os("DALLE2_SCREENSHOTS")) {
-            fs::write(Path::new(&dir).join("report.png"), browser.screenshot()).unwrap();
-        }
         assert!(!browser.shows(".settings"));
         browser.click("summary");
         assert!(browser.shows(".settings"));
+    }
+}
+
+#[test]
+fn a_browser_shows_the_page_of_the_kept_runs() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji/runs");
+    let (residual, plain) = (kept.join("upsampler_1"), kept.join("upsampler_1_plain"));
+    let temp = tempfile::tempdir().unwrap();
+    let page = temp.path().join("page.html");
+    let html = report(&[&residual, &plain], &page).unwrap();
+    let differences = html.split("class=\"differences\"").nth(1).unwrap().split("</table>").next().unwrap();
+    assert!(differences.contains("model.residual"), "{differences}");
+    assert_eq!(differences.matches("<tr").count(), 2, "they differ in nothing else: {differences}");
+    let groups = runs::open(&[residual, plain]).unwrap();
+    assert_eq!(groups.len(), 1, "they report the same figures");
+    let losses: Vec<f64> = groups[0].runs.iter().map(|run| run.last_loss().unwrap()).collect();
+    assert!(losses[0] < losses[1], "the residual is learned to a lower loss than whole images: {losses:?}");
+    for run in &groups[0].runs {
+        assert_eq!(run.steps.last().unwrap().step, 6000);
+        assert_eq!(run.samples.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [500, 2000, 6000]);
+    }
+    if !installed() {
+        return;
+    }
+    for screen in [Screen::Desktop, Screen::DarkPhone] {
+        let browser = Browser::open(screen);
+        browser.goto_file(&page);
+        assert_eq!(browser.text("h2"), "upsampler_1, upsampler_1_plain");
+        // Loss, mean squared error, gradients, rate, throughput, memory.
+        assert_eq!(browser.run("return document.querySelectorAll('.curves svg').length"), 6);
+        let lines = "return [...document.querySelectorAll('.curves svg')].every(s => s.querySelectorAll('polyline').length >= 2)";
+        assert_eq!(browser.run(lines), true, "a curve of each run in every figure");
+        let drawn = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth > 300)";
+        assert_eq!(browser.run(drawn), true, "three samples of each");
+        let overflow = "return document.documentElement.scrollWidth > innerWidth";
+        assert_eq!(browser.run(overflow), false, "the page is not wider than the screen");
+        if let (Screen::Desktop, Some(dir)) = (screen, std::env::var_os("DALLE2_SCREENSHOTS")) {
+            fs::write(Path::new(&dir).join("report-emoji.png"), browser.screenshot()).unwrap();
+        }
     }
 }

@@ -255,7 +255,8 @@ fn load<M: Module>(path: &Path, manifest: &Manifest, model: M, config: &TrainCon
     Ok(Learner { model, optimizer, average })
 }
 
-fn load_model<M: Module>(path: &Path, name: &str, model: M) -> Result<M> {
+/// The model with the tensors and the identities of parameters of the file `name` in `path`.
+pub(super) fn load_model<M: Module>(path: &Path, name: &str, model: M) -> Result<M> {
     let record = ModuleRecord::from_bytes(read(&path.join(name))?).map_err(|e| unfit(path, name, e))?;
     model.try_load_record(record).map_err(|e| unfit(path, name, e))
 }

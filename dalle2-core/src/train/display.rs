@@ -30,7 +30,7 @@ pub(super) struct Range {
     pub log_every: u64,
 }
 
-pub(super) trait Display {
+pub(super) trait Display: Send {
     /// After every step.
     fn step(&mut self, record: &StepRecord);
     /// Something worth a line, such as a checkpoint.
@@ -118,7 +118,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl<W: Write> Display for Lines<W> {
+impl<W: Write + Send> Display for Lines<W> {
     fn step(&mut self, record: &StepRecord) {
         self.losses.extend(record.loss);
         if !record.step.is_multiple_of(self.range.log_every) && record.step != self.range.to {

@@ -8,6 +8,8 @@
 //! ([`BatchSource`], [`step_rng`]). So a run that was killed and resumed gives the weights of one that was not, bit
 //! for bit on a device that computes deterministically.
 //!
+//! [`Trainer::run_supervised`] trains the same models under Burn's loop, for data-parallel training over several GPUs.
+//!
 //! ```
 //! use burn::nn::{Linear, LinearConfig};
 //! use burn::prelude::*;
@@ -80,6 +82,7 @@ mod session;
 mod settings;
 mod source;
 mod state;
+mod supervised;
 mod task;
 mod threads;
 mod trainer;
@@ -101,6 +104,7 @@ pub use prepare::materialize;
 pub use run_dir::{StepRecord, read_metrics};
 pub use settings::resolve;
 pub use source::{BatchSource, ShuffledIndices, mix_seed, step_rng};
+pub use supervised::{DeviceStrategy, check_supervised};
 pub use task::TrainTask;
 pub use threads::DeviceThreads;
 pub use trainer::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};

@@ -74,29 +74,44 @@ fn read<T: Serialize + DeserializeOwned>(value: &Value) -> Result<T, Fault> {
         Fault { field, problem: unknown }
     })?;
     let known = serde_json::to_value(&parsed).map_err(|e| Fault { field: ".".into(), problem: e.to_string() })?;
-    match unread("", value, &known) {
-        Some(field) => Err(Fault { field, problem: "unknown field".into() }),
+    let mut missing = Vec::new();
+    unread("", value, &known, &mut missing);
+    match missing.into_iter().find(|path| !is_switch::<T>(value, path)) {
+        Some(path) => {
+            Err(Fault { field: path.trim_start_matches('/').replace('/', "."), problem: "unknown field".into() })
+        }
         None => Ok(parsed),
     }
 }
 
-/// The first key of `given` that `known` lacks. What is null may be left out.
-fn unread(path: &str, given: &Value, known: &Value) -> Option<String> {
+/// The keys of `given` that `known` lacks, as JSON pointers. What is null may be left out.
+fn unread(path: &str, given: &Value, known: &Value, missing: &mut Vec<String>) {
     match (given, known) {
-        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, value)| {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        (Value::Object(given), Value::Object(known)) => given.iter().for_each(|(key, value)| {
+            let path = format!("{path}/{key}");
             match known.get(key) {
-                Some(known) => unread(&path, value, known),
-                None => (!value.is_null()).then_some(path),
+                Some(known) => unread(&path, value, known, missing),
+                None if value.is_null() => (),
+                None => missing.push(path),
             }
         }),
-        (Value::Array(given), Value::Array(known)) => given
-            .iter()
-            .zip(known)
-            .enumerate()
-            .find_map(|(index, (given, known))| unread(&format!("{path}.{index}"), given, known)),
-        _ => None,
+        (Value::Array(given), Value::Array(known)) => {
+            let both = given.iter().zip(known).enumerate();
+            both.for_each(|(index, (given, known))| unread(&format!("{path}/{index}"), given, known, missing));
+        }
+        _ => (),
     }
+}
+
+/// Whether there is a switch at `path` that is off, and left out of its JSON for that: it is there when it is on.
+fn is_switch<T: Serialize + DeserializeOwned>(value: &Value, path: &str) -> bool {
+    let mut on = value.clone();
+    match on.pointer_mut(path) {
+        Some(off) if *off == Value::Bool(false) => *off = Value::Bool(true),
+        _ => return false,
+    }
+    let known = serde_json::from_value::<T>(on).and_then(|parsed| serde_json::to_value(&parsed));
+    known.is_ok_and(|known| known.pointer(path).is_some())
 }
 
 /// What an object does to another one that has a single key, and not the same.
@@ -170,6 +185,9 @@ mod tests {
         channels: Vec<usize>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         heads: Option<usize>,
+        /// Not written when it is off.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        wide: bool,
     }
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,7 +198,7 @@ mod tests {
     }
 
     fn defaults() -> Whole {
-        Whole { train: TrainConfig::default(), model: Net { channels: vec![8, 16], heads: None } }
+        Whole { train: TrainConfig::default(), model: Net { channels: vec![8, 16], heads: None, wide: true } }
     }
 
     fn resolved(file: &str, settings: &[&str]) -> Result<Whole> {
@@ -197,10 +215,18 @@ mod tests {
         let found = resolved(file, &["train.steps=9", "model.heads=4", "model.channels.1=20"]).unwrap();
         let schedule = Schedule::CosineRestarts { period: 5, growth: 1, final_fraction: 0.5 };
         let train = TrainConfig { steps: 9, schedule, ..TrainConfig::default() };
-        assert_eq!(found, Whole { train, model: Net { channels: vec![1, 20, 3], heads: Some(4) } });
+        assert_eq!(found, Whole { train, model: Net { channels: vec![1, 20, 3], heads: Some(4), wide: true } });
         let back = resolved(file, &["train.schedule=inverse_sqrt", "train.max_grad_norm=null"]).unwrap();
         assert_eq!((back.train.schedule, back.train.max_grad_norm), (Schedule::InverseSqrt, None));
         assert_eq!(resolved("{}", &[]).unwrap(), defaults());
+    }
+
+    #[test]
+    fn a_switch_that_is_left_out_when_it_is_off_can_be_switched_off() {
+        assert!(!resolved("{}", &["model.wide=false"]).unwrap().model.wide);
+        assert!(!resolved(r#"{"model": {"wide": false}}"#, &["model.heads=2"]).unwrap().model.wide);
+        let message = resolved("{}", &["model.wider=false"]).unwrap_err().to_string();
+        assert!(message.contains("`model.wider` = false: unknown field"), "{message}");
     }
 
     #[test]

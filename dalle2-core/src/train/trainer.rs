@@ -1,7 +1,7 @@
 //! Runs: their options, their directory, their result.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::prelude::*;
@@ -18,6 +18,7 @@ use super::run_dir::{MetricsLog, RunDir};
 use super::session::Session;
 use super::source::Prefetch;
 use super::state::TrainState;
+use super::supervised;
 use super::{BatchSource, DeviceThreads, DisplayMode, Hooks, LossOutput, TrainConfig, TrainTask};
 use crate::{ConfigError, Error, Result};
 
@@ -212,10 +213,7 @@ impl Trainer {
         H: Hooks<M>,
     {
         let main = self.prepare(&model)?;
-        if devices.is_empty() || !self.config.accumulation.is_multiple_of(devices.len()) {
-            let expected = format!("must be a multiple of the number of devices, {}", devices.len());
-            return Err(ConfigError::new("train.accumulation", self.config.accumulation, expected).into());
-        }
+        self.check_devices(devices)?;
         let threads = DeviceThreads::start(&main, devices)?;
         let (mut session, learner) = self.begin(model, hooks)?;
         std::thread::scope(|scope| {
@@ -227,8 +225,22 @@ impl Trainer {
         })
     }
 
+    /// Whether a step has as many batches for each device.
+    pub(super) fn check_devices(&self, devices: &[Device]) -> Result<()> {
+        if devices.is_empty() || !self.config.accumulation.is_multiple_of(devices.len()) {
+            let expected = format!("must be a multiple of the number of devices, {}", devices.len());
+            return Err(ConfigError::new("train.accumulation", self.config.accumulation, expected).into());
+        }
+        Ok(())
+    }
+
+    /// The directory of the run.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Checks the configuration and the model, and gives the model's device.
-    fn prepare<M: Module>(&self, model: &M) -> Result<Device> {
+    pub(super) fn prepare<M: Module>(&self, model: &M) -> Result<Device> {
         self.config.validate().map_err(|e| e.within("train"))?;
         if self.options.prefetch == 0 {
             return Err(ConfigError::new("prefetch", 0, "must be at least 1").into());
@@ -257,7 +269,7 @@ impl Trainer {
         Ok((Session { trainer: self, dir, config, hooks, log, display, state, checkpoint, began }, learner))
     }
 
-    fn whole_config(&self) -> Result<Value> {
+    pub(super) fn whole_config(&self) -> Result<Value> {
         let mut whole = self.details.clone();
         let train = serde_json::to_value(&self.config).map_err(|e| Error::json(self.dir.join("config.json"), e))?;
         whole.insert("train".into(), train);
@@ -275,6 +287,7 @@ impl Trainer {
         model: M,
         config: &Value,
     ) -> Result<(Learner<M>, TrainState, Option<PathBuf>)> {
+        supervised::refuse_run(dir.root())?;
         if self.options.resume {
             checkpoint::clean(dir)?;
             return checkpoint::resume(dir, model, &self.config, config);
