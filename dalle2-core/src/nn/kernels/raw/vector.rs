@@ -84,13 +84,13 @@ pub fn sum_pairs<S: Simd>(x: &[f32], y: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) 
         let (x, y) = (xs.remainder(), ys.remainder());
         for (x, y) in xs.zip(ys) {
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = *sum + f(load(&x[i * lanes..]), load(&y[i * lanes..]));
+                *sum += f(load(&x[i * lanes..]), load(&y[i * lanes..]));
             }
         }
         let (xs, ys) = (x.chunks_exact(lanes), y.chunks_exact(lanes));
         let (x, y) = (xs.remainder(), ys.remainder());
         for (x, y) in xs.zip(ys) {
-            sums[0] = sums[0] + f(load(x), load(y));
+            sums[0] += f(load(x), load(y));
         }
         if !x.is_empty() {
             let mut last = [0.0; MOST];

@@ -148,11 +148,10 @@ impl WithSimd for OfInput<'_> {
                     *half = along::<6, 6, Patch>(std::array::from_fn(|row| &lines[row][column]));
                 }
                 for tile in 0..run.count {
-                    for row in 0..6 {
+                    for (row, points) in self.points.chunks_exact_mut(6).enumerate() {
                         let patch = std::array::from_fn(|i| &half[tile * TILE + i][row]);
-                        for (column, value) in along::<6, 6, Patch>(patch).iter().enumerate() {
-                            let to = &mut self.points[row * 6 + column][run.lane + tile];
-                            to[lanes.clone()].copy_from_slice(value);
+                        for (point, value) in points.iter_mut().zip(along::<6, 6, Patch>(patch)) {
+                            point[run.lane + tile][lanes.clone()].copy_from_slice(&value);
                         }
                     }
                 }
