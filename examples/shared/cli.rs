@@ -200,7 +200,7 @@ impl TrainArgs {
             let expected = "Burn's loop would lose the epoch that it stops in: leave it out, or use --engine trainer";
             return Err(ConfigError::new("max-seconds", seconds, expected).into());
         }
-        Ok(check_supervised(train).map_err(|e| Error::from(e.within("train")))?)
+        check_supervised(train).map_err(|e| Error::from(e.within("train")))
     }
 
     /// How this session of the run goes.
