@@ -8,6 +8,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
+use crate::nn;
 use crate::store::{Weights, check_module_from, load_module_from};
 use crate::{ConfigError, Result};
 
@@ -23,6 +24,9 @@ pub enum Residency {
 }
 
 /// The element type in which networks compute. Norms, softmax and the arithmetic of schedules stay in f32.
+///
+/// On the CPU it is the type of the weights of linear and convolution layers, and activations stay in f32, see
+/// [`narrow_weights`](crate::nn::narrow_weights): half the memory, and in bf16 more speed where the processor has AMX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeType {
     /// 32-bit floats.
@@ -93,12 +97,12 @@ impl LoadOptions {
     /// When the options do not fit the device, or `load` fails now.
     pub fn hold<M: Module>(&self, load: impl Fn(Reading) -> Result<M> + Send + Sync + 'static) -> Result<Network<M>> {
         self.validate()?;
-        let dtype = self.compute_type;
+        let (dtype, cpu) = (self.compute_type, nn::is_cpu(&self.device));
         match self.residency {
-            Residency::Resident => Ok(Network::Resident(dtype.cast(load(Reading::Values)?))),
+            Residency::Resident => Ok(Network::Resident(dtype.cast(load(Reading::Values)?, cpu))),
             Residency::OneStage => {
                 load(Reading::Headers)?;
-                Ok(Network::OnDisk(Arc::new(move || Ok(dtype.cast(load(Reading::Values)?)))))
+                Ok(Network::OnDisk(Arc::new(move || Ok(dtype.cast(load(Reading::Values)?, cpu)))))
             }
         }
     }
@@ -145,10 +149,11 @@ impl ComputeType {
         }
     }
 
-    /// Converts every parameter, one after another.
-    fn cast<M: Module>(self, module: M) -> M {
+    /// Converts the parameters, one after another: those of layers on the CPU, and all elsewhere.
+    fn cast<M: Module>(self, module: M, cpu: bool) -> M {
         match self {
             Self::F32 => module,
+            _ if cpu => nn::narrow_weights(module, self.dtype()),
             _ => module.map(&mut Cast(self.dtype())),
         }
     }

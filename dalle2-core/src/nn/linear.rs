@@ -3,10 +3,13 @@
 use burn::nn::Linear;
 use burn::prelude::*;
 
+use super::{kernels, narrow::linear_for};
+
 /// Applies `x · W + b` over the last axis.
 ///
 /// The leading axes are flattened first: the gradient of the weights is then one product over all rows instead of a
-/// batch of small ones that has to be summed.
+/// batch of small ones that has to be summed. The weight may be narrower than `x`, see
+/// [`narrow_weights`](super::narrow_weights).
 ///
 /// # Shapes
 /// - `x`: `[.., d_input]`
@@ -20,6 +23,7 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     assert_eq!(shape[D - 1], d_input, "linear: the last axis of {shape:?} must be {d_input}");
     let rows = shape[..D - 1].iter().product::<usize>();
     shape[D - 1] = d_output;
-    let y = layer.forward(x.reshape([rows, d_input])); // [.., d_input] -> [rows, d_output]
+    let x = x.reshape([rows, d_input]);
+    let y = kernels::narrow_linear(layer, x).unwrap_or_else(|x| linear_for(layer, x.dtype()).forward(x)); // [rows, d_output]
     y.reshape(shape)
 }

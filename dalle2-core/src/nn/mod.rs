@@ -12,6 +12,7 @@
 //! | [`attention`] | scaled dot-product attention with a mask |
 //! | [`l2_normalize`] | rows to unit length |
 //! | [`causal_mask`], [`timestep_embedding`] | inputs of transformers and diffusion networks |
+//! | [`narrow_weights`] | weights of 16 bits with everything else in f32 |
 //! | [`Transformer`] | the pre-norm transformer of CLIP and the priors |
 
 mod activation;
@@ -21,6 +22,7 @@ mod embedding;
 mod kernels;
 mod linear;
 mod mask;
+mod narrow;
 mod norm;
 mod transformer;
 
@@ -28,9 +30,11 @@ pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::conv2d;
 pub use embedding::timestep_embedding;
+pub(crate) use kernels::is_cpu;
 pub use kernels::{kernels_enabled, set_kernels};
 pub use linear::linear;
 pub use mask::causal_mask;
+pub use narrow::narrow_weights;
 pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};
 

@@ -6,6 +6,7 @@
 //! operands and results that are denormal.
 
 mod attention;
+mod narrow;
 
 use burn::module::Param;
 use burn::nn::{LayerNormConfig, LinearConfig, PaddingConfig2d, conv::Conv2d, conv::Conv2dConfig};

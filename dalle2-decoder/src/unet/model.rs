@@ -178,9 +178,10 @@ impl UNet {
         pixel_shuffle(conv2d(&self.conv_out, group_norm_silu(&self.norm_out, x)), self.patch).cast(outer)
     }
 
-    /// Element type of the weights, in which everything between input and output is computed.
+    /// Element type in which everything between input and output is computed: that of the norms, as weights may be
+    /// narrower.
     fn dtype(&self) -> DType {
-        self.conv_in.weight.val().dtype()
+        self.norm_out.gamma.as_ref().map_or(DType::F32, |gamma| gamma.val().dtype())
     }
 
     fn attentions(&self) -> impl Iterator<Item = &AttentionBlock> {

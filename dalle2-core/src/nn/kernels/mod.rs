@@ -20,6 +20,8 @@ mod attention;
 #[cfg(feature = "flex")]
 mod autodiff;
 #[cfg(feature = "flex")]
+mod bf16;
+#[cfg(feature = "flex")]
 mod conv;
 #[cfg(feature = "flex")]
 mod elementwise;
@@ -46,10 +48,27 @@ mod winograd;
 pub use switch::{kernels_enabled, set_kernels};
 
 #[cfg(feature = "flex")]
-pub use flex::{activation, attention, convolution, group_norm, layer_norm};
+pub use flex::{
+    activation, attention, convolution, group_norm, is_cpu, layer_norm, multiplies, narrow_convolution, narrow_linear,
+    widened,
+};
 
 #[cfg(not(feature = "flex"))]
-pub use absent::{activation, attention, convolution, group_norm, layer_norm};
+pub use absent::{
+    activation, attention, convolution, group_norm, is_cpu, layer_norm, multiplies, narrow_convolution, narrow_linear,
+    widened,
+};
+
+/// What a weight of 16 bits is multiplied by.
+#[derive(Debug, Clone, Copy)]
+pub struct NarrowSize {
+    /// Channels of the other factor.
+    pub inputs: usize,
+    /// Channels of the product.
+    pub outputs: usize,
+    /// Positions of a convolution's kernel, 1 for a matrix.
+    pub taps: usize,
+}
 
 /// An element-wise function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,23 +86,76 @@ mod flex {
     //! The way from tensors to the operations and back.
 
     use burn::backend::{Dispatch, DispatchDevice};
-    use burn::module::{Content, DisplaySettings, ModuleDisplay};
-    use burn::nn::{GroupNorm, LayerNorm, PaddingConfig2d, conv::Conv2d};
+    use burn::module::{Content, DisplaySettings, ModuleDisplay, Param};
+    use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::Conv2d};
     use burn::prelude::*;
-    use burn::tensor::DType;
+    use burn::tensor::{DType, FloatDType};
 
-    use super::{Elementwise, conv::ConvShape, kernels_enabled, norm::GroupNormShape, ops::NnOps};
+    use super::raw::bf16::Instructions;
+    use super::{Elementwise, NarrowSize, bf16, conv::ConvShape, kernels_enabled, norm::GroupNormShape};
+    use super::{ops::NarrowOps, ops::NnOps};
 
-    /// Whether the kernels can take this tensor.
-    fn applies<const D: usize>(x: &Tensor<D>) -> bool {
-        if !kernels_enabled() || x.dtype() != DType::F32 || x.shape().num_elements() == 0 {
-            return false;
-        }
-        match x.device().as_dispatch() {
+    /// Whether a device is the one of the kernels, with autodiff or without.
+    pub fn is_cpu(device: &Device) -> bool {
+        match device.as_dispatch() {
             DispatchDevice::Flex(_) => true,
             DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
             #[allow(unreachable_patterns, reason = "which backends exist depends on the features of Burn")]
             _ => false,
+        }
+    }
+
+    /// Whether the kernels can take this tensor.
+    fn applies<const D: usize>(x: &Tensor<D>) -> bool {
+        kernels_enabled() && x.dtype() == DType::F32 && x.shape().num_elements() != 0 && is_cpu(&x.device())
+    }
+
+    /// Whether the processor multiplies such weights in bf16 by instructions of its own.
+    pub fn multiplies(size: NarrowSize) -> bool {
+        bf16::instructions(size).is_some()
+    }
+
+    /// How `x` in f32 and a weight in bf16 can be multiplied as they are, if they can.
+    fn narrow<const D: usize>(x: &Tensor<D>, weight: DType, size: NarrowSize) -> Option<Instructions> {
+        let applies = applies(x) && !x.device().is_autodiff() && weight == DType::BF16;
+        bf16::instructions(size).filter(|_| applies)
+    }
+
+    /// A weight of 16 bits in f32.
+    pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+        match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
+            true => Tensor::from_dispatch(Dispatch::widened(weight.into_dispatch())),
+            false => weight.cast(FloatDType::F32),
+        }
+    }
+
+    /// A linear layer whose weight is in bf16.
+    pub fn narrow_linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+        let weight = layer.weight.val();
+        let [inputs, outputs] = weight.dims();
+        let Some(with) = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps: 1 }) else { return Err(x) };
+        let bias = bias(layer.bias.as_ref(), outputs, &x);
+        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+        Ok(Tensor::from_dispatch(Dispatch::narrow_linear(x, weight, bias, with)))
+    }
+
+    /// A convolution layer of stride 1 whose weight is in bf16.
+    pub fn narrow_convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+        let weight = layer.weight.val();
+        let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
+        let ([inputs, outputs], taps) = (shape.channels, shape.kernel[0] * shape.kernel[1]);
+        let with = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps });
+        let Some(with) = with.filter(|_| shape.stride == [1, 1]) else { return Err(x) };
+        let bias = bias(layer.bias.as_ref(), outputs, &x);
+        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+        Ok(Tensor::from_dispatch(Dispatch::narrow_convolution(x, weight, bias, shape, with)))
+    }
+
+    /// The bias of a layer with so many outputs.
+    fn bias<const D: usize>(bias: Option<&Param<Tensor<1>>>, outputs: usize, x: &Tensor<D>) -> Tensor<1> {
+        match bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([outputs], (&x.device(), DType::F32)),
         }
     }
 
@@ -166,10 +238,7 @@ mod flex {
         if !(applies(&x) && applies(&weight)) {
             return Err(x);
         }
-        let bias = match &layer.bias {
-            Some(bias) => bias.val(),
-            None => Tensor::zeros([shape.channels[1]], (&x.device(), DType::F32)),
-        };
+        let bias = bias(layer.bias.as_ref(), shape.channels[1], &x);
         let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
         Ok(Tensor::from_dispatch(Dispatch::convolution(x, weight, bias, shape)))
     }
@@ -202,10 +271,31 @@ mod flex {
 mod absent {
     //! Without the CPU backend nothing applies.
 
-    use burn::nn::{GroupNorm, LayerNorm, conv::Conv2d};
+    use burn::nn::{GroupNorm, LayerNorm, Linear, conv::Conv2d};
     use burn::prelude::*;
+    use burn::tensor::FloatDType;
 
-    use super::Elementwise;
+    use super::{Elementwise, NarrowSize};
+
+    pub fn is_cpu(_: &Device) -> bool {
+        false
+    }
+
+    pub fn multiplies(_: NarrowSize) -> bool {
+        false
+    }
+
+    pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+        weight.cast(FloatDType::F32)
+    }
+
+    pub fn narrow_linear(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+        Err(x)
+    }
+
+    pub fn narrow_convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+        Err(x)
+    }
 
     pub fn activation<const D: usize>(_: Elementwise, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
         Err(x)

@@ -2,15 +2,16 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Flex, backend_extension, tensor::BoolTensor, tensor::FloatTensor};
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::{DType, Shape, TensorData};
 
 use super::Elementwise;
 use super::attention::{self, AttentionShape};
+use super::bf16;
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
 use super::parallel::in_place;
-use super::raw::copied;
+use super::raw::{bf16::Instructions, copied};
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -64,6 +65,73 @@ pub trait NnOps: Backend {
         mask: BoolTensor<Self>,
         scale: f32,
     ) -> FloatTensor<Self>;
+}
+
+/// Products of f32 with weights of 16 bits, without gradients.
+#[backend_extension(Flex)]
+pub trait NarrowOps: Backend {
+    /// `weight` in f32.
+    fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` in bf16, best with its columns in order, and
+    /// `[outputs]`.
+    fn narrow_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        with: Instructions,
+    ) -> FloatTensor<Self>;
+
+    /// [`NnOps::convolution`] with stride 1 and a kernel in bf16, best with its channels last in memory.
+    fn narrow_convolution(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+        with: Instructions,
+    ) -> FloatTensor<Self>;
+}
+
+impl NarrowOps for Flex {
+    fn widened(weight: FlexTensor) -> FlexTensor {
+        let weight = weight.to_contiguous();
+        let (shape, count) = (weight.layout().shape().clone(), weight.layout().num_elements());
+        let start = weight.layout().start_offset();
+        match weight.dtype() {
+            DType::BF16 => tensor(bf16::widened(&weight.storage::<half::bf16>()[start..start + count]), shape),
+            DType::F16 => tensor(bf16::widened(&weight.storage::<half::f16>()[start..start + count]), shape),
+            _ => weight,
+        }
+    }
+
+    fn narrow_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, with: Instructions) -> FlexTensor {
+        let [x, bias] = [x, bias].map(whole);
+        let [inputs, outputs] = weight.layout().shape().dims();
+        let rows = x.layout().shape()[0];
+        let weight = weight.transpose(0, 1).to_contiguous();
+        let y = bf16::linear(with, [inputs, outputs], values(&x), narrow(&weight), values(&bias));
+        tensor(y, Shape::from([rows, outputs]))
+    }
+
+    fn narrow_convolution(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: ConvShape,
+        with: Instructions,
+    ) -> FlexTensor {
+        let [x, bias] = [x, bias].map(whole);
+        let weight = weight.permute(&[0, 2, 3, 1]).to_contiguous();
+        let y = bf16::convolution(with, &shape, values(&x), narrow(&weight), values(&bias));
+        let [height, width] = shape.grid;
+        tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
+    }
+}
+
+/// The values of a contiguous tensor in bf16.
+fn narrow(x: &FlexTensor) -> &[half::bf16] {
+    let start = x.layout().start_offset();
+    &x.storage()[start..start + x.layout().num_elements()]
 }
 
 impl NnOps for Flex {

@@ -1,8 +1,10 @@
-//! All unsafe code of the workspace: a product whose operands are read through pointers, and copies into memory that
-//! was not written before. Both are safe to call; what they rely on is checked or done in here.
+//! All unsafe code of the workspace: products whose operands are read through pointers, one of them by instructions
+//! that Rust has no names for, and copies into memory that was not written before. All are safe to call; what they rely
+//! on is checked or done in here.
 
 #![allow(unsafe_code, reason = "see the comment at each place")]
 
+pub mod bf16;
 mod copy;
 mod row_map;
 mod tile;
