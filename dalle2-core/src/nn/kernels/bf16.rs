@@ -5,6 +5,8 @@
 //! convolution is then an offset into these rows, and what lies between the end of an image's row and the next is
 //! computed and left out.
 
+use std::borrow::Cow;
+
 use half::{bf16, slice::HalfFloatSliceExt};
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -18,6 +20,8 @@ use super::{NarrowSize, raw};
 const AT_A_TIME: usize = 1 << 20;
 /// Tasks that share the columns of a matrix.
 const TASKS: usize = 16;
+/// Blocks of positions from which on the weights of a convolution are copied into the order in which they are read.
+const WORTH_A_COPY: usize = 8;
 /// Pairs of a cache line.
 const LINE: usize = 16;
 /// Rows and columns that are transposed together.
@@ -50,8 +54,7 @@ pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[b
     let pitch = width + columns - 1;
     let at_a_time = (AT_A_TIME / (from / 2 * pitch * size_of::<Pair>())).saturating_sub(rows - 1).clamp(1, height);
     let at_a_time = height.div_ceil(height.div_ceil(at_a_time));
-    let tap = |tap: usize| Tap { weight: tap * from, column: tap / columns * pitch + tap % columns };
-    let taps: Vec<Tap> = (0..rows * columns).map(tap).collect();
+    let offsets: Vec<usize> = (0..rows * columns).map(|tap| tap / columns * pitch + tap % columns).collect();
     let image = shape.image[0] * shape.image[1];
     let mut y = vec![0.0; shape.batch * to * height * width];
     let mut pairs = Vec::new();
@@ -66,17 +69,10 @@ pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[b
             });
             y.par_chunks_mut(BLOCK * height * width).enumerate().for_each(|(task, y)| {
                 let outputs = Outputs::new(task * BLOCK, to);
+                let weight = Weight::new(outputs.of(weight), &offsets, lines.blocks() >= WORTH_A_COPY);
                 let mut block = [[0.0; BLOCK]; BLOCK];
                 for number in 0..lines.blocks() {
-                    let operands = Operands {
-                        weight: outputs.of(weight),
-                        stride: weight.len() / to,
-                        columns: &pairs[number * BLOCK..],
-                        plane,
-                        taps: &taps,
-                        depth: from,
-                    };
-                    product(with, &operands, &mut block);
+                    product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
                     let planes =
                         y.chunks_mut(height * width).zip(outputs.of(bias).iter().zip(&block).skip(outputs.known));
                     for (y, (bias, block)) in planes {
@@ -95,7 +91,6 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
     let mut y = vec![0.0; rows * outputs];
     let most = (AT_A_TIME / (inputs / 2 * size_of::<Pair>())).next_multiple_of(BLOCK);
     let at_a_time = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
-    let taps = [Tap { weight: 0, column: 0 }];
     let of_task = outputs.div_ceil(BLOCK).div_ceil(TASKS) * BLOCK;
     let mut pairs = Vec::new();
     for (x, y) in x.chunks(at_a_time * inputs).zip(y.chunks_mut(at_a_time * outputs)) {
@@ -115,11 +110,9 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
             let mut block = [[0.0; BLOCK]; BLOCK];
             for first in (0..count).step_by(BLOCK) {
                 let these = Outputs::new(task * of_task + first, outputs);
+                let weight = Weight::new(these.of(weight), &[0], false);
                 for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
-                    let weight = these.of(weight);
-                    let columns = &pairs[number * BLOCK..];
-                    let operands = Operands { weight, stride: inputs, columns, plane, taps: &taps, depth: inputs };
-                    product(with, &operands, &mut block);
+                    product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
                     vectorized(ToRows { block: &block, known: these.known, bias: these.of(bias), first, rows });
                 }
             }
@@ -153,6 +146,45 @@ impl Outputs {
     fn of<'a, T>(&self, values: &'a [T]) -> &'a [T] {
         let each = values.len() / self.all;
         &values[self.first * each..][..BLOCK * each]
+    }
+}
+
+/// The weights of a block of output channels.
+struct Weight<'a> {
+    values: Cow<'a, [bf16]>,
+    stride: usize,
+    step: usize,
+    taps: Vec<Tap>,
+    depth: usize,
+}
+
+impl<'a> Weight<'a> {
+    /// From `[BLOCK, taps, inputs]` and the place of each tap among the columns. If `copied`, as `[inputs / DEPTH, taps,
+    /// BLOCK, DEPTH]`, which is the order of the products: rows far apart keep the processor from reading ahead.
+    fn new(values: &'a [bf16], columns: &[usize], copied: bool) -> Self {
+        let (stride, count) = (values.len() / BLOCK, columns.len());
+        let depth = stride / count;
+        let taps =
+            |each: usize| columns.iter().enumerate().map(|(i, at)| Tap { weight: i * each, column: *at }).collect();
+        if !copied {
+            return Self { values: values.into(), stride, step: DEPTH, taps: taps(depth), depth };
+        }
+        let mut copy = Vec::with_capacity(values.len());
+        for first in (0..depth).step_by(DEPTH) {
+            for tap in 0..count {
+                for row in values.chunks_exact(stride) {
+                    copy.extend_from_slice(&row[tap * depth + first..][..DEPTH]);
+                }
+            }
+        }
+        let each = BLOCK * DEPTH;
+        Self { values: copy.into(), stride: DEPTH, step: count * each, taps: taps(each), depth }
+    }
+
+    /// The product with pairs, of which rows are `plane` apart.
+    fn with<'b>(&'b self, columns: &'b [Pair], plane: usize) -> Operands<'b> {
+        let Self { values, stride, step, taps, depth } = self;
+        Operands { weight: values, stride: *stride, step: *step, columns, plane, taps, depth: *depth }
     }
 }
 

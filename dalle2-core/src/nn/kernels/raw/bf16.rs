@@ -34,10 +34,12 @@ pub struct Tap {
 /// The factors of `Σ over taps weight · columns`.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
-    /// [`BLOCK`] rows, `stride` values apart; each tap has `depth` values of a row.
+    /// [`BLOCK`] rows, `stride` values apart; each tap has `depth` values of a row, in runs of [`DEPTH`].
     pub weight: &'a [bf16],
     /// Values from a row of weights to the next.
     pub stride: usize,
+    /// Values from a run of weights to the next.
+    pub step: usize,
     /// `depth / 2` rows of pairs, `plane` apart; each tap has [`BLOCK`] of a row.
     pub columns: &'a [Pair],
     /// Pairs from a row of columns to the next.
@@ -51,12 +53,12 @@ pub struct Operands<'a> {
 impl Operands<'_> {
     /// Whether every row of every tap lies inside the slices.
     fn fit(&self) -> bool {
-        let Self { stride, plane, depth, .. } = *self;
+        let Self { stride, step, plane, depth, .. } = *self;
         let last = |row: usize, rows: usize, length: usize| (rows - 1) * row + length;
         depth > 0
             && depth.is_multiple_of(DEPTH)
             && self.taps.iter().all(|tap| {
-                tap.weight + last(stride, BLOCK, depth) <= self.weight.len()
+                tap.weight + last(stride, BLOCK, last(step, depth / DEPTH, DEPTH)) <= self.weight.len()
                     && tap.column + last(plane, depth / 2, BLOCK) <= self.columns.len()
             })
     }
@@ -163,6 +165,8 @@ mod x86 {
         lower: usize,
         /// Bytes of 16 rows of columns.
         deeper: usize,
+        /// Bytes of a step of weights.
+        step: usize,
         c: *mut f32,
     }
 
@@ -178,6 +182,7 @@ mod x86 {
             count: operands.taps.len(),
             lower: 16 * stride,
             deeper: 16 * plane,
+            step: operands.step * 2,
             c: c.as_mut_ptr().cast(),
         };
         if operands.taps.is_empty() {
@@ -185,7 +190,7 @@ mod x86 {
             return;
         }
         // SAFETY: a tap reads 16 rows of 64 bytes four times per step: of weights at the tap and 16 rows further, of
-        // columns at the tap and 64 bytes further. Every step moves on by 64 bytes of weights and 16 rows of columns,
+        // columns at the tap and 64 bytes further. Every step moves on by a step of weights and 16 rows of columns,
         // `depth / 32` times, which the operands hold. The stores fill `c`, whose rows have 128 bytes. No other
         // memory is written, the stack is not used, and the tile registers are free again at the end.
         unsafe {
@@ -215,7 +220,7 @@ mod x86 {
                 "add {tap}, {tap_size}",
                 "dec {left}",
                 "jnz 3b",
-                "add {weight}, 64",
+                "add {weight}, [{arguments} + {step}]",
                 "add {columns}, [{arguments} + {deeper}]",
                 "dec {steps}",
                 "jnz 2b",
@@ -240,6 +245,7 @@ mod x86 {
                 count = const offset_of!(Arguments, count),
                 lower = const offset_of!(Arguments, lower),
                 deeper = const offset_of!(Arguments, deeper),
+                step = const offset_of!(Arguments, step),
                 c = const offset_of!(Arguments, c),
                 tap_weight = const offset_of!(Tap, weight),
                 tap_column = const offset_of!(Tap, column),
@@ -262,7 +268,7 @@ mod x86 {
     /// The processor must have the features, and the operands fit.
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn avx512(operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
-        let Operands { stride, plane, depth, .. } = *operands;
+        let Operands { stride, step, plane, depth, .. } = *operands;
         for (block, c) in c.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             for tap in operands.taps {
@@ -273,7 +279,10 @@ mod x86 {
                         let row = operands.columns.as_ptr().add(tap.column + pair * plane);
                         let columns: [__m512bh; 2] =
                             [0, LANES].map(|first| bits(_mm512_loadu_si512(row.add(first).cast())));
-                        let weight = operands.weight.as_ptr().add(tap.weight + block * ROWS * stride + 2 * pair);
+                        let weight = operands
+                            .weight
+                            .as_ptr()
+                            .add(tap.weight + block * ROWS * stride + pair / 16 * step + 2 * (pair % 16));
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let weight = weight.add(row * stride).cast::<i32>().read_unaligned();
                             let weight = bits(_mm512_set1_epi32(weight));
@@ -322,7 +331,8 @@ mod tests {
             let halves: Vec<bf16> = weight.iter().map(|value| bf16::from_f32(*value)).collect();
             let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
             let pairs: Vec<u32> = columns.as_chunks().0.iter().map(|[a, b]| bits(*a) | bits(*b) << 16).collect();
-            let operands = Operands { weight: &halves, stride, columns: &pairs, plane, taps: &taps, depth };
+            let step = 32;
+            let operands = Operands { weight: &halves, stride, step, columns: &pairs, plane, taps: &taps, depth };
             for with in instructions() {
                 let mut c = [[f32::NAN; BLOCK]; BLOCK];
                 product(*with, &operands, &mut c);
@@ -346,7 +356,7 @@ mod tests {
         let taps = [Tap { weight: 0, column: 1 }];
         let (weight, columns) = (vec![bf16::ZERO; BLOCK * 32], vec![0; 16 * BLOCK]);
         let operands =
-            Operands { weight: &weight, stride: 32, columns: &columns, plane: BLOCK, taps: &taps, depth: 32 };
+            Operands { weight: &weight, stride: 32, step: 32, columns: &columns, plane: BLOCK, taps: &taps, depth: 32 };
         product(Instructions::Avx512, &operands, &mut [[0.0; BLOCK]; BLOCK]);
     }
 }
