@@ -85,9 +85,13 @@ fn test() -> Result<()> {
     run(cargo(&["test", "--workspace"]))?;
     // Everything that is compared with another implementation once more, by Burn's own operations.
     let parity = ["test", "--workspace", "--test", "parity", "--test", "diffusion_parity", "--test", "diffusers"];
-    let mut without_kernels = cargo(&parity);
-    without_kernels.env("DALLE2_KERNELS", "off");
-    run(without_kernels)
+    let mut switched_off = cargo(&parity);
+    switched_off.env("DALLE2_KERNELS", "off");
+    run(switched_off)?;
+    // And built without them, beside the tests of the operations. Only the crates of this workspace are compiled again.
+    let left_out = ["--no-default-features", "--features", "flex"];
+    run(cargo(&[&parity[..], &left_out[..]].concat()))?;
+    run(cargo(&[&["test", "--workspace", "--lib"][..], &left_out[..], &["--", "nn::"][..]].concat()))
 }
 
 fn doc() -> Result<()> {

@@ -2,65 +2,59 @@
 //!
 //! Burn's CPU backend computes activations in scalar code, composes group normalisation of ten passes over memory, and
 //! turns the gradient of a convolution's weights into products too narrow to be fast. Here the former are single sweeps
-//! that vectorise on whatever the machine offers ([`macerator`] chooses at run time) and use all threads, and 3 × 3 and
+//! that vectorise on whatever the machine offers (`macerator` chooses at run time) and use all threads, and 3 × 3 and
 //! 1 × 1 convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. Other
 //! convolutions are a few large matrix products of Burn's. All enter through Burn's backend
-//! extensions: [`ops::NnOps`] is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and
+//! extensions: `NnOps` is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and
 //! the generated dispatch picks between them.
 //!
 //! Every function here returns its input as `Err` where it does not apply (another backend, another dtype, kernels
 //! switched off), and the caller composes the same result of Burn's operations.
 //!
-//! Only `ops`, `autodiff` and `conv` know of Burn; the others work on slices.
+//! Built without the feature `kernels`, or without the CPU backend, nothing applies.
 
 #![allow(clippy::result_large_err, reason = "the input comes back as it was, a handle of a few hundred bytes")]
 
-#[cfg(feature = "flex")]
-mod attention;
-#[cfg(feature = "flex")]
-mod autodiff;
-#[cfg(feature = "flex")]
-mod bf16;
-#[cfg(feature = "flex")]
-mod conv;
-#[cfg(feature = "flex")]
-mod elementwise;
-#[cfg(feature = "flex")]
-mod math;
-#[cfg(feature = "flex")]
-mod norm;
-#[cfg(feature = "flex")]
-mod ops;
-#[cfg(feature = "flex")]
-mod parallel;
-#[cfg(feature = "flex")]
-mod pointwise;
-#[cfg(feature = "flex")]
-mod raw;
-#[cfg(feature = "flex")]
-mod rows;
+#[cfg(not(all(feature = "flex", feature = "kernels")))]
+mod absent;
+#[cfg(all(feature = "flex", feature = "kernels"))]
+mod cpu;
 mod switch;
-#[cfg(feature = "flex")]
-mod unfold;
-#[cfg(feature = "flex")]
-mod winograd;
 
+#[cfg(feature = "flex")]
+use burn::backend::DispatchDevice;
+use burn::prelude::Device;
+
+#[cfg(not(all(feature = "flex", feature = "kernels")))]
+use absent as chosen;
+#[cfg(all(feature = "flex", feature = "kernels"))]
+use cpu as chosen;
+
+pub use chosen::{
+    activation, attention, convolution, group_norm, layer_norm, multiplies, narrow_convolution, narrow_linear, widened,
+};
 pub use switch::{kernels_enabled, set_kernels};
 
+/// Whether a device is the CPU backend `Flex`, with autodiff or without.
 #[cfg(feature = "flex")]
-pub use flex::{
-    activation, attention, convolution, group_norm, is_cpu, layer_norm, multiplies, narrow_convolution, narrow_linear,
-    widened,
-};
+pub fn is_cpu(device: &Device) -> bool {
+    match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns, reason = "which backends exist depends on the features of Burn")]
+        _ => false,
+    }
+}
 
+/// Without the CPU backend no device is one.
 #[cfg(not(feature = "flex"))]
-pub use absent::{
-    activation, attention, convolution, group_norm, is_cpu, layer_norm, multiplies, narrow_convolution, narrow_linear,
-    widened,
-};
+pub fn is_cpu(_: &Device) -> bool {
+    false
+}
 
 /// What a weight of 16 bits is multiplied by.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(all(feature = "flex", feature = "kernels")), allow(dead_code, reason = "only the kernels look at it"))]
 pub struct NarrowSize {
     /// Channels of the other factor.
     pub inputs: usize,
@@ -79,246 +73,4 @@ pub enum Elementwise {
     Gelu,
     /// `x · σ(1.702 x)`
     QuickGelu,
-}
-
-#[cfg(feature = "flex")]
-mod flex {
-    //! The way from tensors to the operations and back.
-
-    use burn::backend::{Dispatch, DispatchDevice};
-    use burn::module::{Content, DisplaySettings, ModuleDisplay, Param};
-    use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::Conv2d};
-    use burn::prelude::*;
-    use burn::tensor::{DType, FloatDType};
-
-    use super::raw::bf16::Instructions;
-    use super::{Elementwise, NarrowSize, bf16, conv::ConvShape, kernels_enabled, norm::GroupNormShape};
-    use super::{ops::NarrowOps, ops::NnOps};
-
-    /// Whether a device is the one of the kernels, with autodiff or without.
-    pub fn is_cpu(device: &Device) -> bool {
-        match device.as_dispatch() {
-            DispatchDevice::Flex(_) => true,
-            DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
-            #[allow(unreachable_patterns, reason = "which backends exist depends on the features of Burn")]
-            _ => false,
-        }
-    }
-
-    /// Whether the kernels can take this tensor.
-    fn applies<const D: usize>(x: &Tensor<D>) -> bool {
-        kernels_enabled() && x.dtype() == DType::F32 && x.shape().num_elements() != 0 && is_cpu(&x.device())
-    }
-
-    /// Whether the processor multiplies such weights in bf16 by instructions of its own.
-    pub fn multiplies(size: NarrowSize) -> bool {
-        bf16::instructions(size).is_some()
-    }
-
-    /// How `x` in f32 and a weight in bf16 can be multiplied as they are, if they can.
-    fn narrow<const D: usize>(x: &Tensor<D>, weight: DType, size: NarrowSize) -> Option<Instructions> {
-        let applies = applies(x) && !x.device().is_autodiff() && weight == DType::BF16;
-        bf16::instructions(size).filter(|_| applies)
-    }
-
-    /// A weight of 16 bits in f32.
-    pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-        match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
-            true => Tensor::from_dispatch(Dispatch::widened(weight.into_dispatch())),
-            false => weight.cast(FloatDType::F32),
-        }
-    }
-
-    /// A linear layer whose weight is in bf16.
-    pub fn narrow_linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
-        let weight = layer.weight.val();
-        let [inputs, outputs] = weight.dims();
-        let Some(with) = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps: 1 }) else { return Err(x) };
-        let bias = bias(layer.bias.as_ref(), outputs, &x);
-        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-        Ok(Tensor::from_dispatch(Dispatch::narrow_linear(x, weight, bias, with)))
-    }
-
-    /// A convolution layer of stride 1 whose weight is in bf16.
-    pub fn narrow_convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-        let weight = layer.weight.val();
-        let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
-        let ([inputs, outputs], taps) = (shape.channels, shape.kernel[0] * shape.kernel[1]);
-        let with = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps });
-        let Some(with) = with.filter(|_| shape.stride == [1, 1]) else { return Err(x) };
-        let bias = bias(layer.bias.as_ref(), outputs, &x);
-        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-        Ok(Tensor::from_dispatch(Dispatch::narrow_convolution(x, weight, bias, shape, with)))
-    }
-
-    /// The bias of a layer with so many outputs.
-    fn bias<const D: usize>(bias: Option<&Param<Tensor<1>>>, outputs: usize, x: &Tensor<D>) -> Tensor<1> {
-        match bias {
-            Some(bias) => bias.val(),
-            None => Tensor::zeros([outputs], (&x.device(), DType::F32)),
-        }
-    }
-
-    /// An element-wise function of a tensor of any shape.
-    pub fn activation<const D: usize>(function: Elementwise, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-        if !applies(&x) {
-            return Err(x);
-        }
-        Ok(Tensor::from_dispatch(Dispatch::elementwise(x.into_dispatch(), function)))
-    }
-
-    /// Group norm, then FiLM by (scale, shift) `[B, C]` if given, then SiLU if asked for.
-    pub fn group_norm(
-        layer: &GroupNorm,
-        x: Tensor<4>,
-        film: Option<(&Tensor<2>, &Tensor<2>)>,
-        silu: bool,
-    ) -> Result<Tensor<4>, Tensor<4>> {
-        let (Some(gamma), Some(beta)) = (&layer.gamma, &layer.beta) else { return Err(x) };
-        let (gamma, beta) = (gamma.val(), beta.val());
-        let film_applies = film.is_none_or(|(scale, shift)| applies(scale) && applies(shift));
-        if !(applies(&x) && applies(&gamma) && applies(&beta) && film_applies) {
-            return Err(x);
-        }
-        let [_, channels, h, w] = x.dims();
-        let epsilon = layer.epsilon as f32;
-        let shape = GroupNormShape { channels, groups: layer.num_groups, pixels: h * w, epsilon, silu };
-        let [x, gamma, beta] = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
-        Ok(Tensor::from_dispatch(match film {
-            Some((scale, shift)) => {
-                let (scale, shift) = (scale.clone().into_dispatch(), shift.clone().into_dispatch());
-                Dispatch::group_norm_film(x, gamma, beta, scale, shift, shape)
-            }
-            None => Dispatch::group_norm(x, gamma, beta, shape),
-        }))
-    }
-
-    /// Layer norm over the last axis.
-    pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-        let gamma = layer.gamma.val();
-        let Some(epsilon) = epsilon(layer) else { return Err(x) };
-        if !(applies(&x) && applies(&gamma) && gamma.dims() == [x.dims()[D - 1]]) {
-            return Err(x);
-        }
-        let beta = match &layer.beta {
-            Some(beta) => beta.val(),
-            None => Tensor::zeros(gamma.dims(), (&x.device(), DType::F32)),
-        };
-        let [x, gamma, beta] = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
-        Ok(Tensor::from_dispatch(Dispatch::layer_norm_rows(x, gamma, beta, epsilon)))
-    }
-
-    /// ε of a layer, which Burn keeps private but shows.
-    fn epsilon(layer: &LayerNorm) -> Option<f32> {
-        let content = layer.custom_content(Content::new(DisplaySettings::new()))?;
-        content.attributes.iter().find(|attribute| attribute.name == "epsilon")?.value.parse().ok()
-    }
-
-    /// Scaled dot-product attention, for a mask that is the same for each head.
-    pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
-        if !(applies(q) && applies(k) && applies(v)) || mask.is_some_and(|mask| mask.dims()[1] != 1) {
-            return None;
-        }
-        let ([_, _, s_q, width], s_k) = (q.dims(), k.dims()[2]);
-        let scale = (width as f32).powf(-0.5);
-        let [q, k, v] = [q, k, v].map(|x| x.clone().into_dispatch());
-        Some(Tensor::from_dispatch(match mask {
-            Some(mask) => {
-                let mask = mask.clone().expand([mask.dims()[0], 1, s_q, s_k]).into_dispatch();
-                Dispatch::masked_attention(q, k, v, mask, scale)
-            }
-            None => Dispatch::attention(q, k, v, scale),
-        }))
-    }
-
-    /// A convolution layer without groups or dilation.
-    pub fn convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-        let weight = layer.weight.val();
-        let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
-        if !(applies(&x) && applies(&weight)) {
-            return Err(x);
-        }
-        let bias = bias(layer.bias.as_ref(), shape.channels[1], &x);
-        let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-        Ok(Tensor::from_dispatch(Dispatch::convolution(x, weight, bias, shape)))
-    }
-
-    /// The shape of the convolution, if the kernels can do it.
-    fn conv_shape(layer: &Conv2d, x: [usize; 4], weight: [usize; 4]) -> Option<ConvShape> {
-        let [batch, channels_in, height, width] = x;
-        let (kernel, stride, image) = (layer.kernel_size, layer.stride, [height, width]);
-        if layer.groups != 1 || layer.dilation != [1, 1] || weight[1] != channels_in {
-            return None;
-        }
-        let (start, end) = match layer.padding {
-            PaddingConfig2d::Valid => ([0, 0], [0, 0]),
-            PaddingConfig2d::Explicit(top, left, bottom, right) => ([top, left], [bottom, right]),
-            PaddingConfig2d::Same => {
-                let total = [0, 1].map(|i| {
-                    let grid = image[i].div_ceil(stride[i]);
-                    ((grid - 1) * stride[i] + kernel[i]).saturating_sub(image[i])
-                });
-                (total.map(|total| total / 2), total.map(|total| total - total / 2))
-            }
-        };
-        let side = |i: usize| Some((image[i] + start[i] + end[i]).checked_sub(kernel[i])? / stride[i] + 1);
-        let (grid, channels) = ([side(0)?, side(1)?], [channels_in, weight[0]]);
-        Some(ConvShape { batch, channels, image, grid, kernel, stride, padding: start })
-    }
-}
-
-#[cfg(not(feature = "flex"))]
-mod absent {
-    //! Without the CPU backend nothing applies.
-
-    use burn::nn::{GroupNorm, LayerNorm, Linear, conv::Conv2d};
-    use burn::prelude::*;
-    use burn::tensor::FloatDType;
-
-    use super::{Elementwise, NarrowSize};
-
-    pub fn is_cpu(_: &Device) -> bool {
-        false
-    }
-
-    pub fn multiplies(_: NarrowSize) -> bool {
-        false
-    }
-
-    pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-        weight.cast(FloatDType::F32)
-    }
-
-    pub fn narrow_linear(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
-        Err(x)
-    }
-
-    pub fn narrow_convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-        Err(x)
-    }
-
-    pub fn activation<const D: usize>(_: Elementwise, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-        Err(x)
-    }
-
-    pub fn group_norm(
-        _: &GroupNorm,
-        x: Tensor<4>,
-        _: Option<(&Tensor<2>, &Tensor<2>)>,
-        _: bool,
-    ) -> Result<Tensor<4>, Tensor<4>> {
-        Err(x)
-    }
-
-    pub fn convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-        Err(x)
-    }
-
-    pub fn layer_norm<const D: usize>(_: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-        Err(x)
-    }
-
-    pub fn attention(_: &Tensor<4>, _: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
-        None
-    }
 }

@@ -1,0 +1,48 @@
+//! Without the CPU backend nothing applies.
+
+use burn::nn::{GroupNorm, LayerNorm, Linear, conv::Conv2d};
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+
+use super::{Elementwise, NarrowSize};
+
+pub fn multiplies(_: NarrowSize) -> bool {
+    false
+}
+
+pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+    weight.cast(FloatDType::F32)
+}
+
+pub fn narrow_linear(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+    Err(x)
+}
+
+pub fn narrow_convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub fn activation<const D: usize>(_: Elementwise, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    Err(x)
+}
+
+pub fn group_norm(
+    _: &GroupNorm,
+    x: Tensor<4>,
+    _: Option<(&Tensor<2>, &Tensor<2>)>,
+    _: bool,
+) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub fn convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub fn layer_norm<const D: usize>(_: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    Err(x)
+}
+
+pub fn attention(_: &Tensor<4>, _: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<4, Bool>>) -> Option<Tensor<4>> {
+    None
+}
