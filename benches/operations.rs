@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Names are `operation/shape`, as in `benches/peer/operations.py`, which measures the same ones in the same way. Weights
-//! are noise; the time does not depend on them. A name that begins with `train_` is a forward and a backward pass.
+//! are noise; the time does not depend on them. A name that begins with `train_` is a forward and a backward pass, one with
+//! `bf16_` has its weights in bf16, and in PyTorch the rest too.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::Instant;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
-use burn::tensor::Distribution;
+use burn::tensor::{Distribution, FloatDType};
 use clap::Parser;
 use dalle2::core::nn;
 
@@ -100,10 +101,12 @@ fn maps(medians: &mut Medians) {
     for [channels, side] in MAPS {
         let shape = [1, channels, side, side];
         let x = random(shape);
-        let conv = convolution(channels, 3);
-        medians.add("conv3x3", &shape, || run(nn::conv2d(&conv, x.clone())));
-        let conv = convolution(channels, 1);
-        medians.add("conv1x1", &shape, || run(nn::conv2d(&conv, x.clone())));
+        for kernel in [3, 1] {
+            let conv = convolution(channels, kernel);
+            medians.add(&format!("conv{kernel}x{kernel}"), &shape, || run(nn::conv2d(&conv, x.clone())));
+            let conv = nn::narrow_weights(conv, FloatDType::BF16);
+            medians.add(&format!("bf16_conv{kernel}x{kernel}"), &shape, || run(nn::conv2d(&conv, x.clone())));
+        }
         let norm = GroupNormConfig::new(32, channels).init(&Device::flex());
         medians.add("group_norm_silu", &shape, || run(nn::group_norm_silu(&norm, x.clone())));
         let [scale, shift] = [0; 2].map(|_| random([1, channels]));
@@ -124,6 +127,8 @@ fn rows(medians: &mut Medians) {
         medians.add("quick_gelu", &[tokens, 4 * width], || run(nn::quick_gelu(wide.clone())));
         let linear = LinearConfig::new(width, 4 * width).init(&Device::flex());
         medians.add("linear", &[tokens, width], || run(nn::linear(&linear, x.clone())));
+        let linear = nn::narrow_weights(linear, FloatDType::BF16);
+        medians.add("bf16_linear", &[tokens, width], || run(nn::linear(&linear, x.clone())));
     }
     for [heads, queries, keys, head_dim] in
         [[8, 1024, 1024, 64], [10, 1024, 1105, 64], [15, 256, 337, 64], [32, 81, 81, 64]]

@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use dalle2::core::store::write_json;
+use dalle2::core::{image::to_tensor, metrics::psnr};
 use dalle2::{ComputeType, GenerateRequest, LoadOptions, Pipeline, Residency};
 use serde_json::json;
 
@@ -51,9 +52,28 @@ struct Cli {
     /// profile`
     #[arg(long)]
     one_thread: bool,
+    /// Draws the image once more in f32, and prints the peak signal-to-noise ratio between both
+    #[arg(long)]
+    psnr: bool,
     /// Also writes the table as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+impl Cli {
+    fn request(&self) -> GenerateRequest {
+        let mut request = GenerateRequest::new(&self.caption).seed(0);
+        if let Some(steps) = self.prior_steps {
+            request = request.prior_steps(steps);
+        }
+        if let Some(steps) = self.decoder_steps {
+            request = request.decoder_steps(steps);
+        }
+        if let Some(steps) = self.upsampler_steps {
+            request = request.upsampler_steps(steps);
+        }
+        request
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -123,16 +143,7 @@ fn main() -> Result<()> {
     )?;
     let opening = start.elapsed().as_secs_f64();
 
-    let mut request = GenerateRequest::new(&cli.caption).seed(0);
-    if let Some(steps) = cli.prior_steps {
-        request = request.prior_steps(steps);
-    }
-    if let Some(steps) = cli.decoder_steps {
-        request = request.decoder_steps(steps);
-    }
-    if let Some(steps) = cli.upsampler_steps {
-        request = request.upsampler_steps(steps);
-    }
+    let request = cli.request();
     let mut rows: Vec<Row> = Vec::new();
     let mut stage_start = Instant::now();
     let mut whole_peak = peak_memory();
@@ -169,6 +180,13 @@ fn main() -> Result<()> {
     }
     let image = &generation.images[0];
     println!("{} x {} pixels in {:.1} s", image.width(), image.height(), start.elapsed().as_secs_f64());
+    if cli.psnr {
+        drop(pipeline);
+        let exact = Pipeline::from_pretrained_with(&cli.model, &LoadOptions::new(&device).residency(residency))?;
+        let images = [generation.images, exact.generate(cli.request())?.images];
+        let [found, exact] = images.map(|images| to_tensor(&images, &device));
+        println!("peak signal-to-noise ratio to f32: {:.1} dB", psnr(found?, exact?)?[0]);
+    }
     if let Some(path) = &cli.json {
         let stages: Vec<_> = rows
             .iter()

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use dalle2::core::image::{Mask, RgbImage};
+use dalle2::core::image::{Mask, RgbImage, to_tensor};
+use dalle2::core::metrics::psnr;
 use dalle2::core::store::read_json;
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{Device, GenerateRequest, Inpaint, InvertOptions, Pipeline};
+use dalle2::{ComputeType, Device, GenerateRequest, Inpaint, InvertOptions, LoadOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
@@ -25,6 +26,22 @@ fn the_bundled_model_draws_from_its_caption_and_seed() {
     assert_eq!(apple.dimensions(), (128, 128));
     assert_eq!(apple, draw("red apple"));
     assert_ne!(apple, draw("koala"));
+}
+
+#[test]
+fn weights_of_16_bits_draw_nearly_the_same() {
+    let device = Device::flex();
+    let draw = |compute_type| {
+        let options = LoadOptions::new(&device).compute_type(compute_type);
+        let pipeline = Pipeline::from_pretrained_with(model(), &options).unwrap();
+        let request = GenerateRequest::new("red apple").seed(3).num_images(2).decoder_steps(20);
+        to_tensor(&pipeline.generate(request).unwrap().images, &device).unwrap()
+    };
+    let exact = draw(ComputeType::F32);
+    // The files hold f16, which is widened to what f32 would have been.
+    assert_eq!(psnr(draw(ComputeType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
+    let found = psnr(draw(ComputeType::BF16), exact).unwrap();
+    assert!(found.iter().all(|psnr| (35.0..70.0).contains(psnr)), "{found:?} dB");
 }
 
 /// Sum of squared differences of all channels.

@@ -22,6 +22,8 @@ def operations():
         shape = (1, channels, side, side)
         yield name("conv3x3", shape), lambda c=channels, s=shape: conv(c, 3, s)
         yield name("conv1x1", shape), lambda c=channels, s=shape: conv(c, 1, s)
+        yield name("bf16_conv3x3", shape), lambda c=channels, s=shape: conv(c, 3, s, torch.bfloat16)
+        yield name("bf16_conv1x1", shape), lambda c=channels, s=shape: conv(c, 1, s, torch.bfloat16)
         yield name("group_norm_silu", shape), lambda c=channels, s=shape: group_norm(c, s, film=False)
         yield name("group_norm_film_silu", shape), lambda c=channels, s=shape: group_norm(c, s, film=True)
         yield name("silu", shape), lambda s=shape: of_one(F.silu, s)
@@ -32,6 +34,7 @@ def operations():
         yield name("gelu", wide), lambda s=wide: of_one(F.gelu, s)
         yield name("quick_gelu", wide), lambda s=wide: of_one(lambda x: x * torch.sigmoid(1.702 * x), s)
         yield name("linear", shape), lambda w=width, s=shape: of_one(torch.nn.Linear(w, 4 * w), s)
+        yield name("bf16_linear", shape), lambda w=width, s=shape: of_one(torch.nn.Linear(w, 4 * w), s, torch.bfloat16)
     for shape in [(8, 1024, 1024, 64), (10, 1024, 1105, 64), (15, 256, 337, 64), (32, 81, 81, 64)]:
         yield name("attention", shape), lambda s=shape: attention(*s)
     channels = SMALL[1]
@@ -46,13 +49,14 @@ def name(operation, shape):
     return operation + "/" + "x".join(map(str, shape))
 
 
-def of_one(function, shape):
-    x = torch.randn(shape)
+def of_one(function, shape, dtype=torch.float32):
+    x = torch.randn(shape).to(dtype)
+    function = function.to(dtype) if isinstance(function, torch.nn.Module) else function
     return lambda: function(x)
 
 
-def conv(channels, kernel, shape):
-    return of_one(torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2), shape)
+def conv(channels, kernel, shape, dtype=torch.float32):
+    return of_one(torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2), shape, dtype)
 
 
 def group_norm(channels, shape, film):

@@ -12,9 +12,12 @@ use super::sides::{self, Theirs};
 use crate::program::Program;
 
 /// Operations that are measured together before the other side has its turn.
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 14] = [
     "conv3x3/",
     "conv1x1/",
+    "bf16_conv3x3/",
+    "bf16_conv1x1/",
+    "bf16_linear/",
     "group_norm_silu/",
     "group_norm_film_silu/",
     "silu/",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::Common;
@@ -29,6 +29,25 @@ pub struct Pipeline {
     /// second network
     #[arg(long, value_name = "N", default_value_t = 3)]
     steps: usize,
+    /// Element type of both sides: PyTorch computes everything in it, dalle2 on the CPU products with weights
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = Compute::F32)]
+    compute: Compute,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compute {
+    F32,
+    Bf16,
+}
+
+impl Compute {
+    /// The names of PyTorch and of `bench_pipeline`.
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::F32 => ["float32", "f32"],
+            Self::Bf16 => ["bfloat16", "bf16"],
+        }
+    }
 }
 
 /// What either side prints of a generation.
@@ -98,7 +117,7 @@ impl Generation {
 }
 
 pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
-    let Pipeline { common, model, steps } = options;
+    let Pipeline { common, model, steps, compute } = options;
     if *steps < 3 {
         bail!("--steps {steps}: must be at least 3, one for each network of super-resolution behind the first");
     }
@@ -111,11 +130,12 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
     let steps = steps.to_string();
     let flags = ["--prior-steps", &steps, "--decoder-steps", &steps, "--upsampler-steps", &steps];
     for _ in 0..common.rounds {
-        let mut arguments = vec![model.as_os_str()];
+        let [theirs, ours] = compute.names();
+        let mut arguments = vec![model.as_os_str(), "--dtype".as_ref(), theirs.as_ref()];
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
         let Theirs { versions, found: theirs, .. } = sides::theirs::<Generation>(common, "pipeline.py", &arguments)?;
         report.versions(versions);
-        let mut arguments = vec!["--model".as_ref(), model.as_os_str()];
+        let mut arguments = vec!["--model".as_ref(), model.as_os_str(), "--compute".as_ref(), ours.as_ref()];
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
         let ours: Generation = sides::written_by(common, &bench, &arguments)?;
         theirs.check("PyTorch", options.steps)?;
