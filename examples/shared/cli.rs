@@ -180,7 +180,7 @@ impl TrainArgs {
         run.check()?;
         self.check_engine::<O>(&run.train)?;
         if self.dry_run {
-            println!("{}", run.describe()?);
+            println!("{}", run.describe(self.devices.len().max(1))?);
             return Ok(None);
         }
         Ok(Some(run))

@@ -92,25 +92,32 @@ impl<M: ModelConfig, O: Options> RunConfig<M, O> {
         Ok(self.train.validate().map_err(|e| e.within("train"))?)
     }
 
-    /// What the run needs in main or device memory.
-    pub fn memory(&self) -> Result<MemoryEstimate, ConfigError> {
-        let items = self.options.at_once(self.train.batch_size) as u64;
+    /// Items that go at once through the network on each of so many devices.
+    fn at_once(&self, devices: usize) -> usize {
+        let batch = self.train.batch_size;
+        self.options.at_once(if O::DIVIDES_BATCHES { batch.div_ceil(devices) } else { batch })
+    }
+
+    /// What the run needs in the memory of each of so many devices.
+    pub fn memory(&self, devices: usize) -> Result<MemoryEstimate, ConfigError> {
+        let items = self.at_once(devices) as u64;
         Ok(MemoryEstimate::new(self.model.parameters()? as u64, self.model.kept(), items, &self.train))
     }
 
-    /// The configuration as JSON, with the number of parameters and the memory, for people.
-    pub fn describe(&self) -> Result<String> {
-        let memory = self.memory()?;
+    /// The configuration as JSON, with the number of parameters and the memory on each of so many devices, for people.
+    pub fn describe(&self, devices: usize) -> Result<String> {
+        let memory = self.memory(devices)?;
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         Ok(format!(
             "{}\n{:.2} million parameters; about {:.2} GiB to train: {:.2} GiB of weights, gradients, moments and average, \
-             {:.2} GiB of activations for a batch of {}, before what the device keeps in reserve",
+             {:.2} GiB of activations for a batch of {}{}, before what the device keeps in reserve",
             serde_json::to_string_pretty(self)?,
             self.model.parameters()? as f64 / 1e6,
             gib(memory.total()),
             gib(memory.states),
             gib(memory.activations),
-            self.options.at_once(self.train.batch_size),
+            self.at_once(devices),
+            if devices > 1 { format!(", on each of {devices} devices") } else { String::new() },
         ))
     }
 }
