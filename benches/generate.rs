@@ -13,6 +13,7 @@ use dalle2::{GenerateRequest, Pipeline};
 const RUNS: u64 = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    dalle2::keep_memory();
     let model = std::env::var("DALLE2_MODEL").unwrap_or_else(|_| "models/emoji".into());
     let start = Instant::now();
     let pipeline = Pipeline::from_pretrained(&model, &dalle2::device("default")?)?;

@@ -165,6 +165,7 @@ fn training(medians: &mut Medians) {
 }
 
 fn main() {
+    dalle2::keep_memory();
     let mut medians = Medians { cli: Cli::parse(), seconds: BTreeMap::new() };
     for part in [maps, rows, training] {
         part(&mut medians);

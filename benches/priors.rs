@@ -27,6 +27,7 @@ const RUNS: usize = 7;
 const SIZES: [usize; 3] = [128, 128, 32];
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let device = dalle2::device("default")?;
     let diffusion = diffusion(&device)?;
     let autoregressive = autoregressive(&device)?;

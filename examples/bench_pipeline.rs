@@ -122,6 +122,7 @@ impl Row {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     if cli.one_thread {
         rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global()?;

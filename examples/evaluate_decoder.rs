@@ -101,6 +101,7 @@ struct BitsRow {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     if cli.num == 0 {
         bail!("--num 0: at least 1 rendering is needed");

@@ -155,6 +155,7 @@ fn cut(image: &Tensor<4>, places: &[[usize; 2]]) -> Tensor<4> {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     if cli.num < 2 {
         bail!("--num {}: at least 2 renderings are needed", cli.num);

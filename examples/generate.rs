@@ -141,6 +141,7 @@ impl Cli {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     check_writable(&cli.out)?;
     let start = Instant::now();

@@ -70,6 +70,7 @@ impl<const N: usize> FromStr for Numbers<N> {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let image = edit::image(&cli.image)?;
     let options = Inpaint { resampling: Resampling { rounds: cli.rounds, jump: cli.jump }, ..Default::default() };

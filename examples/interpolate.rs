@@ -43,6 +43,7 @@ struct Cli {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let ends = [edit::source(&cli.from)?, edit::source(&cli.to)?];
     let pipeline = cli.edit.pipeline()?;

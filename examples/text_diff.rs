@@ -39,6 +39,7 @@ struct Cli {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let image = edit::image(&cli.image)?;
     let pipeline = cli.edit.pipeline()?;

@@ -127,6 +127,7 @@ impl Hooks<ClipTask> for ClipHooks<'_> {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let args = &cli.train;
     init_logging();

@@ -106,6 +106,7 @@ impl Hooks<DecoderTask> for DecoderHooks<'_> {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let args = &cli.train;
     init_logging();

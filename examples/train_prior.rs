@@ -73,6 +73,7 @@ impl Options for DiffusionOptions {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     init_logging();
     let device = cli.train.device()?;

@@ -164,6 +164,7 @@ impl Hooks<UpsamplerTask> for UpsamplerHooks<'_> {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let args = &cli.train;
     init_logging();

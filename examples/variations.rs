@@ -33,6 +33,7 @@ struct Cli {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let image = edit::image(&cli.image)?;
     let pipeline = cli.edit.pipeline()?;

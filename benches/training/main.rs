@@ -100,6 +100,7 @@ impl Report {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let mut report = Report { cli: Cli::parse(), parts: Map::new() };
     let device = Device::flex().autodiff();
     if let Some(dir) = &report.cli.export {

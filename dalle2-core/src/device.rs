@@ -2,7 +2,7 @@
 
 use burn::prelude::Device;
 
-use crate::{ConfigError, Result};
+use crate::{ConfigError, Result, nn};
 
 /// Names that this build understands, with the crate feature that brings each in.
 const KNOWN: [&str; 6] = ["flex", "cuda", "rocm", "wgpu", "vulkan", "metal"];
@@ -45,6 +45,16 @@ pub fn device(name: &str) -> Result<Device> {
         }
         _ => Err(ConfigError::new("device", name, format!("known are default, {}", KNOWN.join(", "))).into()),
     }
+}
+
+/// Keeps the memory of tensors that are freed for those that come next, for the whole process; whether it does.
+///
+/// A step of a diffusion network makes and frees the same large tensors again and again. glibc gives each back to the
+/// operating system at once, which then clears every page of the next one. A program that does little but generate or
+/// train calls this once, at its start; its memory stays at the peak then. It changes nothing with other allocators, for
+/// other devices, and without the feature `kernels`.
+pub fn keep_memory() -> bool {
+    nn::keep_freed()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub mod text;
 pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
-pub use device::device;
+pub use device::{device, keep_memory};
 pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
 pub use inpainting::Inpainting;
 pub use network::{ComputeType, LoadOptions, Network, Reading, Residency, compute_type};

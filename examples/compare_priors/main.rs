@@ -58,6 +58,7 @@ struct Contender {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     init_logging();
     let start = Instant::now();

@@ -94,8 +94,12 @@ where
 {
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart =
-        ChartBuilder::on(&root).margin(10).margin_right(30).x_label_area_size(34).y_label_area_size(72).build_cartesian_2d(x, y)?;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(10)
+        .margin_right(30)
+        .x_label_area_size(34)
+        .y_label_area_size(72)
+        .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
         .x_labels(5)

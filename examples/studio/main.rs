@@ -50,6 +50,7 @@ struct Cli {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     // Before the model is loaded, which may take long.
     let listener = server::bind(cli.port)?;

@@ -30,7 +30,7 @@ pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::conv2d;
 pub use embedding::timestep_embedding;
-pub(crate) use kernels::is_cpu;
+pub(crate) use kernels::{is_cpu, keep_freed};
 pub use kernels::{kernels_enabled, set_kernels};
 pub use linear::linear;
 pub use mask::causal_mask;

@@ -46,10 +46,10 @@ impl ModuleMapper for Narrow {
             _ => return param,
         };
         if dtype != FloatDType::BF16 || !kernels::multiplies(size) {
-            return param.map(|weight| weight.cast(dtype));
+            return param.map(|weight| kernels::narrowed(weight, dtype));
         }
         // The axis of the inputs becomes the last one in memory, and stays where it is for everyone else.
-        param.map(|weight| weight.movedim(last, D - 1).cast(dtype).movedim(D - 1, last))
+        param.map(|weight| kernels::narrowed(weight.movedim(last, D - 1), dtype).movedim(D - 1, last))
     }
 }
 

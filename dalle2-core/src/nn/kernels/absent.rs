@@ -6,12 +6,20 @@ use burn::tensor::FloatDType;
 
 use super::{Elementwise, NarrowSize};
 
+pub fn keep_freed() -> bool {
+    false
+}
+
 pub fn multiplies(_: NarrowSize) -> bool {
     false
 }
 
 pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
     weight.cast(FloatDType::F32)
+}
+
+pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    weight.cast(dtype)
 }
 
 pub fn narrow_linear(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {

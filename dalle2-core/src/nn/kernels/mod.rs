@@ -31,7 +31,8 @@ use absent as chosen;
 use cpu as chosen;
 
 pub use chosen::{
-    activation, attention, convolution, group_norm, layer_norm, multiplies, narrow_convolution, narrow_linear, widened,
+    activation, attention, convolution, group_norm, keep_freed, layer_norm, multiplies, narrow_convolution,
+    narrow_linear, narrowed, widened,
 };
 pub use switch::{kernels_enabled, set_kernels};
 

@@ -10,9 +10,13 @@ use super::math::exp;
 use super::parallel::vectorized;
 use super::raw::{PANEL, ROWS, Row, maximum, product, sum, update};
 use super::rows::RowMask;
+use super::scratch::Scratch;
 
 /// Queries of a task.
 const QUERIES: usize = 2 * ROWS;
+
+/// Rows and columns that are transposed together.
+const SQUARE: usize = 16;
 
 /// The shape of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -27,31 +31,39 @@ pub struct AttentionShape {
     pub width: usize,
 }
 
+/// Keys and values in panels, and the scores of a block of queries.
+static PACKED: Scratch<Row> = Scratch::new();
+static SCORES: Scratch<f32> = Scratch::new();
+
 /// `softmax(scale · q · kᵀ) · v` for `q` `[heads, queries, width]` and `k` and `v` `[heads, keys, width]`; what the mask
 /// leaves out counts as a score of `f32::MIN`.
 pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&RowMask<'_>>, scale: f32) -> Vec<f32> {
     let AttentionShape { heads, queries, keys, width } = *shape;
     let panels = [keys.div_ceil(PANEL), width.div_ceil(PANEL)];
     let (of_keys, of_values) = (panels[0] * width, panels[1] * keys);
-    let mut packed = vec![[0.0; PANEL]; heads * (of_keys + of_values)];
-    packed.par_chunks_mut(of_keys + of_values).enumerate().for_each(|(head, packed)| {
-        let (to_keys, to_values) = packed.split_at_mut(of_keys);
-        let range = head * keys * width..(head + 1) * keys * width;
-        pack_transposed(&k[range.clone()], width, to_keys);
-        pack(&v[range], width, to_values);
-    });
     let mut y = vec![0.0; heads * queries * width];
-    let tasks: Vec<(usize, usize, &mut [f32])> = y
-        .chunks_mut(queries * width)
-        .enumerate()
-        .flat_map(|(head, y)| y.chunks_mut(QUERIES * width).enumerate().map(move |(block, y)| (head, block, y)))
-        .collect();
-    tasks.into_par_iter().for_each(|(head, block, y)| {
-        let first = block * QUERIES;
-        let q = &q[(head * queries + first) * width..][..y.len()];
-        let (keys_of_head, values) = packed[head * (of_keys + of_values)..][..of_keys + of_values].split_at(of_keys);
-        let first_row = head * queries + first;
-        vectorized(Block { shape, q, keys: keys_of_head, values, mask, scale, first_row, y });
+    PACKED.with(heads * (of_keys + of_values), |packed| {
+        packed.par_chunks_mut(of_keys + of_values).enumerate().for_each(|(head, packed)| {
+            let (to_keys, to_values) = packed.split_at_mut(of_keys);
+            let range = head * keys * width..(head + 1) * keys * width;
+            pack_transposed(&k[range.clone()], width, to_keys);
+            pack(&v[range], width, to_values);
+        });
+        let tasks: Vec<(usize, usize, &mut [f32])> = y
+            .chunks_mut(queries * width)
+            .enumerate()
+            .flat_map(|(head, y)| y.chunks_mut(QUERIES * width).enumerate().map(move |(block, y)| (head, block, y)))
+            .collect();
+        tasks.into_par_iter().for_each(|(head, block, y)| {
+            let first = block * QUERIES;
+            let q = &q[(head * queries + first) * width..][..y.len()];
+            let (keys_of_head, values) =
+                packed[head * (of_keys + of_values)..][..of_keys + of_values].split_at(of_keys);
+            let (rows, first_row) = (y.len() / width, head * queries + first);
+            SCORES.with(rows * keys.next_multiple_of(PANEL), |scores| {
+                vectorized(Block { shape, q, keys: keys_of_head, values, mask, scale, first_row, scores, y });
+            });
+        });
     });
     y
 }
@@ -59,9 +71,18 @@ pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&Row
 /// Rows of `width` values to `[panels of rows, width]`: each panel holds some rows side by side.
 fn pack_transposed(rows: &[f32], width: usize, panels: &mut [Row]) {
     for (rows, panel) in rows.chunks(PANEL * width).zip(panels.chunks_exact_mut(width)) {
-        for (lane, row) in rows.chunks_exact(width).enumerate() {
-            for (to, value) in panel.iter_mut().zip(row) {
-                to[lane] = *value;
+        // By squares, so that whole cache lines are written.
+        for (first, rows) in (0..PANEL).step_by(SQUARE).zip(rows.chunks(SQUARE * width)) {
+            for (column, panel) in (0..width).step_by(SQUARE).zip(panel.chunks_mut(SQUARE)) {
+                let mut square = [[0.0; SQUARE]; SQUARE];
+                for (lane, row) in rows.chunks_exact(width).enumerate() {
+                    for (to, value) in square.iter_mut().zip(&row[column..]) {
+                        to[lane] = *value;
+                    }
+                }
+                for (to, square) in panel.iter_mut().zip(&square) {
+                    to[first..first + SQUARE].copy_from_slice(square);
+                }
             }
         }
     }
@@ -88,6 +109,8 @@ struct Block<'a> {
     scale: f32,
     /// Of all rows of queries.
     first_row: usize,
+    /// `[rows, keys]`, a row as long as its panels.
+    scores: &'a mut [f32],
     y: &'a mut [f32],
 }
 
@@ -99,7 +122,7 @@ impl WithSimd for Block<'_> {
         let AttentionShape { keys, width, .. } = *self.shape;
         let rows = self.y.len() / width;
         let stride = keys.next_multiple_of(PANEL);
-        let mut scores = vec![0.0; rows * stride];
+        let scores = self.scores;
         for (panel, of_panel) in self.keys.chunks_exact(width).enumerate() {
             let columns = PANEL.min(keys - panel * PANEL);
             product::<S>([rows, columns], (self.q, width), of_panel, (&mut scores[panel * PANEL..], stride), false);
@@ -119,7 +142,7 @@ impl WithSimd for Block<'_> {
         for (panel, values) in self.values.chunks_exact(keys).enumerate() {
             let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
             let size = [rows, columns.len()];
-            product::<S>(size, (&scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
+            product::<S>(size, (scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
             for ((y, values), factor) in self.y.chunks_exact_mut(width).zip(&of_panel).zip(factors) {
                 y[columns.clone()].iter_mut().zip(values).for_each(|(y, value)| *y = value * factor);
             }

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::conv::ConvShape;
 use super::parallel::{WORTH_A_THREAD, for_each, vectorized};
 use super::raw::bf16::{BLOCK, DEPTH, Instructions, Operands, Pair, Tap, product};
+use super::scratch::Scratch;
 use super::{NarrowSize, raw};
 
 /// Bytes of pairs that are worked on together: the second cache holds them beside the weights of a block.
@@ -26,6 +27,9 @@ const WORTH_A_COPY: usize = 8;
 const LINE: usize = 16;
 /// Rows and columns that are transposed together.
 const SQUARE: usize = 16;
+
+/// Rows of pairs that are worked on.
+static PAIRS: Scratch<Pair> = Scratch::new();
 
 /// The instructions for weights of this size, if there are any and they pay.
 ///
@@ -47,6 +51,35 @@ where
     wide
 }
 
+/// Where the rows of a tensor begin and how far apart the values of a row are, for any order in memory.
+#[derive(Debug)]
+pub struct Rows {
+    pub starts: Vec<usize>,
+    pub length: usize,
+    pub step: usize,
+}
+
+/// The rows as `convert` rounds them, one behind the other.
+pub fn narrowed<T: Copy + Default + Send>(values: &[f32], rows: &Rows, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
+    let Rows { starts, length, step } = rows;
+    let mut narrow = vec![T::default(); starts.len() * length];
+    // Rows of a transposed matrix lie side by side: some together read whole cache lines.
+    let chunks = narrow.par_chunks_mut(SQUARE * length).zip(starts.par_chunks(SQUARE));
+    for_each(chunks, starts.len() * length, |_, (narrow, starts)| {
+        for i in 0..*length {
+            for (row, start) in starts.iter().enumerate() {
+                narrow[row * length + i] = convert(values[start + i * step]);
+            }
+        }
+    });
+    narrow
+}
+
+/// Rounds to the nearest bf16, or to even between two.
+pub fn to_bf16(x: f32) -> bf16 {
+    bf16::from_bits(rounded(x) as u16)
+}
+
 /// The convolution of `x` `[B, C_in, H, W]` with stride 1 and `weight` `[C_out, kh, kw, C_in]`, plus `bias` `[C_out]`.
 pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
@@ -57,28 +90,28 @@ pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[b
     let offsets: Vec<usize> = (0..rows * columns).map(|tap| tap / columns * pitch + tap % columns).collect();
     let image = shape.image[0] * shape.image[1];
     let mut y = vec![0.0; shape.batch * to * height * width];
-    let mut pairs = Vec::new();
     for (x, y) in x.chunks(from * image).zip(y.chunks_mut(to * height * width)) {
         for first in (0..height).step_by(at_a_time) {
             let count = at_a_time.min(height - first);
             let lines = Lines { first, count, width, pitch };
             let plane = odd_lines(lines.blocks() * BLOCK + (rows - 1) * pitch + columns - 1);
-            pairs.resize(from / 2 * plane, 0);
-            pairs.par_chunks_mut(plane).zip(x.par_chunks(2 * image)).for_each(|(pairs, planes)| {
-                vectorized(OfImage { shape, planes, lines: first..first + count + rows - 1, pitch, pairs });
-            });
-            y.par_chunks_mut(BLOCK * height * width).enumerate().for_each(|(task, y)| {
-                let outputs = Outputs::new(task * BLOCK, to);
-                let weight = Weight::new(outputs.of(weight), &offsets, lines.blocks() >= WORTH_A_COPY);
-                let mut block = [[0.0; BLOCK]; BLOCK];
-                for number in 0..lines.blocks() {
-                    product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
-                    let planes =
-                        y.chunks_mut(height * width).zip(outputs.of(bias).iter().zip(&block).skip(outputs.known));
-                    for (y, (bias, block)) in planes {
-                        lines.place(number, *bias, block, y);
+            PAIRS.with(from / 2 * plane, |pairs| {
+                pairs.par_chunks_mut(plane).zip(x.par_chunks(2 * image)).for_each(|(pairs, planes)| {
+                    vectorized(OfImage { shape, planes, lines: first..first + count + rows - 1, pitch, pairs });
+                });
+                y.par_chunks_mut(BLOCK * height * width).enumerate().for_each(|(task, y)| {
+                    let outputs = Outputs::new(task * BLOCK, to);
+                    let weight = Weight::new(outputs.of(weight), &offsets, lines.blocks() >= WORTH_A_COPY);
+                    let mut block = [[0.0; BLOCK]; BLOCK];
+                    for number in 0..lines.blocks() {
+                        product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
+                        let planes =
+                            y.chunks_mut(height * width).zip(outputs.of(bias).iter().zip(&block).skip(outputs.known));
+                        for (y, (bias, block)) in planes {
+                            lines.place(number, *bias, block, y);
+                        }
                     }
-                }
+                });
             });
         }
     }
@@ -92,30 +125,30 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
     let most = (AT_A_TIME / (inputs / 2 * size_of::<Pair>())).next_multiple_of(BLOCK);
     let at_a_time = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
     let of_task = outputs.div_ceil(BLOCK).div_ceil(TASKS) * BLOCK;
-    let mut pairs = Vec::new();
     for (x, y) in x.chunks(at_a_time * inputs).zip(y.chunks_mut(at_a_time * outputs)) {
         let plane = odd_lines((x.len() / inputs).next_multiple_of(BLOCK));
-        pairs.resize(inputs / 2 * plane, 0);
-        pairs.par_chunks_mut(SQUARE * plane).enumerate().for_each(|(square, pairs)| {
-            vectorized(OfRows { x, inputs, first: square * SQUARE, plane, pairs });
-        });
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs.div_ceil(of_task)).map(|_| Vec::new()).collect();
-        for row in y.chunks_mut(outputs) {
-            for (task, row) in tasks.iter_mut().zip(row.chunks_mut(of_task)) {
-                task.push(row);
-            }
-        }
-        tasks.into_par_iter().enumerate().for_each(|(task, mut rows)| {
-            let count = rows.first().map_or(0, |row| row.len());
-            let mut block = [[0.0; BLOCK]; BLOCK];
-            for first in (0..count).step_by(BLOCK) {
-                let these = Outputs::new(task * of_task + first, outputs);
-                let weight = Weight::new(these.of(weight), &[0], false);
-                for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
-                    product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
-                    vectorized(ToRows { block: &block, known: these.known, bias: these.of(bias), first, rows });
+        PAIRS.with(inputs / 2 * plane, |pairs| {
+            pairs.par_chunks_mut(SQUARE * plane).enumerate().for_each(|(square, pairs)| {
+                vectorized(OfRows { x, inputs, first: square * SQUARE, plane, pairs });
+            });
+            let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs.div_ceil(of_task)).map(|_| Vec::new()).collect();
+            for row in y.chunks_mut(outputs) {
+                for (task, row) in tasks.iter_mut().zip(row.chunks_mut(of_task)) {
+                    task.push(row);
                 }
             }
+            tasks.into_par_iter().enumerate().for_each(|(task, mut rows)| {
+                let count = rows.first().map_or(0, |row| row.len());
+                let mut block = [[0.0; BLOCK]; BLOCK];
+                for first in (0..count).step_by(BLOCK) {
+                    let these = Outputs::new(task * of_task + first, outputs);
+                    let weight = Weight::new(these.of(weight), &[0], false);
+                    for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
+                        product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
+                        vectorized(ToRows { block: &block, known: these.known, bias: these.of(bias), first, rows });
+                    }
+                }
+            });
         });
     }
     y

@@ -14,6 +14,7 @@ mod parallel;
 mod pointwise;
 mod raw;
 mod rows;
+mod scratch;
 mod unfold;
 mod winograd;
 
@@ -25,6 +26,8 @@ use burn::tensor::{DType, FloatDType};
 
 use self::{conv::ConvShape, norm::GroupNormShape, ops::NarrowOps, ops::NnOps, raw::bf16::Instructions};
 use super::{Elementwise, NarrowSize, is_cpu, kernels_enabled};
+
+pub use raw::keep_freed;
 
 /// Whether the kernels can take this tensor.
 fn applies<const D: usize>(x: &Tensor<D>) -> bool {
@@ -47,6 +50,14 @@ pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
     match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
         true => Tensor::from_dispatch(Dispatch::widened(weight.into_dispatch())),
         false => weight.cast(FloatDType::F32),
+    }
+}
+
+/// A weight in f16 or bf16, its values in order in memory.
+pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
+        true => Tensor::from_dispatch(Dispatch::narrowed(weight.into_dispatch(), dtype)),
+        false => weight.cast(dtype),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The operations as a backend extension, and their implementation for the CPU backend `Flex`.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Backend, Flex, backend_extension, tensor::BoolTensor, tensor::FloatTensor};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::backend::{Backend, Flex, backend_extension, ops::FloatTensorOps, tensor::BoolTensor, tensor::FloatTensor};
+use burn::tensor::{DType, FloatDType, Shape, TensorData};
 
 use super::Elementwise;
 use super::attention::{self, AttentionShape};
-use super::bf16;
+use super::bf16::{self, Rows};
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
@@ -73,6 +73,9 @@ pub trait NarrowOps: Backend {
     /// `weight` in f32.
     fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// `weight` in f16 or bf16, its values in order from the first to the last.
+    fn narrowed(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self>;
+
     /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` in bf16, best with its columns in order, and
     /// `[outputs]`.
     fn narrow_linear(
@@ -104,6 +107,21 @@ impl NarrowOps for Flex {
         }
     }
 
+    fn narrowed(weight: FlexTensor, dtype: FloatDType) -> FlexTensor {
+        if weight.dtype() != DType::F32 {
+            return Flex::float_cast(weight.to_contiguous(), dtype);
+        }
+        let backwards = weight.layout().strides().iter().any(|stride| *stride < 0);
+        let weight = if backwards { weight.to_contiguous() } else { weight };
+        let (shape, rows) = (weight.layout().shape().clone(), rows_of(&weight));
+        let data = match dtype {
+            FloatDType::BF16 => TensorData::new(bf16::narrowed(values(&weight), &rows, bf16::to_bf16), shape),
+            FloatDType::F16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::f16::from_f32), shape),
+            _ => return Flex::float_cast(weight.to_contiguous(), dtype),
+        };
+        FlexTensor::from_data(data)
+    }
+
     fn narrow_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, with: Instructions) -> FlexTensor {
         let [x, bias] = [x, bias].map(whole);
         let [inputs, outputs] = weight.layout().shape().dims();
@@ -126,6 +144,18 @@ impl NarrowOps for Flex {
         let [height, width] = shape.grid;
         tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
     }
+}
+
+/// The rows along the last axis, wherever they lie in memory.
+fn rows_of(x: &FlexTensor) -> Rows {
+    let (shape, strides) = (x.layout().shape(), x.layout().strides());
+    let mut starts = vec![x.layout().start_offset()];
+    let last = shape.num_dims() - 1;
+    for axis in 0..last {
+        let along = |start: usize| (0..shape[axis]).map(move |i| start + i * strides[axis] as usize);
+        starts = starts.into_iter().flat_map(along).collect();
+    }
+    Rows { starts, length: shape[last], step: strides[last] as usize }
 }
 
 /// The values of a contiguous tensor in bf16.

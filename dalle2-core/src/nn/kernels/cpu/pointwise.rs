@@ -5,14 +5,18 @@ use rayon::prelude::*;
 
 use super::conv::ConvShape;
 use super::parallel::vectorized;
-use super::raw::{PANEL, Row, product};
+use super::raw::{PANEL, ROWS, Row, product};
+use super::scratch::Scratch;
 
-/// Most channels that are taken together: their panel fits the first cache.
-const DEPTH: usize = 256;
-/// Output channels of a task.
-const OUTPUTS: usize = 32;
-/// Bytes of the input that are laid out in panels at a time.
-const AT_A_TIME: usize = 4 << 20;
+/// Most channels that are taken together: their panel and some rows of weights fit the first cache.
+const DEPTH: usize = 128;
+/// Fewest and most output channels of a task. Each task reads all panels, so the fewer there are the better.
+const OUTPUTS: [usize; 2] = [4 * ROWS, 20 * ROWS];
+/// Bytes of the input that are laid out in panels at a time: they fit the second cache or nearly so.
+const AT_A_TIME: usize = 2 << 20;
+
+/// `[panels, C_in]` of the pixels that are worked on.
+static PACKED: Scratch<Row> = Scratch::new();
 
 /// Whether a convolution is one of these.
 pub fn applies(shape: &ConvShape) -> bool {
@@ -24,23 +28,24 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]
     let [from, to] = shape.channels;
     let pixels = shape.grid[0] * shape.grid[1];
     let mut y = vec![0.0; shape.batch * to * pixels];
+    let of_task = to.div_ceil(rayon::current_num_threads()).next_multiple_of(ROWS).clamp(OUTPUTS[0], OUTPUTS[1]);
     let at_a_time = (AT_A_TIME / (from * size_of::<Row>())).max(1);
-    let mut packed: Vec<Row> = Vec::new();
     for (x, y) in x.chunks(from * pixels).zip(y.chunks_mut(to * pixels)) {
         for first in (0..pixels).step_by(PANEL * at_a_time) {
             let count = at_a_time.min((pixels - first).div_ceil(PANEL));
-            packed.resize(count * from, [0.0; PANEL]);
-            packed.par_chunks_mut(from).enumerate().for_each(|(panel, packed)| {
-                let columns = columns(first + panel * PANEL, pixels);
-                for (to, from) in packed.iter_mut().zip(x.chunks_exact(pixels)) {
-                    to[..columns.len()].copy_from_slice(&from[columns.clone()]);
-                }
-            });
-            y.par_chunks_mut(OUTPUTS * pixels).enumerate().for_each(|(task, y)| {
-                let outputs = task * OUTPUTS..(task * OUTPUTS + OUTPUTS).min(to);
-                let weight = &weight[outputs.start * from..outputs.end * from];
-                let bias = bias.map(|bias| &bias[outputs]);
-                vectorized(Outputs { first, pixels, from, weight, bias, packed: &packed, y });
+            PACKED.with(count * from, |packed| {
+                packed.par_chunks_mut(from).enumerate().for_each(|(panel, packed)| {
+                    let columns = columns(first + panel * PANEL, pixels);
+                    for (to, from) in packed.iter_mut().zip(x.chunks_exact(pixels)) {
+                        to[..columns.len()].copy_from_slice(&from[columns.clone()]);
+                    }
+                });
+                y.par_chunks_mut(of_task * pixels).enumerate().for_each(|(task, y)| {
+                    let outputs = task * of_task..(task * of_task + of_task).min(to);
+                    let weight = &weight[outputs.start * from..outputs.end * from];
+                    let bias = bias.map(|bias| &bias[outputs]);
+                    vectorized(Outputs { first, pixels, from, weight, bias, packed, y });
+                });
             });
         }
     }
@@ -76,7 +81,7 @@ impl WithSimd for Outputs<'_> {
     fn with_simd<S: Simd>(self) {
         let Self { first, pixels, from, weight, .. } = self;
         let depth = from.div_ceil(from.div_ceil(DEPTH));
-        let mut products = [[0.0; PANEL]; OUTPUTS];
+        let mut products = [[0.0; PANEL]; OUTPUTS[1]];
         for (panel, packed) in self.packed.chunks_exact(from).enumerate() {
             let columns = columns(first + panel * PANEL, pixels);
             let size = [weight.len() / from, columns.len()];

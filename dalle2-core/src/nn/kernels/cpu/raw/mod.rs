@@ -1,16 +1,18 @@
 //! All unsafe code of the workspace: products whose operands are read through pointers, one of them by instructions
-//! that Rust has no names for, and copies into memory that was not written before. All are safe to call; what they rely
+//! that Rust has no names for, copies into memory that was not written before, and a word to the allocator. All are safe to call; what they rely
 //! on is checked or done in here.
 
 #![allow(unsafe_code, reason = "see the comment at each place")]
 
 pub mod bf16;
 mod copy;
+mod memory;
 mod row_map;
 mod tile;
 mod vector;
 
 pub use copy::copied;
+pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
 pub use tile::{PANEL, ROWS, Row, product};
 pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};

@@ -10,25 +10,28 @@
 //! Matrices over points have a row more per point than they need. Without it the 36 rows of a transform would lie a
 //! multiple of 4 KiB apart and drive each other out of the first cache.
 
-use macerator::{Simd, WithSimd};
+use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
-use super::super::raw::{PANEL, ROWS, Row, product};
-use super::maps::{LANES, Patch, Tile, ToFilter, along, square};
-use super::panel::{Grid, Panel, lane, read_patches};
+use super::super::raw::{PANEL, ROWS, Row, load, product, store};
+use super::super::scratch::Scratch;
+use super::maps::{LANES, Patch, Tile, ToFilter, square};
+use super::panel::{Grid, Panel, read_patches};
 use super::{POINTS, TILE};
 
 /// Input channels that are worked on together.
 const BLOCK: usize = 64;
 /// Output channels of a task.
-const OUTPUTS: usize = 2 * ROWS;
+const OUTPUTS: usize = 4 * ROWS;
 /// Most panels of a group: a task keeps their products, which must fit the second cache beside the filters of a block.
-const PANELS: usize = 8;
+const PANELS: usize = 4;
 
-/// Vectors of a row of a panel.
-const HALVES: usize = PANEL / LANES;
+/// Memory of the three steps.
+static POINTS_OF_PANELS: Scratch<Row> = Scratch::new();
+static FILTERS: Scratch<f32> = Scratch::new();
+static PRODUCTS: Scratch<Row> = Scratch::new();
 
 /// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, 3, 3]`, plus `bias` `[C_out]` if there is one.
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -36,24 +39,29 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]
     let plane = shape.grid[0] * shape.grid[1];
     let mut y = vec![0.0; shape.batch * to * plane];
     let panels = Panel::cover(shape);
-    let mut points = Vec::new();
     // Groups of about the same size.
     let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
     for panels in panels.chunks(group) {
-        points.resize(panels.len() * POINTS * (from + from.div_ceil(BLOCK)), [0.0; PANEL]);
-        let tasks = split_blocks(&mut points, from, panels.len());
-        tasks.into_par_iter().enumerate().for_each(|(task, points)| {
-            let first = task / panels.len() * BLOCK;
-            vectorized(ToPoints { shape, x, first, panel: &panels[task % panels.len()], points });
-        });
-        let mut planes: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(OUTPUTS)).map(|_| Vec::new()).collect();
-        for image in y.chunks_mut(to * plane) {
-            for (planes, of_task) in planes.iter_mut().zip(image.chunks_mut(OUTPUTS * plane)) {
-                planes.push(of_task);
+        POINTS_OF_PANELS.with(panels.len() * POINTS * (from + from.div_ceil(BLOCK)), |points| {
+            let tasks = split_blocks(points, from, panels.len());
+            tasks.into_par_iter().enumerate().for_each(|(task, points)| {
+                let first = task / panels.len() * BLOCK;
+                vectorized(ToPoints { shape, x, first, panel: &panels[task % panels.len()], points });
+            });
+            let mut planes: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(OUTPUTS)).map(|_| Vec::new()).collect();
+            for image in y.chunks_mut(to * plane) {
+                for (planes, of_task) in planes.iter_mut().zip(image.chunks_mut(OUTPUTS * plane)) {
+                    planes.push(of_task);
+                }
             }
-        }
-        planes.into_par_iter().enumerate().for_each(|(task, planes)| {
-            vectorized(Outputs { shape, panels, points: &points, weight, bias, first: task * OUTPUTS, planes });
+            planes.into_par_iter().enumerate().for_each(|(task, planes)| {
+                let (first, count) = (task * OUTPUTS, OUTPUTS.min(to - task * OUTPUTS));
+                FILTERS.with(POINTS * (count * BLOCK + LANES), |filters| {
+                    PRODUCTS.with(panels.len() * POINTS * (count + 1), |products| {
+                        vectorized(Outputs { shape, panels, points, weight, bias, first, planes, filters, products });
+                    });
+                });
+            });
         });
     }
     y
@@ -99,21 +107,13 @@ impl WithSimd for ToPoints<'_> {
                 let image = &self.x[(run.image * channels + self.first + channel) * plane..][..plane];
                 read_patches(self.shape.image, self.shape.padding, image, run, &mut patch);
             }
-            for half in 0..self.panel.count.div_ceil(LANES) {
-                let lanes = half * LANES..(half + 1) * LANES;
-                let mut rows = [[[0.0; LANES]; 6]; 6];
-                for column in 0..6 {
-                    let mapped = along::<6, 6, Patch>(std::array::from_fn(|row| lane(&patch[row][column], half)));
-                    for (row, value) in mapped.into_iter().enumerate() {
-                        rows[row][column] = value;
-                    }
-                }
-                for (row, values) in rows.iter().enumerate() {
-                    let mapped = along::<6, 6, Patch>(std::array::from_fn(|column| &values[column]));
-                    for (column, value) in mapped.iter().enumerate() {
-                        self.points[(row * 6 + column) * stride + channel][lanes.clone()].copy_from_slice(value);
-                    }
-                }
+            for first in (0..self.panel.count).step_by(S::lanes32()) {
+                square::<S, 6, 6, Patch>(
+                    |row, column| load(&patch[row][column][first..]),
+                    |row, column, value| {
+                        store(value, &mut self.points[(row * 6 + column) * stride + channel][first..]);
+                    },
+                );
             }
         }
     }
@@ -131,6 +131,10 @@ struct Outputs<'a> {
     first: usize,
     /// The planes of these channels in each image.
     planes: Vec<&'a mut [f32]>,
+    /// Memory for a block of filters, `[36, channels, channels of the block]`.
+    filters: &'a mut [f32],
+    /// Memory for the products, `[panels, 36, channels]`.
+    products: &'a mut [Row],
 }
 
 impl WithSimd for Outputs<'_> {
@@ -140,16 +144,15 @@ impl WithSimd for Outputs<'_> {
     fn with_simd<S: Simd>(mut self) {
         let [from, to] = self.shape.channels;
         let count = OUTPUTS.min(to - self.first);
-        let mut filters = vec![0.0; POINTS * (count * BLOCK + LANES)];
         let rows = count + 1;
-        let mut products = vec![[0.0; PANEL]; self.panels.len() * POINTS * rows];
+        let (filters, products) = (self.filters, self.products);
         let mut points = self.points;
         for block in (0..from).step_by(BLOCK) {
             let channels = BLOCK.min(from - block);
             let stride = count * channels + LANES;
             for output in 0..count {
                 let weight = &self.weight[((self.first + output) * from + block) * 9..][..channels * 9];
-                to_filters(weight, &mut filters[output * channels..], stride);
+                to_filters::<S>(weight, &mut filters[output * channels..], stride);
             }
             for (panel, products) in self.panels.iter().zip(products.chunks_exact_mut(POINTS * rows)) {
                 let (of_panel, rest) = points.split_at(POINTS * (channels + 1));
@@ -168,7 +171,7 @@ impl WithSimd for Outputs<'_> {
         for (panel, products) in self.panels.iter().zip(products.chunks_exact(POINTS * rows)) {
             for output in 0..count {
                 let bias = self.bias.map_or(0.0, |bias| bias[self.first + output]);
-                let tiles = to_tiles(products, output, rows, bias);
+                let tiles = to_tiles::<S>(products, output, rows, bias);
                 write_tiles(self.shape, &tiles, panel, output, &mut self.planes);
             }
         }
@@ -177,7 +180,7 @@ impl WithSimd for Outputs<'_> {
 
 /// The weights `[C, 3, 3]` of one output channel to the points, `points[p · stride + c]`.
 #[inline(always)]
-fn to_filters(weight: &[f32], points: &mut [f32], stride: usize) {
+fn to_filters<S: Simd>(weight: &[f32], points: &mut [f32], stride: usize) {
     for (group, weight) in weight.chunks(9 * LANES).enumerate() {
         let lanes = weight.len() / 9;
         let mut taps = [[[0.0; LANES]; 3]; 3];
@@ -192,34 +195,28 @@ fn to_filters(weight: &[f32], points: &mut [f32], stride: usize) {
                 }
             }
         }
-        let filter = square::<3, 6, ToFilter>(&taps);
-        for (point, value) in filter.as_flattened().iter().enumerate() {
-            // Whole vectors: what is too much belongs to the next channel, which comes later, or to no one.
-            points[point * stride + group * LANES..][..LANES].copy_from_slice(value);
+        for first in (0..LANES).step_by(S::lanes32()) {
+            square::<S, 3, 6, ToFilter>(
+                |row, column| load(&taps[row][column][first..]),
+                |row, column, value| {
+                    // Whole vectors: what is too much belongs to the next channel, which comes later, or to no one.
+                    store(value, &mut points[(row * 6 + column) * stride + group * LANES + first..]);
+                },
+            );
         }
     }
 }
 
 /// The output tiles of one channel, from the products `[36, outputs]` of a panel.
 #[inline(always)]
-fn to_tiles(products: &[Row], output: usize, outputs: usize, bias: f32) -> Grid<4> {
+fn to_tiles<S: Simd>(products: &[Row], output: usize, outputs: usize, bias: f32) -> Grid<4> {
     let mut tiles: Grid<4> = [[[0.0; PANEL]; 4]; 4];
-    for half in 0..HALVES {
-        let mut rows = [[[0.0; LANES]; 6]; 4];
-        for column in 0..6 {
-            let mapped = along::<6, 4, Tile>(std::array::from_fn(|row| {
-                lane(&products[(row * 6 + column) * outputs + output], half)
-            }));
-            for (row, value) in mapped.into_iter().enumerate() {
-                rows[row][column] = value;
-            }
-        }
-        for (tiles, values) in tiles.iter_mut().zip(&rows) {
-            let mapped = along::<6, 4, Tile>(std::array::from_fn(|column| &values[column]));
-            for (tiles, value) in tiles.iter_mut().zip(mapped) {
-                tiles[half * LANES..][..LANES].iter_mut().zip(value).for_each(|(to, value)| *to = value + bias);
-            }
-        }
+    let bias = bias.splat::<S>();
+    for first in (0..PANEL).step_by(S::lanes32()) {
+        square::<S, 6, 4, Tile>(
+            |row, column| load(&products[(row * 6 + column) * outputs + output][first..]),
+            |row, column, value| store(value + bias, &mut tiles[row][column][first..]),
+        );
     }
     tiles
 }

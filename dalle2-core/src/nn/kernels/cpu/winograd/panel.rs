@@ -5,7 +5,6 @@
 
 use super::super::conv::ConvShape;
 use super::super::raw::{PANEL, Row};
-use super::maps::{LANES, Lane};
 use super::{TILE, tiles};
 
 /// One value of every tile of a panel at each of N × N places.
@@ -58,12 +57,6 @@ impl Panel {
             })
             .collect()
     }
-}
-
-/// One vector of a row.
-#[inline(always)]
-pub fn lane(row: &Row, half: usize) -> &Lane {
-    &row.as_chunks::<LANES>().0[half]
 }
 
 /// Longest row of pixels that a run reads.

@@ -9,19 +9,24 @@ use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
-use super::super::raw::{PANEL, Row, product};
+use super::super::raw::{PANEL, Row, load, product, store};
+use super::super::scratch::Scratch;
 use super::maps::{FromFilter, LANES, Lane, Patch, Spread, along, square};
-use super::panel::{Columns, Grid, LONGEST, Panel, Run, lane, read_patches};
+use super::panel::{Columns, Grid, LONGEST, Panel, Run, read_patches};
 use super::{POINTS, TILE};
 
 /// Most panels of a group: the tiles of a point and of a panel of channels must fit the first cache.
 const PANELS: usize = 8;
 
+/// Memory of the three factors: `[36, C_out, tiles]`, `[panels of C_in, 36, tiles]` and `[panels of C_in, 36, C_out]`.
+static OF_RESULT: Scratch<f32> = Scratch::new();
+static OF_INPUT: Scratch<Row> = Scratch::new();
+static OF_FILTERS: Scratch<Row> = Scratch::new();
+
 /// The gradient of the weights `[C_out, C_in, 3, 3]`, given the input and the gradient of the result.
 pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
     let of_channels = from.div_ceil(PANEL);
-    let mut of_filters = vec![[0.0; PANEL]; of_channels * POINTS * to]; // [panels of C_in, 36, C_out]
     let panels = Panel::cover(shape);
     // Groups of about the same size.
     let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
@@ -29,36 +34,43 @@ pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     // A little more for each point than it needs. Without it the 36 places that a transform writes would lie a multiple
     // of 4 KiB apart and drive each other out of the first cache.
     let (of_result_point, of_input_point) = (to * tiles + LANES, tiles + 1);
-    let mut of_result = vec![0.0; POINTS * of_result_point]; // [36, C_out, tiles]
-    let mut of_input = vec![[0.0; PANEL]; of_channels * POINTS * of_input_point]; // [panels of C_in, 36, tiles]
-    for (number, panels) in panels.chunks(group).enumerate() {
-        by_point(&mut of_result, of_result_point, tiles).into_par_iter().enumerate().for_each(|(channel, points)| {
-            vectorized(OfResult { shape, grad, channel, panels, points });
-        });
-        let of_channels = of_input.chunks_mut(POINTS * of_input_point);
-        let tasks: Vec<_> = of_channels.flat_map(|points| by_point(points, of_input_point, PANEL)).collect();
-        tasks.into_par_iter().enumerate().for_each(|(task, points)| {
-            let (channels, panel) = (task / group, task % group);
-            if let Some(panel) = panels.get(panel) {
-                vectorized(OfInput { shape, x, first: channels * PANEL, panel, points });
-            }
-        });
-        let count = panels.iter().map(|panel| panel.count).sum::<usize>();
-        of_filters.par_chunks_mut(to).enumerate().for_each(|(task, products)| {
-            let point = task % POINTS;
-            vectorized(Products {
-                columns: PANEL.min(from - task / POINTS * PANEL),
-                of_result: &of_result[point * of_result_point..],
-                tiles,
-                of_input: &of_input[task * of_input_point..][..count],
-                products,
-                accumulate: number > 0,
+    let mut weight = vec![0.0; to * from * 9];
+    OF_RESULT.with(POINTS * of_result_point, |of_result| {
+        OF_INPUT.with(of_channels * POINTS * of_input_point, |of_input| {
+            OF_FILTERS.with(of_channels * POINTS * to, |of_filters| {
+                for (number, panels) in panels.chunks(group).enumerate() {
+                    by_point(of_result, of_result_point, tiles).into_par_iter().enumerate().for_each(
+                        |(channel, points)| {
+                            vectorized(OfResult { shape, grad, channel, panels, points });
+                        },
+                    );
+                    let of_channels = of_input.chunks_mut(POINTS * of_input_point);
+                    let tasks: Vec<_> =
+                        of_channels.flat_map(|points| by_point(points, of_input_point, PANEL)).collect();
+                    tasks.into_par_iter().enumerate().for_each(|(task, points)| {
+                        let (channels, panel) = (task / group, task % group);
+                        if let Some(panel) = panels.get(panel) {
+                            vectorized(OfInput { shape, x, first: channels * PANEL, panel, points });
+                        }
+                    });
+                    let count = panels.iter().map(|panel| panel.count).sum::<usize>();
+                    of_filters.par_chunks_mut(to).enumerate().for_each(|(task, products)| {
+                        let point = task % POINTS;
+                        vectorized(Products {
+                            columns: PANEL.min(from - task / POINTS * PANEL),
+                            of_result: &of_result[point * of_result_point..],
+                            tiles,
+                            of_input: &of_input[task * of_input_point..][..count],
+                            products,
+                            accumulate: number > 0,
+                        });
+                    });
+                }
+                weight.par_chunks_mut(from * 9).enumerate().for_each(|(output, weight)| {
+                    vectorized(ToWeights { of_filters: &of_filters[output..], to, weight });
+                });
             });
         });
-    }
-    let mut weight = vec![0.0; to * from * 9];
-    weight.par_chunks_mut(from * 9).enumerate().for_each(|(output, weight)| {
-        vectorized(ToWeights { of_filters: &of_filters[output..], to, weight });
     });
     weight
 }
@@ -96,21 +108,11 @@ impl WithSimd for OfResult<'_> {
                 let image = &self.grad[(run.image * channels + self.channel) * plane..][..plane];
                 read_patches(self.shape.grid, [0, 0], image, run, &mut tile);
             }
-            for half in 0..panel.count.div_ceil(LANES) {
-                let mut rows = [[[0.0; LANES]; 4]; 6];
-                for column in 0..4 {
-                    let mapped = along::<4, 6, Spread>(std::array::from_fn(|row| lane(&tile[row][column], half)));
-                    for (row, value) in mapped.into_iter().enumerate() {
-                        rows[row][column] = value;
-                    }
-                }
-                for (row, values) in rows.iter().enumerate() {
-                    let mapped = along::<4, 6, Spread>(std::array::from_fn(|column| &values[column]));
-                    for (column, value) in mapped.iter().enumerate() {
-                        let at = number * PANEL + half * LANES;
-                        self.points[row * 6 + column][at..at + LANES].copy_from_slice(value);
-                    }
-                }
+            for first in (0..panel.count).step_by(S::lanes32()) {
+                square::<S, 4, 6, Spread>(
+                    |row, column| load(&tile[row][column][first..]),
+                    |row, column, value| store(value, &mut self.points[row * 6 + column][number * PANEL + first..]),
+                );
             }
         }
     }
@@ -145,12 +147,14 @@ impl WithSimd for OfInput<'_> {
                 let images = &self.x[(run.image * channels + first) * plane..(run.image + 1) * channels * plane];
                 let length = read_lines(self.shape, images, run, &mut lines);
                 for (column, half) in half.iter_mut().enumerate().take(length) {
-                    *half = along::<6, 6, Patch>(std::array::from_fn(|row| &lines[row][column]));
+                    along::<S, 6, 6, Patch>(std::array::from_fn(|row| &lines[row][column]), half);
                 }
                 for tile in 0..run.count {
                     for (row, points) in self.points.chunks_exact_mut(6).enumerate() {
                         let patch = std::array::from_fn(|i| &half[tile * TILE + i][row]);
-                        for (point, value) in points.iter_mut().zip(along::<6, 6, Patch>(patch)) {
+                        let mut values = [[0.0; LANES]; 6];
+                        along::<S, 6, 6, Patch>(patch, &mut values);
+                        for (point, value) in points.iter_mut().zip(values) {
                             point[run.lane + tile][lanes.clone()].copy_from_slice(&value);
                         }
                     }
@@ -218,12 +222,15 @@ impl WithSimd for ToWeights<'_> {
     fn with_simd<S: Simd>(self) {
         for (number, weight) in self.weight.chunks_mut(LANES * 9).enumerate() {
             let (panel, half) = (number * LANES / PANEL, number % (PANEL / LANES));
-            let points = std::array::from_fn(|row| {
-                std::array::from_fn(|column| {
-                    *lane(&self.of_filters[(panel * POINTS + row * 6 + column) * self.to], half)
-                })
-            });
-            let weights = square::<6, 3, FromFilter>(&points);
+            let mut weights = [[[0.0; LANES]; 3]; 3];
+            for first in (0..LANES).step_by(S::lanes32()) {
+                square::<S, 6, 3, FromFilter>(
+                    |row, column| {
+                        load(&self.of_filters[(panel * POINTS + row * 6 + column) * self.to][half * LANES + first..])
+                    },
+                    |row, column, value| store(value, &mut weights[row][column][first..]),
+                );
+            }
             for (lane, to) in weight.chunks_exact_mut(9).enumerate() {
                 for (tap, to) in to.iter_mut().enumerate() {
                     *to = weights[tap / 3][tap % 3][lane];
