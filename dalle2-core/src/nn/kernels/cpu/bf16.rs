@@ -5,15 +5,13 @@
 //! convolution is then an offset into these rows, and what lies between the end of an image's row and the next is
 //! computed and left out.
 
-use std::borrow::Cow;
-
 use half::{bf16, slice::HalfFloatSliceExt};
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::conv::ConvShape;
 use super::parallel::{WORTH_A_THREAD, for_each, vectorized};
-use super::raw::bf16::{BLOCK, DEPTH, Instructions, Operands, Pair, Tap, product};
+use super::raw::bf16::{BLOCK, DEPTH, Instructions, Operands, Pair, SQUARE, Tap, product, transpose};
 use super::scratch::Scratch;
 use super::{NarrowSize, raw};
 
@@ -22,14 +20,13 @@ const AT_A_TIME: usize = 1 << 20;
 /// Tasks that share the columns of a matrix.
 const TASKS: usize = 16;
 /// Blocks of positions from which on the weights of a convolution are copied into the order in which they are read.
-const WORTH_A_COPY: usize = 8;
+const WORTH_A_COPY: usize = 16;
 /// Pairs of a cache line.
 const LINE: usize = 16;
-/// Rows and columns that are transposed together.
-const SQUARE: usize = 16;
 
-/// Rows of pairs that are worked on.
+/// Rows of pairs that are worked on, and weights in the order of their products.
 static PAIRS: Scratch<Pair> = Scratch::new();
+static COPY: Scratch<bf16> = Scratch::new();
 
 /// The instructions for weights of this size, if there are any and they pay.
 ///
@@ -84,33 +81,49 @@ pub fn to_bf16(x: f32) -> bf16 {
 pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
     let ([height, width], [rows, columns]) = (shape.grid, shape.kernel);
-    let pitch = width + columns - 1;
-    let at_a_time = (AT_A_TIME / (from / 2 * pitch * size_of::<Pair>())).saturating_sub(rows - 1).clamp(1, height);
+    let (pitch, gap) = (width + columns - 1, rows - 1);
+    // As many images as fit, or else a few rows of one.
+    let of_row = from / 2 * pitch * size_of::<Pair>();
+    let images = (AT_A_TIME / (of_row * (height + gap))).clamp(1, shape.batch);
+    let at_a_time = (AT_A_TIME / of_row).saturating_sub(gap).clamp(1, height);
     let at_a_time = height.div_ceil(height.div_ceil(at_a_time));
     let offsets: Vec<usize> = (0..rows * columns).map(|tap| tap / columns * pitch + tap % columns).collect();
-    let image = shape.image[0] * shape.image[1];
-    let mut y = vec![0.0; shape.batch * to * height * width];
-    for (x, y) in x.chunks(from * image).zip(y.chunks_mut(to * height * width)) {
+    let (image, plane) = (shape.image[0] * shape.image[1], height * width);
+    let mut y = vec![0.0; shape.batch * to * plane];
+    for (x, y) in x.chunks(images * from * image).zip(y.chunks_mut(images * to * plane)) {
         for first in (0..height).step_by(at_a_time) {
             let count = at_a_time.min(height - first);
-            let lines = Lines { first, count, width, pitch };
-            let plane = odd_lines(lines.blocks() * BLOCK + (rows - 1) * pitch + columns - 1);
-            PAIRS.with(from / 2 * plane, |pairs| {
-                pairs.par_chunks_mut(plane).zip(x.par_chunks(2 * image)).for_each(|(pairs, planes)| {
-                    vectorized(OfImage { shape, planes, lines: first..first + count + rows - 1, pitch, pairs });
+            let band = Band { images: x.len() / (from * image), first, count, gap, width, pitch };
+            let length = odd_lines(band.blocks() * BLOCK + gap * pitch + columns - 1);
+            PAIRS.with(from / 2 * length, |pairs| {
+                pairs.par_chunks_mut(length).enumerate().for_each(|(pair, pairs)| {
+                    vectorized(OfImages { shape, x, pair, band: &band, pairs });
                 });
-                y.par_chunks_mut(BLOCK * height * width).enumerate().for_each(|(task, y)| {
+                let mut tasks: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(BLOCK)).map(|_| Vec::new()).collect();
+                for y in y.chunks_mut(to * plane) {
+                    tasks.iter_mut().zip(y.chunks_mut(BLOCK * plane)).for_each(|(task, planes)| task.push(planes));
+                }
+                tasks.into_par_iter().enumerate().for_each(|(task, mut planes)| {
                     let outputs = Outputs::new(task * BLOCK, to);
-                    let weight = Weight::new(outputs.of(weight), &offsets, lines.blocks() >= WORTH_A_COPY);
-                    let mut block = [[0.0; BLOCK]; BLOCK];
-                    for number in 0..lines.blocks() {
-                        product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
-                        let planes =
-                            y.chunks_mut(height * width).zip(outputs.of(bias).iter().zip(&block).skip(outputs.known));
-                        for (y, (bias, block)) in planes {
-                            lines.place(number, *bias, block, y);
+                    let (weight, bias) = (outputs.of(weight), outputs.of(bias));
+                    let copied = band.blocks() >= WORTH_A_COPY;
+                    COPY.with(if copied { weight.len() } else { 0 }, |copy| {
+                        let weight = Weight::new(weight, &offsets, copied.then_some(copy));
+                        let mut block = [[0.0; BLOCK]; BLOCK];
+                        for number in 0..band.blocks() {
+                            product(with, &weight.with(&pairs[number * BLOCK..], length), &mut block);
+                            let known = outputs.known;
+                            vectorized(ToPlanes {
+                                block: &block,
+                                known,
+                                bias,
+                                band: &band,
+                                number,
+                                plane,
+                                planes: &mut planes,
+                            });
                         }
-                    }
+                    });
                 });
             });
         }
@@ -129,7 +142,7 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
         let plane = odd_lines((x.len() / inputs).next_multiple_of(BLOCK));
         PAIRS.with(inputs / 2 * plane, |pairs| {
             pairs.par_chunks_mut(SQUARE * plane).enumerate().for_each(|(square, pairs)| {
-                vectorized(OfRows { x, inputs, first: square * SQUARE, plane, pairs });
+                vectorized(OfRows { with, x, inputs, first: square * SQUARE, plane, pairs });
             });
             let mut tasks: Vec<Vec<&mut [f32]>> = (0..outputs.div_ceil(of_task)).map(|_| Vec::new()).collect();
             for row in y.chunks_mut(outputs) {
@@ -142,10 +155,10 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
                 let mut block = [[0.0; BLOCK]; BLOCK];
                 for first in (0..count).step_by(BLOCK) {
                     let these = Outputs::new(task * of_task + first, outputs);
-                    let weight = Weight::new(these.of(weight), &[0], false);
+                    let (weight, bias) = (Weight::new(these.of(weight), &[0], None), these.of(bias));
                     for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
                         product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
-                        vectorized(ToRows { block: &block, known: these.known, bias: these.of(bias), first, rows });
+                        vectorized(ToRows { with, block: &block, known: these.known, bias, first, rows });
                     }
                 }
             });
@@ -184,7 +197,7 @@ impl Outputs {
 
 /// The weights of a block of output channels.
 struct Weight<'a> {
-    values: Cow<'a, [bf16]>,
+    values: &'a [bf16],
     stride: usize,
     step: usize,
     taps: Vec<Tap>,
@@ -192,26 +205,24 @@ struct Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// From `[BLOCK, taps, inputs]` and the place of each tap among the columns. If `copied`, as `[inputs / DEPTH, taps,
-    /// BLOCK, DEPTH]`, which is the order of the products: rows far apart keep the processor from reading ahead.
-    fn new(values: &'a [bf16], columns: &[usize], copied: bool) -> Self {
+    /// From `[BLOCK, taps, inputs]` and the place of each tap among the columns. With memory for a `copy`, in it as
+    /// `[inputs / DEPTH, taps, BLOCK, DEPTH]`, the order of the products: rows far apart keep the processor from reading
+    /// ahead.
+    fn new(values: &'a [bf16], columns: &[usize], copy: Option<&'a mut [bf16]>) -> Self {
         let (stride, count) = (values.len() / BLOCK, columns.len());
         let depth = stride / count;
         let taps =
             |each: usize| columns.iter().enumerate().map(|(i, at)| Tap { weight: i * each, column: *at }).collect();
-        if !copied {
-            return Self { values: values.into(), stride, step: DEPTH, taps: taps(depth), depth };
-        }
-        let mut copy = Vec::with_capacity(values.len());
-        for first in (0..depth).step_by(DEPTH) {
-            for tap in 0..count {
-                for row in values.chunks_exact(stride) {
-                    copy.extend_from_slice(&row[tap * depth + first..][..DEPTH]);
-                }
+        let Some(copy) = copy else { return Self { values, stride, step: DEPTH, taps: taps(depth), depth } };
+        let copy_of = copy.as_chunks_mut::<DEPTH>().0;
+        for (row, values) in values.chunks_exact(stride).enumerate() {
+            for (i, values) in values.as_chunks::<DEPTH>().0.iter().enumerate() {
+                let (tap, step) = (i / (depth / DEPTH), i % (depth / DEPTH));
+                copy_of[(step * count + tap) * BLOCK + row] = *values;
             }
         }
         let each = BLOCK * DEPTH;
-        Self { values: copy.into(), stride: DEPTH, step: count * each, taps: taps(each), depth }
+        Self { values: copy, stride: DEPTH, step: count * each, taps: taps(each), depth }
     }
 
     /// The product with pairs, of which rows are `plane` apart.
@@ -221,39 +232,53 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// Rows of an image one behind the other.
-struct Lines {
+/// The same rows of some images, one behind the other.
+struct Band {
+    images: usize,
     /// First row.
     first: usize,
     count: usize,
+    /// Further rows that the kernel reads of each image.
+    gap: usize,
     width: usize,
     /// From the start of a row to the next.
     pitch: usize,
 }
 
-impl Lines {
-    /// Blocks that cover all pixels.
-    fn blocks(&self) -> usize {
-        (self.count * self.pitch - (self.pitch - self.width)).div_ceil(BLOCK)
+/// Pixels of a block that lie side by side.
+struct Run {
+    lane: usize,
+    image: usize,
+    /// Place of the first one in its plane.
+    at: usize,
+    length: usize,
+}
+
+impl Band {
+    /// Rows from an image to the next.
+    fn rows(&self) -> usize {
+        self.count + self.gap
     }
 
-    /// Puts what a block has of these rows into the image `y`.
-    fn place(&self, block: usize, bias: f32, values: &[f32; BLOCK], y: &mut [f32]) {
+    /// Blocks that cover all pixels.
+    fn blocks(&self) -> usize {
+        ((self.images * self.rows() - self.gap) * self.pitch - (self.pitch - self.width)).div_ceil(BLOCK)
+    }
+
+    /// What a block has of these rows.
+    fn runs(&self, block: usize) -> impl Iterator<Item = Run> {
         let mut lane = 0;
-        while lane < BLOCK {
-            let at = block * BLOCK + lane;
-            let (row, column) = (at / self.pitch, at % self.pitch);
-            if row >= self.count {
-                return;
-            }
-            let run = (self.pitch - column).min(BLOCK - lane);
-            if let Some(inside) = self.width.checked_sub(column) {
-                let inside = inside.min(run);
-                let y = &mut y[(self.first + row) * self.width + column..][..inside];
-                y.iter_mut().zip(&values[lane..]).for_each(|(y, value)| *y = value + bias);
-            }
-            lane += run;
-        }
+        let pieces = std::iter::from_fn(move || {
+            let (row, column) = ((block * BLOCK + lane) / self.pitch, (block * BLOCK + lane) % self.pitch);
+            let (image, row) = (row / self.rows(), row % self.rows());
+            let length = (self.pitch - column).min(BLOCK - lane);
+            let inside = self.width.saturating_sub(column).min(length);
+            let inside = if row < self.count { inside } else { 0 };
+            let run = Run { lane, image, at: (self.first + row) * self.width + column, length: inside };
+            lane += length;
+            (length > 0 && image < self.images).then_some(run)
+        });
+        pieces.filter(|run| run.length > 0)
     }
 }
 
@@ -266,30 +291,67 @@ fn rounded(x: f32) -> u32 {
 }
 
 /// A row of pairs of the planes of two channels.
-struct OfImage<'a> {
+struct OfImages<'a> {
     shape: &'a ConvShape,
-    planes: &'a [f32],
-    /// Rows of the padded image.
-    lines: std::ops::Range<usize>,
-    pitch: usize,
+    /// `[images, C_in, H, W]`
+    x: &'a [f32],
+    pair: usize,
+    band: &'a Band,
     pairs: &'a mut [Pair],
 }
 
-impl WithSimd for OfImage<'_> {
+impl WithSimd for OfImages<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         let [height, width] = self.shape.image;
         let [top, left] = self.shape.padding;
-        let (one, other) = self.planes.split_at(height * width);
+        let Band { first, pitch, .. } = *self.band;
         self.pairs.fill(0);
-        for (row, line) in self.lines.enumerate() {
-            let Some(y) = line.checked_sub(top).filter(|y| *y < height) else { continue };
-            let to = &mut self.pairs[row * self.pitch + left..][..width];
-            let (one, other) = (&one[y * width..][..width], &other[y * width..][..width]);
-            for i in 0..width {
-                to[i] = rounded(one[i]) | rounded(other[i]) << 16;
+        for (image, x) in self.x.chunks_exact(self.shape.channels[0] * height * width).enumerate() {
+            let (one, other) = x[2 * self.pair * height * width..][..2 * height * width].split_at(height * width);
+            for row in 0..self.band.rows() {
+                let Some(y) = (first + row).checked_sub(top).filter(|y| *y < height) else { continue };
+                let to = &mut self.pairs[(image * self.band.rows() + row) * pitch + left..][..width];
+                let (one, other) = (&one[y * width..][..width], &other[y * width..][..width]);
+                for i in 0..width {
+                    to[i] = rounded(one[i]) | rounded(other[i]) << 16;
+                }
+            }
+        }
+    }
+}
+
+/// A block of the result, of which columns are pixels.
+struct ToPlanes<'a, 'b> {
+    /// `[outputs, pixels]`
+    block: &'a [[f32; BLOCK]; BLOCK],
+    /// The outputs that were written before.
+    known: usize,
+    bias: &'a [f32],
+    band: &'a Band,
+    /// Number of the block.
+    number: usize,
+    /// Pixels of a plane.
+    plane: usize,
+    /// `[outputs, H, W]` of each image.
+    planes: &'a mut [&'b mut [f32]],
+}
+
+impl WithSimd for ToPlanes<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        for Run { lane, image, at, length } in self.band.runs(self.number) {
+            let planes = self.planes[image].chunks_mut(self.plane);
+            for (output, plane) in planes.enumerate() {
+                let (values, bias) = (&self.block[self.known + output][lane..], self.bias[self.known + output]);
+                let to = &mut plane[at..at + length];
+                for i in 0..length {
+                    to[i] = values[i] + bias;
+                }
             }
         }
     }
@@ -297,6 +359,7 @@ impl WithSimd for OfImage<'_> {
 
 /// Rows of pairs of the columns of a matrix.
 struct OfRows<'a> {
+    with: Instructions,
     /// `[rows, inputs]`
     x: &'a [f32],
     inputs: usize,
@@ -319,10 +382,9 @@ impl WithSimd for OfRows<'_> {
                     read[i] = rounded(row[2 * i]) | rounded(row[2 * i + 1]) << 16;
                 }
             }
-            for (pair, to) in self.pairs.chunks_mut(self.plane).enumerate() {
-                for i in 0..SQUARE {
-                    to[square * SQUARE + i] = read[i][pair];
-                }
+            transpose(self.with, &mut read);
+            for (to, read) in self.pairs.chunks_mut(self.plane).zip(&read) {
+                to[square * SQUARE..][..SQUARE].copy_from_slice(read);
             }
         }
     }
@@ -330,6 +392,7 @@ impl WithSimd for OfRows<'_> {
 
 /// A block of the result, of which rows are positions.
 struct ToRows<'a, 'b> {
+    with: Instructions,
     /// `[outputs, positions]`
     block: &'a [[f32; BLOCK]; BLOCK],
     /// The outputs that were written before.
@@ -346,10 +409,21 @@ impl WithSimd for ToRows<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         let mut turned = [[0.0; BLOCK]; BLOCK];
-        for output in 0..BLOCK {
-            let bias = self.bias[output];
-            for position in 0..BLOCK {
-                turned[position][output] = self.block[output][position] + bias;
+        for outputs in [0, SQUARE] {
+            for positions in [0, SQUARE] {
+                let mut square = [[0; SQUARE]; SQUARE];
+                for (to, from) in square.iter_mut().zip(&self.block[outputs..]) {
+                    for (to, from) in to.iter_mut().zip(&from[positions..]) {
+                        *to = from.to_bits();
+                    }
+                }
+                transpose(self.with, &mut square);
+                for (to, from) in turned[positions..].iter_mut().zip(&square) {
+                    let to = to[outputs..].iter_mut().zip(&self.bias[outputs..]);
+                    for ((to, bias), from) in to.zip(from) {
+                        *to = f32::from_bits(*from) + bias;
+                    }
+                }
             }
         }
         let count = BLOCK - self.known;

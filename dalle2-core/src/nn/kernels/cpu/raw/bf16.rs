@@ -9,6 +9,9 @@ pub const BLOCK: usize = 32;
 /// The depth of a product is a multiple of this.
 pub const DEPTH: usize = 32;
 
+/// Rows and columns of a square that is transposed at once.
+pub const SQUARE: usize = 16;
+
 /// The numbers of two successive channels, the first in the lower half.
 pub type Pair = u32;
 
@@ -92,15 +95,29 @@ pub fn product(with: Instructions, operands: &Operands<'_>, c: &mut [[f32; BLOCK
     let _ = c;
 }
 
+/// Exchanges rows and columns.
+///
+/// # Panics
+/// If this processor lacks the instructions.
+pub fn transpose(with: Instructions, square: &mut [[u32; SQUARE]; SQUARE]) {
+    assert!(instructions().contains(&with), "transpose: this processor has no {with:?}");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: either kind comes with AVX-512 F, and the processor has it, as was just asserted.
+    unsafe {
+        x86::transpose(square);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = square;
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32};
-    use std::arch::x86_64::{_mm512_setzero_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::*;
     use std::arch::{asm, is_x86_feature_detected};
     use std::mem::{offset_of, transmute};
     use std::sync::OnceLock;
 
-    use super::{BLOCK, DEPTH, Instructions, Operands, Tap};
+    use super::{BLOCK, DEPTH, Instructions, Operands, SQUARE, Tap};
 
     pub fn instructions() -> &'static [Instructions] {
         static FOUND: OnceLock<Vec<Instructions>> = OnceLock::new();
@@ -123,9 +140,10 @@ mod x86 {
         const TILE: u32 = 1 << 24;
         const REQUEST_PERMISSION: i32 = 0x1023;
         const TILE_DATA: i32 = 18;
-        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        let features = __cpuid_count(7, 0).edx;
         // SAFETY: the call only grants this process the use of a register state, or fails.
-        features & BF16 != 0
+        is_x86_feature_detected!("avx512f")
+            && features & BF16 != 0
             && features & TILE != 0
             && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
     }
@@ -302,6 +320,43 @@ mod x86 {
         }
     }
 
+    /// Rows become columns in four steps: pairs of values, pairs of these, and two of lanes of four.
+    #[target_feature(enable = "avx512f")]
+    pub fn transpose(square: &mut [[u32; SQUARE]; SQUARE]) {
+        // SAFETY: a row has as many values as the vector.
+        let rows: [__m512i; SQUARE] = std::array::from_fn(|i| unsafe { _mm512_loadu_si512(square[i].as_ptr().cast()) });
+        let mut twos = rows;
+        for i in (0..SQUARE).step_by(2) {
+            twos[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            twos[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        // Lane l of vector 4 i + j: column 4 l + j of rows 4 i to 4 i + 3.
+        let mut fours = twos;
+        for i in (0..SQUARE).step_by(4) {
+            fours[i] = _mm512_unpacklo_epi64(twos[i], twos[i + 2]);
+            fours[i + 1] = _mm512_unpackhi_epi64(twos[i], twos[i + 2]);
+            fours[i + 2] = _mm512_unpacklo_epi64(twos[i + 1], twos[i + 3]);
+            fours[i + 3] = _mm512_unpackhi_epi64(twos[i + 1], twos[i + 3]);
+        }
+        const EVEN: i32 = 0x88;
+        const ODD: i32 = 0xdd;
+        let mut columns = fours;
+        for j in 0..4 {
+            let upper = [fours[j], fours[4 + j]];
+            let lower = [fours[8 + j], fours[12 + j]];
+            let even = [upper, lower].map(|[a, b]| _mm512_shuffle_i32x4::<EVEN>(a, b));
+            let odd = [upper, lower].map(|[a, b]| _mm512_shuffle_i32x4::<ODD>(a, b));
+            columns[j] = _mm512_shuffle_i32x4::<EVEN>(even[0], even[1]);
+            columns[4 + j] = _mm512_shuffle_i32x4::<EVEN>(odd[0], odd[1]);
+            columns[8 + j] = _mm512_shuffle_i32x4::<ODD>(even[0], even[1]);
+            columns[12 + j] = _mm512_shuffle_i32x4::<ODD>(odd[0], odd[1]);
+        }
+        for (row, column) in square.iter_mut().zip(columns) {
+            // SAFETY: a row has as many values as the vector.
+            unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), column) };
+        }
+    }
+
     /// The same bits as pairs.
     fn bits(x: __m512i) -> __m512bh {
         // SAFETY: both are 64 bytes of which every pattern is a value.
@@ -313,7 +368,7 @@ mod x86 {
 mod tests {
     use half::bf16;
 
-    use super::{BLOCK, Instructions, Operands, Tap, instructions, product};
+    use super::{BLOCK, Instructions, Operands, SQUARE, Tap, instructions, product, transpose};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -347,6 +402,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        for with in instructions() {
+            let mut square = std::array::from_fn(|i| std::array::from_fn(|j| (i * 100 + j) as u32));
+            transpose(*with, &mut square);
+            let expected: [[u32; SQUARE]; SQUARE] =
+                std::array::from_fn(|i| std::array::from_fn(|j| (j * 100 + i) as u32));
+            assert_eq!(square, expected);
         }
     }
 

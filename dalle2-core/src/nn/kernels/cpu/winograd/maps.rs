@@ -90,6 +90,7 @@ impl Map<6, 3> for FromFilter {
 
 /// Applies a map to lanes.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "two arrays of different lengths around one map")]
 pub fn along<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(x: [&Lane; N], y: &mut [Lane; M]) {
     for first in (0..LANES).step_by(S::lanes32()) {
         let mut values = [0.0.splat::<S>(); N];
@@ -105,6 +106,7 @@ pub fn along<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(x: [&Lane; N
 
 /// Applies a map along both axes of a square: `at` gives the vector of a row and column, `to` takes it.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows and columns, which closures or two iterators would hide")]
 pub fn square<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(
     at: impl Fn(usize, usize) -> V<S>,
     mut to: impl FnMut(usize, usize, V<S>),
