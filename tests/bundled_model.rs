@@ -41,7 +41,7 @@ fn weights_of_16_bits_draw_nearly_the_same() {
     // The files hold f16, which is widened to what f32 would have been.
     assert_eq!(psnr(draw(ComputeType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
     let found = psnr(draw(ComputeType::BF16), exact).unwrap();
-    assert!(found.iter().all(|psnr| (35.0..70.0).contains(psnr)), "{found:?} dB");
+    assert!(found.iter().all(|psnr| *psnr > 35.0 && psnr.is_finite()), "{found:?} dB");
 }
 
 /// Sum of squared differences of all channels.

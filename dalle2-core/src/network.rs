@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 
 use crate::nn;
-use crate::store::{Weights, check_module_from, load_module_from};
+use crate::store::{Weights, check_module_from, load_converted};
 use crate::{ConfigError, Result};
 
 /// How long the weights of a stage stay in memory.
@@ -97,12 +97,14 @@ impl LoadOptions {
     /// When the options do not fit the device, or `load` fails now.
     pub fn hold<M: Module>(&self, load: impl Fn(Reading) -> Result<M> + Send + Sync + 'static) -> Result<Network<M>> {
         self.validate()?;
-        let (dtype, cpu) = (self.compute_type, nn::is_cpu(&self.device));
+        let dtype = self.compute_type;
+        // What was not read by `Reading::module` is converted now; the rest was as it was read.
+        let values = move |load: &dyn Fn(Reading) -> Result<M>| Ok(dtype.convert(load(Reading::Values(dtype))?));
         match self.residency {
-            Residency::Resident => Ok(Network::Resident(dtype.cast(load(Reading::Values)?, cpu))),
+            Residency::Resident => Ok(Network::Resident(values(&load)?)),
             Residency::OneStage => {
                 load(Reading::Headers)?;
-                Ok(Network::OnDisk(Arc::new(move || Ok(dtype.cast(load(Reading::Values)?, cpu)))))
+                Ok(Network::OnDisk(Arc::new(move || values(&load))))
             }
         }
     }
@@ -113,8 +115,8 @@ impl LoadOptions {
 pub enum Reading {
     /// Names, shapes and element types, to be compared with the module, which is left as it is.
     Headers,
-    /// Everything.
-    Values,
+    /// Everything, each parameter converted to the type before the next one is read.
+    Values(ComputeType),
 }
 
 impl Reading {
@@ -126,7 +128,7 @@ impl Reading {
     pub fn module<M: Module>(self, module: M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<M> {
         match self {
             Self::Headers => check_module_from(&module, weights, rename).map(|()| module),
-            Self::Values => Ok(load_module_from(module, weights, rename)?.valid()),
+            Self::Values(kind) => Ok(load_converted(module, weights, rename, &mut Convert::to(kind))?.valid()),
         }
     }
 
@@ -149,21 +151,43 @@ impl ComputeType {
         }
     }
 
-    /// Converts the parameters, one after another: those of layers on the CPU, and all elsewhere.
-    fn cast<M: Module>(self, module: M, cpu: bool) -> M {
+    /// Converts the parameters, one after another.
+    fn convert<M: Module>(self, module: M) -> M {
         match self {
             Self::F32 => module,
-            _ if cpu => nn::narrow_weights(module, self.dtype()),
-            _ => module.map(&mut Cast(self.dtype())),
+            _ => module.map(&mut Convert::to(self)),
         }
     }
 }
 
-struct Cast(FloatDType);
+/// Converts the weights of layers on the CPU, and everything on other devices.
+struct Convert {
+    dtype: Option<FloatDType>,
+    layers: nn::Narrow,
+}
 
-impl ModuleMapper for Cast {
+impl Convert {
+    fn to(kind: ComputeType) -> Self {
+        let dtype = kind.dtype();
+        Self { dtype: (kind != ComputeType::F32).then_some(dtype), layers: nn::Narrow::to(dtype) }
+    }
+}
+
+impl ModuleMapper for Convert {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.layers.enter_module(name, container_type);
+    }
+
+    fn exit_module(&mut self, name: &str, container_type: &str) {
+        self.layers.exit_module(name, container_type);
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|value| value.cast(self.0))
+        match self.dtype {
+            None => param,
+            Some(_) if nn::is_cpu(&param.lazy_device()) => self.layers.map_float(param),
+            Some(dtype) => param.map(|value| value.cast(dtype)),
+        }
     }
 }
 
@@ -229,7 +253,7 @@ mod tests {
     fn load(reads: &Arc<AtomicUsize>) -> impl Fn(Reading) -> Result<Linear> + Send + Sync + 'static {
         let reads = reads.clone();
         move |reading| {
-            if reading == Reading::Values {
+            if matches!(reading, Reading::Values(_)) {
                 reads.fetch_add(1, Ordering::Relaxed);
             }
             Ok(LinearConfig::new(3, 2).init(&Device::flex()))

@@ -34,6 +34,7 @@ pub(crate) use kernels::{is_cpu, keep_freed};
 pub use kernels::{kernels_enabled, set_kernels};
 pub use linear::linear;
 pub use mask::causal_mask;
+pub(crate) use narrow::Narrow;
 pub use narrow::narrow_weights;
 pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};

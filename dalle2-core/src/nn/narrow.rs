@@ -19,13 +19,21 @@ use super::kernels::{self, NarrowSize};
 /// exact and summed in f32; the weights are laid out in memory as these instructions read them. Otherwise a weight is
 /// widened to f32 while its layer runs.
 pub fn narrow_weights<M: Module>(module: M, dtype: FloatDType) -> M {
-    module.map(&mut Narrow { dtype, within: Vec::new() })
+    module.map(&mut Narrow::to(dtype))
 }
 
-struct Narrow {
+/// [`narrow_weights`] as a mapper.
+pub(crate) struct Narrow {
     dtype: FloatDType,
     /// Types of the modules on the way to the parameter.
     within: Vec<String>,
+}
+
+impl Narrow {
+    /// Of f16 or bf16.
+    pub(crate) fn to(dtype: FloatDType) -> Self {
+        Self { dtype, within: Vec::new() }
+    }
 }
 
 impl ModuleMapper for Narrow {

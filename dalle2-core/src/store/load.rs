@@ -39,8 +39,23 @@ pub fn load_module_as<M: Module>(module: M, path: impl AsRef<Path>, rename: &dyn
 /// [`Error::Weights`] with every missing, unexpected and wrongly shaped tensor and every one that does not hold floats;
 /// with every tensor that holds a value that is not finite or that cannot be read.
 pub fn load_module_from<M: Module>(module: M, weights: &Weights, rename: &dyn Fn(&str) -> String) -> Result<M> {
+    load_converted(module, weights, rename, &mut Unchanged)
+}
+
+/// Leaves every parameter as it was read.
+struct Unchanged;
+
+impl ModuleMapper for Unchanged {}
+
+/// [`load_module_from`], with each parameter as `convert` maps it before the next one is read.
+pub(crate) fn load_converted<M: Module, C: ModuleMapper>(
+    module: M,
+    weights: &Weights,
+    rename: &dyn Fn(&str) -> String,
+    convert: &mut C,
+) -> Result<M> {
     check_module_from(&module, weights, rename)?;
-    let mut loader = Loader { names: Names::default(), rename, weights, unreadable: Vec::new() };
+    let mut loader = Loader { names: Names::default(), rename, weights, convert, unreadable: Vec::new() };
     let module = module.map(&mut loader);
     match loader.unreadable.is_empty() {
         true => Ok(module),
@@ -92,20 +107,23 @@ fn same_shape(found: &[usize], expected: &[usize]) -> bool {
     found == expected || (found.is_empty() && expected == [1])
 }
 
-struct Loader<'a> {
+struct Loader<'a, C> {
     names: Names,
     rename: &'a dyn Fn(&str) -> String,
     weights: &'a Weights,
+    convert: &'a mut C,
     unreadable: Vec<UnreadableTensor>,
 }
 
-impl ModuleMapper for Loader<'_> {
+impl<C: ModuleMapper> ModuleMapper for Loader<'_, C> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.names.enter(name, container);
+        self.convert.enter_module(name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
+    fn exit_module(&mut self, name: &str, container: &str) {
         self.names.exit();
+        self.convert.exit_module(name, container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -125,6 +143,6 @@ impl ModuleMapper for Loader<'_> {
         };
         let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
         let id = param.id;
-        param.transform_for_load(tensor, id)
+        self.convert.map_float(param.transform_for_load(tensor, id))
     }
 }

@@ -19,6 +19,7 @@ mod write;
 
 pub use find::{find_weights, weights_names};
 pub use json::{CONFIG_FILE, WEIGHTS_FILE, read_config, read_json, write_config, write_file, write_json};
+pub(crate) use load::load_converted;
 pub use load::{check_module_from, load_module, load_module_as, load_module_from};
 pub use names::module_tensors;
 pub use safetensors::Dtype;
