@@ -88,6 +88,7 @@ struct Drawn {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     let cli = Cli::parse();
     let start = Instant::now();
     if cli.num < 2 {

@@ -47,6 +47,7 @@ enum Task {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     run(Cli::parse())
 }
 

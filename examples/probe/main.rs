@@ -52,6 +52,7 @@ enum Probe {
 }
 
 fn main() -> Result<()> {
+    dalle2::keep_memory();
     match Cli::parse().probe {
         Probe::Inversion(args) => inversion::run(&args),
         Probe::TextDiff(args) => text_diff::run(&args),

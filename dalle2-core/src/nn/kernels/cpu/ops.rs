@@ -1,5 +1,7 @@
 //! The operations as a backend extension, and their implementation for the CPU backend `Flex`.
 
+use std::ops::Range;
+
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Backend, Flex, backend_extension, ops::FloatTensorOps, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::{DType, FloatDType, Shape, TensorData};
@@ -98,11 +100,10 @@ pub trait NarrowOps: Backend {
 impl NarrowOps for Flex {
     fn widened(weight: FlexTensor) -> FlexTensor {
         let weight = weight.to_contiguous();
-        let (shape, count) = (weight.layout().shape().clone(), weight.layout().num_elements());
-        let start = weight.layout().start_offset();
+        let shape = weight.layout().shape().clone();
         match weight.dtype() {
-            DType::BF16 => tensor(bf16::widened(&weight.storage::<half::bf16>()[start..start + count]), shape),
-            DType::F16 => tensor(bf16::widened(&weight.storage::<half::f16>()[start..start + count]), shape),
+            DType::BF16 => tensor(bf16::widened(&weight.storage::<half::bf16>()[place(&weight)]), shape),
+            DType::F16 => tensor(bf16::widened(&weight.storage::<half::f16>()[place(&weight)]), shape),
             _ => weight,
         }
     }
@@ -115,7 +116,7 @@ impl NarrowOps for Flex {
         let weight = if backwards { weight.to_contiguous() } else { weight };
         let (shape, rows) = (weight.layout().shape().clone(), rows_of(&weight));
         let data = match dtype {
-            FloatDType::BF16 => TensorData::new(bf16::narrowed(values(&weight), &rows, bf16::to_bf16), shape),
+            FloatDType::BF16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::bf16::from_f32), shape),
             FloatDType::F16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::f16::from_f32), shape),
             _ => return Flex::float_cast(weight.to_contiguous(), dtype),
         };
@@ -127,7 +128,7 @@ impl NarrowOps for Flex {
         let [inputs, outputs] = weight.layout().shape().dims();
         let rows = x.layout().shape()[0];
         let weight = weight.transpose(0, 1).to_contiguous();
-        let y = bf16::linear(with, [inputs, outputs], values(&x), narrow(&weight), values(&bias));
+        let y = bf16::linear(with, [inputs, outputs], values(&x), &weight.storage()[place(&weight)], values(&bias));
         tensor(y, Shape::from([rows, outputs]))
     }
 
@@ -140,7 +141,7 @@ impl NarrowOps for Flex {
     ) -> FlexTensor {
         let [x, bias] = [x, bias].map(whole);
         let weight = weight.permute(&[0, 2, 3, 1]).to_contiguous();
-        let y = bf16::convolution(with, &shape, values(&x), narrow(&weight), values(&bias));
+        let y = bf16::convolution(with, &shape, values(&x), &weight.storage()[place(&weight)], values(&bias));
         let [height, width] = shape.grid;
         tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
     }
@@ -158,10 +159,10 @@ fn rows_of(x: &FlexTensor) -> Rows {
     Rows { starts, length: shape[last], step: strides[last] as usize }
 }
 
-/// The values of a contiguous tensor in bf16.
-fn narrow(x: &FlexTensor) -> &[half::bf16] {
+/// Where the values of a contiguous tensor lie in its storage.
+fn place(x: &FlexTensor) -> Range<usize> {
     let start = x.layout().start_offset();
-    &x.storage()[start..start + x.layout().num_elements()]
+    start..start + x.layout().num_elements()
 }
 
 impl NnOps for Flex {
