@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod shared;
+mod support;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Distribution, Tensor};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::SeededNoise;
@@ -20,6 +21,7 @@ use dalle2::{
 use safetensors::Dtype;
 use serde_json::Value;
 use shared::{files, fixture, image_variation, tensors, text_to_image, write_tensors};
+use support::{Randomise, Redraw};
 
 const CHECKPOINTS: [&str; 2] = ["tiny-unclip", "tall-unclip"];
 
@@ -220,7 +222,7 @@ fn the_index_of_newer_releases_is_read_and_kept() {
 /// A pipeline of the portable presets, with random weights everywhere.
 fn portable(device: &Device) -> Pipeline {
     let clip = ClipConfig::portable();
-    let model = clip.init(device);
+    let model = clip.init(device).map(&mut Redraw::new(4));
     let scale = EmbeddingScale::MeanStd { mean: vec![0.1; 64], std: vec![0.7; 64] };
     let prior = DiffusionPriorConfig::portable(64, 32, scale);
     let mut decoder = DecoderConfig::portable(64);
@@ -230,22 +232,17 @@ fn portable(device: &Device) -> Pipeline {
     Pipeline::builder()
         .text_encoder(ClipTextEncoder::from_clip(&clip, &model).unwrap())
         .image_encoder(ClipImageEncoder::from_clip(&clip, &model).unwrap())
-        .prior(DiffusionPrior::new(prior.clone(), prior.init(device).unwrap().map(&mut Randomise)).unwrap())
-        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(device).unwrap().map(&mut Randomise)).unwrap())
+        .prior(DiffusionPrior::new(prior.clone(), prior.init(device).unwrap().map(&mut Randomise::new(1))).unwrap())
+        .decoder(
+            UnclipDecoder::new(decoder.clone(), decoder.init(device).unwrap().map(&mut Randomise::new(2))).unwrap(),
+        )
         .upsampler(
-            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).unwrap().map(&mut Randomise)).unwrap(),
+            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).unwrap().map(&mut Randomise::new(3)))
+                .unwrap(),
         )
         .device(device)
         .build()
         .unwrap()
-}
-
-struct Randomise;
-
-impl ModuleMapper for Randomise {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
-    }
 }
 
 #[test]

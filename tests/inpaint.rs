@@ -46,18 +46,18 @@ fn message(result: Result<Generation, Error>) -> String {
 
 /// The same parts with channels for known pixels in decoder and upsampler.
 fn pipeline_that_reads_masks(device: &Device) -> Pipeline {
-    let (config, model) = (clip(), clip().init(device));
+    let (config, model) = (clip(), support::clip_network(device));
     let like = support::decoder(16, device).config().clone();
     let decoder = DecoderConfig { image_size: 16, ..like }.with_inpainting();
     let upsampler = support::upsampler(16, device).config().clone();
     let upsampler = UpsamplerConfig { input_size: 16, ..upsampler }.with_inpainting();
-    let (network, unet) = (decoder.init(device).unwrap().map(&mut Randomise), upsampler.init(device).unwrap());
+    let (network, unet) = (decoder.init(device).unwrap().map(&mut Randomise::new(1)), upsampler.init(device).unwrap());
     Pipeline::builder()
         .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
         .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
         .prior(support::prior(config.embed_dim(), device))
         .decoder(UnclipDecoder::new(decoder, network).unwrap())
-        .upsampler(DiffusionUpsampler::new(upsampler, unet.map(&mut Randomise)).unwrap())
+        .upsampler(DiffusionUpsampler::new(upsampler, unet.map(&mut Randomise::new(2))).unwrap())
         .device(device)
         .build()
         .unwrap()
@@ -311,7 +311,7 @@ fn a_model_whose_own_sampler_cannot_inpaint_draws_with_another() {
     let like = support::decoder(16, &device);
     let mut config = like.config().clone();
     config.diffusion.sampler = Sampler::DpmSolver2m;
-    let (clip_config, model) = (clip(), clip().init(&device));
+    let (clip_config, model) = (clip(), support::clip_network(&device));
     let pipeline = Pipeline::builder()
         .text_encoder(ClipTextEncoder::from_clip(&clip_config, &model).unwrap())
         .prior(support::prior(clip_config.embed_dim(), &device))

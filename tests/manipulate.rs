@@ -255,7 +255,7 @@ fn bad_input_is_named() {
 #[test]
 fn without_an_image_encoder_images_cannot_be_read() {
     let device = Device::flex();
-    let (config, model) = (support::clip(), support::clip().init(&device));
+    let (config, model) = (support::clip(), support::clip_network(&device));
     let blind: Pipeline = Pipeline::builder()
         .text_encoder(dalle2::clip::ClipTextEncoder::from_clip(&config, &model).unwrap())
         .prior(support::prior(config.embed_dim(), &device))

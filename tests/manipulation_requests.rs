@@ -215,7 +215,9 @@ fn negative_captions_act_where_there_is_guidance() {
     for (name, run) in manipulations() {
         let small = || quick().max_upsamplers(0);
         let against = |request: GenerateRequest| draw(&run, &pipeline, request.negative_caption("red"));
-        assert_ne!(draw(&run, &pipeline, small().guidance(3.0)), against(small().guidance(3.0)), "{name}");
+        // Random parts hear a caption faintly: much guidance makes it plain in eight bits.
+        let guided = || small().guidance(50.0);
+        assert_ne!(draw(&run, &pipeline, guided()), against(guided()), "{name}");
         let unguided = || small().guidance(1.0).prior_guidance(1.0);
         assert_eq!(draw(&run, &pipeline, unguided()), against(unguided()), "{name}");
     }

@@ -57,7 +57,7 @@ fn a_saved_pipeline_generates_the_same() {
 #[test]
 fn an_autoregressive_prior_takes_the_place_of_a_diffusion_prior() {
     let device = Device::flex();
-    let (config, model) = (clip(), clip().init(&device));
+    let (config, model) = (clip(), support::clip_network(&device));
     let (d, w, s) = (config.embed_dim(), config.text.d_model, config.text.context_length);
     let prior = AutoregressivePriorConfig {
         components: 8,
@@ -148,7 +148,7 @@ fn bad_requests_are_named() {
 #[test]
 fn parts_that_do_not_fit_are_refused_together() {
     let device = Device::flex();
-    let (config, model) = (clip(), clip().init(&device));
+    let (config, model) = (clip(), support::clip_network(&device));
     let error = Pipeline::builder()
         .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
         .prior(prior(48, &device))

@@ -1,11 +1,13 @@
 //! The options of decoder and upsampler: inpainting, self-conditioning, caption encoder, guidance interval, tiles.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::ops::ControlFlow;
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::{Distribution, Tolerance};
+use burn::tensor::Tolerance;
 use dalle2_core::diffusion::{Clip, GuidanceInterval, PredictionType, Resampling, Sampler, SeededNoise, Spacing};
 use dalle2_core::image::{Mask, resize_bicubic};
 use dalle2_core::{
@@ -15,13 +17,7 @@ use dalle2_decoder::{
     CaptionEncoderConfig, DecoderConfig, DiffusionUpsampler, NoiseLevel, UnclipDecoder, UpsamplerConfig,
 };
 
-struct Randomise;
-
-impl ModuleMapper for Randomise {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
-    }
-}
+use support::Randomise;
 
 /// Silences the channels behind the noisy image: the first convolution is the only one of 6 · 2² channels.
 struct Blind;
@@ -46,7 +42,7 @@ fn decoder_config() -> DecoderConfig {
 }
 
 fn decoder(config: &DecoderConfig) -> UnclipDecoder {
-    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise);
+    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise::new(1, 0.1));
     UnclipDecoder::new(config.clone(), network).unwrap()
 }
 
@@ -59,7 +55,7 @@ fn upsampler_config() -> UpsamplerConfig {
 }
 
 fn upsampler(config: &UpsamplerConfig) -> DiffusionUpsampler {
-    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise);
+    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise::new(2, 0.1));
     DiffusionUpsampler::new(config.clone(), network).unwrap()
 }
 

@@ -1,9 +1,10 @@
 //! Sampling and storage of decoder and upsampler over their public faces.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::ops::ControlFlow;
 
-use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
 use dalle2_core::diffusion::SeededNoise;
@@ -11,13 +12,7 @@ use dalle2_core::store::Precision;
 use dalle2_core::{Component, Decoder, Error, SampleOptions, TextCondition, TokenMask, Upsampler};
 use dalle2_decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 
-struct Randomise;
-
-impl ModuleMapper for Randomise {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.1)))
-    }
-}
+use support::Randomise;
 
 fn decoder(device: &Device) -> UnclipDecoder {
     let mut config = DecoderConfig::tiny(8, 6);
@@ -26,7 +21,7 @@ fn decoder(device: &Device) -> UnclipDecoder {
     config.unet.n_groups = 8;
     config.unet.head_dim = 16;
     config.unet.context_dim = Some(16);
-    let network = config.init(device).unwrap().map(&mut Randomise);
+    let network = config.init(device).unwrap().map(&mut Randomise::new(1, 0.1));
     UnclipDecoder::new(config, network).unwrap()
 }
 
@@ -35,7 +30,7 @@ fn upsampler(device: &Device) -> DiffusionUpsampler {
     config.input_size = 8;
     config.unet.channels = vec![16, 16];
     config.unet.n_groups = 8;
-    let network = config.init(device).unwrap().map(&mut Randomise);
+    let network = config.init(device).unwrap().map(&mut Randomise::new(2, 0.1));
     DiffusionUpsampler::new(config, network).unwrap()
 }
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::unet::{TimeConditioning, UNetVariations};
-use burn::module::{ModuleMapper, Param};
-use burn::tensor::{Distribution, Tolerance};
+use burn::tensor::{TensorData, Tolerance};
+use dalle2_core::diffusion::{NoiseSource, SeededNoise};
+use support::Randomise;
 
 fn config() -> UNetConfig {
     UNetConfig {
@@ -21,17 +22,12 @@ fn config() -> UNetConfig {
     }
 }
 
-/// Replaces every weight by noise: the zero-initialised convolutions would hide what is behind them.
-struct Randomise;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
-impl ModuleMapper for Randomise {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|value| value.random_like(Distribution::Normal(0.0, 0.2)))
-    }
-}
-
-fn random(shape: [usize; 4], device: &Device) -> Tensor<4> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    let values = SeededNoise::new(&[11], 0).normal(&[1, shape.iter().product()]).unwrap();
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 #[test]
@@ -40,7 +36,7 @@ fn a_fresh_network_predicts_zero_at_any_fitting_size() {
     let net = config().init(&device);
     for (h, w) in [(8, 8), (12, 20)] {
         let emb = net.time_embedding(&[3, 900], &device);
-        let tokens = Tensor::random([2, 5, 12], Distribution::Normal(0.0, 1.0), &device);
+        let tokens = random([2, 5, 12], &device);
         let context = net.context(tokens, &TokenMask::from_lengths(&[5, 2], 5, &device));
         let out = net.forward(random([2, 3, h, w], &device), emb, Some(&context));
         assert_eq!(out.dims(), [2, 6, h, w]);
@@ -51,7 +47,7 @@ fn a_fresh_network_predicts_zero_at_any_fitting_size() {
 #[test]
 fn masked_tokens_do_not_matter_and_others_do() {
     let device = Device::flex();
-    let net = config().init(&device).map(&mut Randomise);
+    let net = config().init(&device).map(&mut Randomise::new(1, 0.2));
     let x = random([1, 3, 8, 8], &device);
     let run = |last: f64, first: f64| {
         let tokens = Tensor::<3>::ones([1, 3, 12], &device);
@@ -69,7 +65,7 @@ fn time_reaches_the_output_by_film_and_by_addition() {
     let device = Device::flex();
     for time_conditioning in [TimeConditioning::Film, TimeConditioning::Additive] {
         let config = UNetConfig { time_conditioning, context_dim: None, ..config() };
-        let net = config.init(&device).map(&mut Randomise);
+        let net = config.init(&device).map(&mut Randomise::new(2, 0.2));
         let x = random([1, 3, 8, 8], &device);
         let at = |t| net.forward(x.clone(), net.time_embedding(&[t], &device), None);
         assert!((at(0) - at(999)).abs().max().into_scalar::<f32>() > 1e-4, "{time_conditioning:?}");
@@ -91,7 +87,7 @@ fn shuffling_inverts_unshuffling_and_keeps_blocks_together() {
 #[test]
 fn batch_rows_do_not_mix() {
     let device = Device::flex();
-    let net = UNetConfig { context_dim: None, ..config() }.init(&device).map(&mut Randomise);
+    let net = UNetConfig { context_dim: None, ..config() }.init(&device).map(&mut Randomise::new(3, 0.2));
     let x = random([3, 3, 8, 8], &device);
     let all = net.forward(x.clone(), net.time_embedding(&[1, 400, 999], &device), None);
     let one = net.forward(x.slice_dim(0, 1..2), net.time_embedding(&[400], &device), None);
