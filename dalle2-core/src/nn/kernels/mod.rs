@@ -2,9 +2,8 @@
 //!
 //! Burn's CPU backend computes activations in scalar code, composes group normalisation of ten passes over memory, and
 //! turns the gradient of a convolution's weights into products too narrow to be fast. Here the former are single sweeps
-//! that vectorise on whatever the machine offers (`macerator` chooses at run time) and use all threads, and 3 × 3 and
-//! 1 × 1 convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. Other
-//! convolutions are a few large matrix products of Burn's. All enter through Burn's backend
+//! that vectorise on whatever the machine offers (`macerator` chooses at run time) and use all threads, and linear
+//! layers, convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. All enter through Burn's backend
 //! extensions: `NnOps` is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and
 //! the generated dispatch picks between them.
 //!
@@ -31,7 +30,7 @@ use absent as chosen;
 use cpu as chosen;
 
 pub use chosen::{
-    activation, attention, convolution, group_norm, keep_freed, layer_norm, multiplies, narrow_convolution,
+    activation, attention, convolution, group_norm, keep_freed, layer_norm, linear, multiplies, narrow_convolution,
     narrow_linear, narrowed, widened,
 };
 pub use switch::{kernels_enabled, set_kernels};

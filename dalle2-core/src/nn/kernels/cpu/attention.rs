@@ -7,6 +7,7 @@ use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp;
+use super::panels::Matrix;
 use super::parallel::vectorized;
 use super::raw::{PANEL, ROWS, Row, maximum, product, sum, update};
 use super::rows::RowMask;
@@ -14,9 +15,6 @@ use super::scratch::Scratch;
 
 /// Queries of a task.
 const QUERIES: usize = 2 * ROWS;
-
-/// Rows and columns that are transposed together.
-const SQUARE: usize = 16;
 
 /// The shape of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +44,8 @@ pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&Row
         packed.par_chunks_mut(of_keys + of_values).enumerate().for_each(|(head, packed)| {
             let (to_keys, to_values) = packed.split_at_mut(of_keys);
             let range = head * keys * width..(head + 1) * keys * width;
-            pack_transposed(&k[range.clone()], width, to_keys);
-            pack(&v[range], width, to_values);
+            Matrix::new(&k[range.clone()], [keys, width]).transposed().pack(0..width, 0, to_keys);
+            Matrix::new(&v[range], [keys, width]).pack(0..keys, 0, to_values);
         });
         let tasks: Vec<(usize, usize, &mut [f32])> = y
             .chunks_mut(queries * width)
@@ -66,37 +64,6 @@ pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&Row
         });
     });
     y
-}
-
-/// Rows of `width` values to `[panels of rows, width]`: each panel holds some rows side by side.
-fn pack_transposed(rows: &[f32], width: usize, panels: &mut [Row]) {
-    for (rows, panel) in rows.chunks(PANEL * width).zip(panels.chunks_exact_mut(width)) {
-        // By squares, so that whole cache lines are written.
-        for (first, rows) in (0..PANEL).step_by(SQUARE).zip(rows.chunks(SQUARE * width)) {
-            for (column, panel) in (0..width).step_by(SQUARE).zip(panel.chunks_mut(SQUARE)) {
-                let mut square = [[0.0; SQUARE]; SQUARE];
-                for (lane, row) in rows.chunks_exact(width).enumerate() {
-                    for (to, value) in square.iter_mut().zip(&row[column..]) {
-                        to[lane] = *value;
-                    }
-                }
-                for (to, square) in panel.iter_mut().zip(&square) {
-                    to[first..first + SQUARE].copy_from_slice(square);
-                }
-            }
-        }
-    }
-}
-
-/// Rows of `width` values to `[panels of columns, rows]`.
-fn pack(rows: &[f32], width: usize, panels: &mut [Row]) {
-    let count = rows.len() / width;
-    for (panel, to) in panels.chunks_exact_mut(count).enumerate() {
-        let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
-        for (row, to) in rows.chunks_exact(width).zip(to) {
-            to[..columns.len()].copy_from_slice(&row[columns.clone()]);
-        }
-    }
 }
 
 /// Some queries of one head.

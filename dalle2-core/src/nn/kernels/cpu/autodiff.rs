@@ -5,15 +5,20 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind, unary},
 };
-use burn::backend::{Autodiff, Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::BoolTensor, tensor::FloatTensor};
+use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 
 use super::Elementwise;
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, GroupNormShape, Moments};
-use super::ops::{NnOps, Parameters, Softmax, convolve, normalize, normalize_rows, tensor, values, whole};
-use super::rows::LayerNormRows;
+use super::ops::{
+    NnOps, Parameters, Softmax, convolve, in_order, linear, matrix, matrix_of, normalize, normalize_rows, tensor,
+    values, whole,
+};
+use super::panels::Matrix;
+use super::raw::{matrix_product, matrix_products};
+use super::rows::{self, LayerNormRows};
 
 impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
     fn elementwise(x: FloatTensor<Self>, function: Elementwise) -> FloatTensor<Self> {
@@ -67,6 +72,16 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         }
     }
 
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let kind = LinearStep.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
+        let (x, weight) = (whole(x.into_primitive()), in_order(weight.into_primitive()));
+        let y = linear(&x, &weight, bias.into_primitive());
+        match kind {
+            OpsKind::Tracked(prep) => prep.finish((x, weight), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn layer_norm_rows(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -111,14 +126,54 @@ fn attend<C: CheckpointStrategy>(
     match kind {
         OpsKind::Tracked(prep) => {
             let softmax = Softmax::new(mask, scale);
-            let weights = softmax.forward(Flex::float_matmul(q.clone(), Flex::float_swap_dims(k.clone(), 2, 3)));
-            let y = Flex::float_matmul(weights.clone(), v.clone());
+            let [q, k, v] = [q, k, v].map(whole);
+            let weights = softmax.forward(products(&q, &k, |[q, k]| [q, k.transposed()]));
+            let y = products(&weights, &v, |factors| factors);
             prep.finish(Attended { q, k, v, weights, softmax }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(match mask {
             Some(mask) => Flex::masked_attention(q, k, v, mask, scale),
             None => Flex::attention(q, k, v, scale),
         }),
+    }
+}
+
+/// The product of the factors that `f` makes of each pair of matrices `[B, heads, .., ..]`.
+fn products(
+    a: &FlexTensor,
+    b: &FlexTensor,
+    f: impl for<'a> Fn([Matrix<'a>; 2]) -> [Matrix<'a>; 2] + Sync,
+) -> FlexTensor {
+    let [items, heads, ..] = a.layout().shape().dims::<4>();
+    let factors = |i| f([matrix_of(a, i), matrix_of(b, i)]);
+    let [left, right] = factors(0);
+    let size = [left.size()[0], right.size()[1]];
+    tensor(matrix_products(items * heads, factors), Shape::from([items, heads, size[0], size[1]]))
+}
+
+/// Backward step of [`NnOps::linear`].
+#[derive(Debug)]
+struct LinearStep;
+
+impl Backward<Flex, 3> for LinearStep {
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (x, weight) = ops.state;
+        let [of_x, of_weight, of_bias] = ops.parents;
+        let grad = whole(grads.consume::<Flex>(&ops.node));
+        if let Some(parent) = of_x {
+            let found = matrix_product(matrix(&grad), matrix(&weight).transposed(), None);
+            grads.register::<Flex>(parent.id, tensor(found, x.layout().shape().clone()));
+        }
+        if let Some(parent) = of_weight {
+            let found = matrix_product(matrix(&x).transposed(), matrix(&grad), None);
+            grads.register::<Flex>(parent.id, tensor(found, weight.layout().shape().clone()));
+        }
+        if let Some(parent) = of_bias {
+            let found = rows::column_sums(values(&grad), weight.layout().shape()[1]);
+            grads.register::<Flex>(parent.id, tensor(found, Shape::from([weight.layout().shape()[1]])));
+        }
     }
 }
 
@@ -173,21 +228,21 @@ impl Backward<Flex, 3> for AttentionStep {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let Attended { q, k, v, weights, softmax } = ops.state;
         let [of_q, of_k, of_v] = ops.parents;
-        let grad = grads.consume::<Flex>(&ops.node);
+        let grad = whole(grads.consume::<Flex>(&ops.node));
         if let Some(parent) = of_v {
-            let transposed = Flex::float_swap_dims(weights.clone(), 2, 3);
-            grads.register::<Flex>(parent.id, Flex::float_matmul(transposed, grad.clone()));
+            grads
+                .register::<Flex>(parent.id, products(&weights, &grad, |[weights, grad]| [weights.transposed(), grad]));
         }
         if of_q.is_none() && of_k.is_none() {
             return;
         }
-        let of_scores = softmax.backward(&weights, Flex::float_matmul(grad, Flex::float_swap_dims(v, 2, 3)));
+        let of_weights = products(&grad, &v, |[grad, v]| [grad, v.transposed()]);
+        let of_scores = softmax.backward(&weights, of_weights);
         if let Some(parent) = of_k {
-            let transposed = Flex::float_swap_dims(of_scores.clone(), 2, 3);
-            grads.register::<Flex>(parent.id, Flex::float_matmul(transposed, q));
+            grads.register::<Flex>(parent.id, products(&of_scores, &q, |[scores, q]| [scores.transposed(), q]));
         }
         if let Some(parent) = of_q {
-            grads.register::<Flex>(parent.id, Flex::float_matmul(of_scores, k));
+            grads.register::<Flex>(parent.id, products(&of_scores, &k, |factors| factors));
         }
     }
 }

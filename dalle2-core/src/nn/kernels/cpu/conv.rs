@@ -5,12 +5,14 @@
 //! gradient, the columns are those of the input, as in the forward pass.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Flex, ops::FloatTensorOps};
 use burn::tensor::Shape;
 use rayon::prelude::*;
 
 use super::ops::{tensor, values};
+use super::panels::Matrix;
+use super::parallel::zip_chunks;
 use super::pointwise;
+use super::raw::matrix_product;
 use super::unfold::{Block, Unfold, place};
 use super::winograd;
 
@@ -76,12 +78,12 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) 
         return pointwise::forward(shape, x, values(weight), Some(bias));
     }
     let [from, to] = shape.channels;
-    let weight = weight.reshape(Shape::from([to, from * shape.taps()]));
+    let weight = Matrix::new(values(weight), [to, from * shape.taps()]);
     let mut y = vec![0.0; shape.batch * to * shape.grid[0] * shape.grid[1]];
     let mut columns = Columns::new(shape.of_input());
     for block in Block::cover(shape.batch, shape.grid) {
-        let product = Flex::float_matmul(weight.clone(), columns.of(x, &block));
-        place(values(&product), Some(bias), &block, shape.grid, &mut y);
+        let product = matrix_product(weight, columns.of(x, &block), None);
+        place(&product, Some(bias), &block, shape.grid, &mut y);
     }
     y
 }
@@ -115,7 +117,7 @@ fn backward_by_gradient_columns(
     let rows = to * shape.taps();
     // [C_out, C_in, kh, kw] -> [C_in, C_out · kh · kw]
     let weight = weight.reshape(Shape::from([to, from, shape.taps()])).permute(&[1, 0, 2]).to_contiguous();
-    let weight = weight.reshape(Shape::from([from, rows]));
+    let weight = Matrix::new(values(&weight), [from, rows]);
     let mut of_x = vec![0.0; x.len()];
     let mut of_weight = Sum::default();
     let mut columns = Columns::new(shape.of_gradient());
@@ -128,15 +130,14 @@ fn backward_by_gradient_columns(
     });
     for block in Block::cover(shape.batch, shape.image) {
         let columns = columns.of(grad, &block);
-        let product = Flex::float_matmul(weight.clone(), columns.clone());
-        place(values(&product), None, &block, shape.image, &mut of_x);
+        place(&matrix_product(weight, columns, None), None, &block, shape.image, &mut of_x);
         if wants_weight {
-            let pixels = Flex::float_swap_dims(pixels.of(x, &block), 0, 1); // [C_in, pixels] -> [pixels, C_in]
-            of_weight.add(Flex::float_matmul(columns, pixels)); // [C_out · kh · kw, C_in]
+            let pixels = pixels.of(x, &block).transposed(); // [C_in, pixels] -> [pixels, C_in]
+            of_weight.add(matrix_product(columns, pixels, None)); // [C_out · kh · kw, C_in]
         }
     }
     let weight = of_weight.0.map(|sum| {
-        let sum = sum.reshape(Shape::from([to, shape.taps(), from])).permute(&[0, 2, 1]).to_contiguous();
+        let sum = tensor(sum, Shape::from([to, shape.taps(), from])).permute(&[0, 2, 1]).to_contiguous();
         values(&sum).to_vec()
     });
     ConvGradients { x: Some(of_x), weight }
@@ -151,8 +152,7 @@ fn backward_by_input_columns(
     [wants_x, wants_weight]: [bool; 2],
 ) -> ConvGradients {
     let [from, to] = shape.channels;
-    let weight = weight.reshape(Shape::from([to, from * shape.taps()]));
-    let weight = Flex::float_swap_dims(weight, 0, 1);
+    let weight = Matrix::new(values(weight), [to, from * shape.taps()]).transposed();
     let mut of_x = wants_x.then(|| vec![0.0; x.len()]);
     let mut of_weight = Sum::default();
     let mut columns = Columns::new(shape.of_input());
@@ -161,54 +161,44 @@ fn backward_by_input_columns(
     for block in Block::cover(shape.batch, shape.grid) {
         let grad = pixels.of(grad, &block); // [C_out, pixels]
         if let Some(of_x) = &mut of_x {
-            let product = Flex::float_matmul(weight.clone(), grad.clone());
-            columns.unfold.fold(values(&product), &block, of_x);
+            columns.unfold.fold(&matrix_product(weight, grad, None), &block, of_x);
         }
         if wants_weight {
-            let columns = Flex::float_swap_dims(columns.of(x, &block), 0, 1);
-            of_weight.add(Flex::float_matmul(grad, columns));
+            of_weight.add(matrix_product(grad, columns.of(x, &block).transposed(), None));
         }
     }
-    ConvGradients { x: of_x, weight: of_weight.0.map(|sum| values(&sum).to_vec()) }
+    ConvGradients { x: of_x, weight: of_weight.0 }
 }
 
 /// Matrices of columns, of which one block after the other uses the same memory.
 struct Columns {
     unfold: Unfold,
-    memory: Option<FlexTensor>,
+    memory: Vec<f32>,
 }
 
 impl Columns {
     fn new(unfold: Unfold) -> Self {
-        Self { unfold, memory: None }
+        Self { unfold, memory: Vec::new() }
     }
 
-    /// The columns of a block, `[channels · taps, pixels]`; the tensor of the block before must be gone.
-    fn of(&mut self, images: &[f32], block: &Block) -> FlexTensor {
-        let rows = self.unfold.channels * self.unfold.taps.len();
-        let shape = Shape::from([rows, block.pixels(self.unfold.grid[1])]);
-        let mut columns = match self.memory.take() {
-            Some(memory) if *memory.layout().shape() == shape => memory,
-            _ => tensor(vec![0.0; shape.num_elements()], shape),
-        };
-        self.unfold.unfold(images, block, columns.storage_mut());
-        self.memory = Some(columns.clone());
-        columns
+    /// The columns of a block, `[channels · taps, pixels]`.
+    fn of(&mut self, images: &[f32], block: &Block) -> Matrix<'_> {
+        let size = [self.unfold.channels * self.unfold.taps.len(), block.pixels(self.unfold.grid[1])];
+        self.memory.resize(size[0] * size[1], 0.0);
+        self.unfold.unfold(images, block, &mut self.memory);
+        Matrix::new(&self.memory, size)
     }
 }
 
-/// A sum of tensors of the same shape.
+/// A sum of matrices of the same shape.
 #[derive(Debug, Default)]
-struct Sum(Option<FlexTensor>);
+struct Sum(Option<Vec<f32>>);
 
 impl Sum {
-    fn add(&mut self, term: FlexTensor) {
+    fn add(&mut self, term: Vec<f32>) {
         match &mut self.0 {
             Some(sum) => {
-                let sum: &mut [f32] = sum.storage_mut();
-                sum.par_chunks_mut(1 << 14).zip(values(&term).par_chunks(1 << 14)).for_each(|(sum, term)| {
-                    sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
-                });
+                zip_chunks(sum, &term, |sum, term| sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term));
             }
             sum => *sum = Some(term),
         }

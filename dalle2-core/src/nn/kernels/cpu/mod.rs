@@ -10,6 +10,7 @@ mod elementwise;
 mod math;
 mod norm;
 mod ops;
+mod panels;
 mod parallel;
 mod pointwise;
 mod raw;
@@ -69,6 +70,21 @@ pub fn narrow_linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2
     let bias = bias(layer.bias.as_ref(), outputs, &x);
     let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
     Ok(Tensor::from_dispatch(Dispatch::narrow_linear(x, weight, bias, with)))
+}
+
+/// Rows below which Burn's own product is as good: nearly all of the time goes into reading the weights.
+const FEWEST_ROWS: usize = 16;
+
+/// A linear layer in f32, for `[rows, inputs]`.
+pub fn linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+    let weight = layer.weight.val();
+    let ([rows, inputs], [of_weight, outputs]) = (x.dims(), weight.dims());
+    if rows < FEWEST_ROWS || inputs != of_weight || !(applies(&x) && applies(&weight)) {
+        return Err(x);
+    }
+    let bias = bias(layer.bias.as_ref(), outputs, &x);
+    let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+    Ok(Tensor::from_dispatch(Dispatch::linear(x, weight, bias)))
 }
 
 /// A convolution layer of stride 1 whose weight is in bf16.

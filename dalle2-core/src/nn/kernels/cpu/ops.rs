@@ -12,8 +12,9 @@ use super::bf16::{self, Rows};
 use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
+use super::panels::Matrix;
 use super::parallel::in_place;
-use super::raw::{bf16::Instructions, copied};
+use super::raw::{bf16::Instructions, copied, matrix_product};
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -47,6 +48,9 @@ pub trait NnOps: Backend {
         bias: FloatTensor<Self>,
         shape: ConvShape,
     ) -> FloatTensor<Self>;
+
+    /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` and `[outputs]`.
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Layer norm over the last axis with γ and β of its width.
     fn layer_norm_rows(
@@ -194,6 +198,10 @@ impl NnOps for Flex {
         convolve(&whole(x), &whole(weight), bias, &shape)
     }
 
+    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        linear(&whole(x), &in_order(weight), bias)
+    }
+
     fn layer_norm_rows(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f32) -> FlexTensor {
         normalize_rows(x, &whole(gamma), &whole(beta), epsilon).0
     }
@@ -205,6 +213,34 @@ impl NnOps for Flex {
     fn masked_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, mask: FlexTensor, scale: f32) -> FlexTensor {
         Softmax::new(Some(mask), scale).attend(q, k, v)
     }
+}
+
+/// `x · weight + bias` for x from [`whole`], a weight from [`in_order`] and a bias in any layout.
+pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor) -> FlexTensor {
+    let y = matrix_product(matrix(x), matrix(weight), Some(values(&whole(bias))));
+    tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]))
+}
+
+/// A matrix whose values follow each other by rows or by columns, and fill its storage.
+pub fn in_order(x: FlexTensor) -> FlexTensor {
+    let columns = x.clone().transpose(0, 1);
+    let fills = |x: &FlexTensor| x.layout().start_offset() == 0 && values(x).len() == x.layout().num_elements();
+    if columns.is_contiguous() && fills(&columns) { x } else { whole(x) }
+}
+
+/// A matrix from [`whole`] or [`in_order`].
+pub fn matrix(x: &FlexTensor) -> Matrix<'_> {
+    let [rows, columns] = x.layout().shape().dims();
+    match x.is_contiguous() {
+        true => Matrix::new(values(x), [rows, columns]),
+        false => Matrix::new(values(x), [columns, rows]).transposed(),
+    }
+}
+
+/// Matrix i of a tensor from [`whole`] whose last two axes are rows and columns.
+pub fn matrix_of(x: &FlexTensor, i: usize) -> Matrix<'_> {
+    let [.., rows, columns] = x.layout().shape().dims::<4>();
+    Matrix::new(&values(x)[i * rows * columns..][..rows * columns], [rows, columns])
 }
 
 /// Layer norm with parameters from [`whole`], in place if nobody else holds `x`.

@@ -115,6 +115,35 @@ impl WithSimd for RowGradients<'_> {
     }
 }
 
+/// The sum of each column of rows of `width`.
+pub fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
+    let task = rows_per_task(width) * width;
+    let mut partial = vec![0.0; x.len().div_ceil(task) * width];
+    for_each(partial.par_chunks_mut(width).zip(x.par_chunks(task)), x.len(), |_, (sums, x)| {
+        vectorized(ColumnSums { x, sums });
+    });
+    // In the order of the rows, so that the sum does not depend on which thread came first.
+    let mut total = vec![0.0; width];
+    vectorized(ColumnSums { x: &partial, sums: &mut total });
+    total
+}
+
+struct ColumnSums<'a> {
+    x: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        for row in self.x.chunks_exact(self.sums.len()) {
+            update_with::<S>(self.sums, row, |sum, x| sum + x);
+        }
+    }
+}
+
 /// Which entries of a matrix of scores are left out of the softmax.
 #[derive(Debug, Clone, Copy)]
 pub struct RowMask<'a> {

@@ -4,13 +4,14 @@
 
 use half::bf16;
 
+pub use super::square::SQUARE;
+#[cfg(target_arch = "x86_64")]
+use super::square::in_registers;
+
 /// Rows and columns of a block of the result.
 pub const BLOCK: usize = 32;
 /// The depth of a product is a multiple of this.
 pub const DEPTH: usize = 32;
-
-/// Rows and columns of a square that is transposed at once.
-pub const SQUARE: usize = 16;
 
 /// The numbers of two successive channels, the first in the lower half.
 pub type Pair = u32;
@@ -102,9 +103,11 @@ pub fn product(with: Instructions, operands: &Operands<'_>, c: &mut [[f32; BLOCK
 pub fn transpose(with: Instructions, square: &mut [[u32; SQUARE]; SQUARE]) {
     assert!(instructions().contains(&with), "transpose: this processor has no {with:?}");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: either kind comes with AVX-512 F, and the processor has it, as was just asserted.
+    // SAFETY: either kind comes with AVX-512 F, and the processor has it, as was just asserted; the square holds all
+    // rows of both.
     unsafe {
-        x86::transpose(square);
+        let place = square.as_mut_ptr().cast();
+        in_registers((place, SQUARE), (place, SQUARE));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = square;
@@ -117,7 +120,7 @@ mod x86 {
     use std::mem::{offset_of, transmute};
     use std::sync::OnceLock;
 
-    use super::{BLOCK, DEPTH, Instructions, Operands, SQUARE, Tap};
+    use super::{BLOCK, DEPTH, Instructions, Operands, Tap};
 
     pub fn instructions() -> &'static [Instructions] {
         static FOUND: OnceLock<Vec<Instructions>> = OnceLock::new();
@@ -317,43 +320,6 @@ mod x86 {
                     unsafe { _mm512_storeu_ps(c.as_mut_ptr(), sum) };
                 }
             }
-        }
-    }
-
-    /// Rows become columns in four steps: pairs of values, pairs of these, and two of lanes of four.
-    #[target_feature(enable = "avx512f")]
-    pub fn transpose(square: &mut [[u32; SQUARE]; SQUARE]) {
-        // SAFETY: a row has as many values as the vector.
-        let rows: [__m512i; SQUARE] = std::array::from_fn(|i| unsafe { _mm512_loadu_si512(square[i].as_ptr().cast()) });
-        let mut twos = rows;
-        for i in (0..SQUARE).step_by(2) {
-            twos[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-            twos[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-        }
-        // Lane l of vector 4 i + j: column 4 l + j of rows 4 i to 4 i + 3.
-        let mut fours = twos;
-        for i in (0..SQUARE).step_by(4) {
-            fours[i] = _mm512_unpacklo_epi64(twos[i], twos[i + 2]);
-            fours[i + 1] = _mm512_unpackhi_epi64(twos[i], twos[i + 2]);
-            fours[i + 2] = _mm512_unpacklo_epi64(twos[i + 1], twos[i + 3]);
-            fours[i + 3] = _mm512_unpackhi_epi64(twos[i + 1], twos[i + 3]);
-        }
-        const EVEN: i32 = 0x88;
-        const ODD: i32 = 0xdd;
-        let mut columns = fours;
-        for j in 0..4 {
-            let upper = [fours[j], fours[4 + j]];
-            let lower = [fours[8 + j], fours[12 + j]];
-            let even = [upper, lower].map(|[a, b]| _mm512_shuffle_i32x4::<EVEN>(a, b));
-            let odd = [upper, lower].map(|[a, b]| _mm512_shuffle_i32x4::<ODD>(a, b));
-            columns[j] = _mm512_shuffle_i32x4::<EVEN>(even[0], even[1]);
-            columns[4 + j] = _mm512_shuffle_i32x4::<EVEN>(odd[0], odd[1]);
-            columns[8 + j] = _mm512_shuffle_i32x4::<ODD>(even[0], even[1]);
-            columns[12 + j] = _mm512_shuffle_i32x4::<ODD>(odd[0], odd[1]);
-        }
-        for (row, column) in square.iter_mut().zip(columns) {
-            // SAFETY: a row has as many values as the vector.
-            unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), column) };
         }
     }
 

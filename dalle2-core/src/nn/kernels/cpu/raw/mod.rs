@@ -6,13 +6,17 @@
 
 pub mod bf16;
 mod copy;
+mod matmul;
 mod memory;
 mod row_map;
+mod square;
 mod tile;
 mod vector;
 
 pub use copy::copied;
+pub use matmul::{product as matrix_product, products as matrix_products};
 pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
+pub use square::{SQUARE, transpose};
 pub use tile::{PANEL, ROWS, Row, product};
 pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};
