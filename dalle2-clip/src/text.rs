@@ -6,7 +6,7 @@
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, causal_mask, layer_norm, linear};
+use dalle2_core::nn::{Activation, Transformer, TransformerConfig, causal_mask, embedding, layer_norm, linear};
 use dalle2_core::text::{END, START};
 use dalle2_core::{ConfigError, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -295,7 +295,7 @@ impl TextTransformer {
         let device = batch.rows.device();
         assert_eq!(batch.lengths.len(), b, "one length for each of the {b} captions");
         let positions = self.position_embedding.weight.val().slice(s![0..s, ..]).unsqueeze::<3>();
-        let x = self.token_embedding.forward(batch.rows.clone()) + positions; // [B, S, W]
+        let x = embedding(&self.token_embedding, batch.rows.clone()) + positions; // [B, S, W]
         let x = self.transformer.forward(x, Some(causal_mask(s, &device)));
         let tokens = layer_norm(&self.final_norm, x);
         TextOutput { pooled: linear(&self.projection, last_tokens(&tokens, &batch.lengths)), tokens }

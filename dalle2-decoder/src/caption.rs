@@ -7,7 +7,7 @@
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, layer_norm};
+use dalle2_core::nn::{Activation, Transformer, TransformerConfig, embedding, layer_norm};
 use dalle2_core::{ConfigError, TokenMask};
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +95,7 @@ impl CaptionEncoder {
         let [context, d] = self.position_embedding.weight.dims();
         assert!(s <= context, "{s} tokens for a caption encoder of {context}");
         let positions = self.position_embedding.weight.val().slice_dim(0, 0..s).unsqueeze_dim::<3>(0);
-        let x = self.token_embedding.forward(ids) + positions;
+        let x = embedding(&self.token_embedding, ids) + positions;
         // Every row has at least the start of text, so no query is left without keys.
         let padding = mask.padding().reshape([b, 1, 1, s]).expand([b, 1, s, s]);
         let tokens = layer_norm(&self.final_norm, self.transformer.forward(x, Some(padding)));

@@ -1,6 +1,18 @@
-//! Sinusoidal embedding of diffusion timesteps (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B).
+//! Embeddings: learned ones of tokens, and sinusoidal ones of diffusion timesteps (Vaswani et al. 2017, section 3.5;
+//! Ho et al. 2020, appendix B).
 
+use burn::nn::Embedding;
 use burn::prelude::*;
+
+use super::kernels;
+
+/// The rows of a table for token ids `[B, S]`, as `[B, S, d]`.
+///
+/// # Panics
+/// If an id is not less than the rows of the table.
+pub fn embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+    kernels::embedding(layer, ids).unwrap_or_else(|ids| layer.forward(ids))
+}
 
 /// Embeds timesteps as cosines, then sines, of `dim / 2` frequencies exp(−ln 10000 · i / (`dim` / 2)).
 ///

@@ -24,8 +24,9 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let rows = shape[..D - 1].iter().product::<usize>();
     shape[D - 1] = d_output;
     let x = x.reshape([rows, d_input]);
-    let y = kernels::linear(layer, x)
-        .or_else(|x| kernels::narrow_linear(layer, x))
-        .unwrap_or_else(|x| linear_for(layer, x.dtype()).forward(x)); // [rows, d_output]
+    let y = kernels::narrow_linear(layer, x).unwrap_or_else(|x| {
+        let layer = linear_for(layer, x.dtype());
+        kernels::linear(&layer, x).unwrap_or_else(|x| layer.forward(x))
+    }); // [rows, d_output]
     y.reshape(shape)
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`silu`], [`gelu`], [`quick_gelu`] | activations |
 //! | [`linear`], [`conv2d`] | products with weights |
+//! | [`embedding`] | rows of a table |
 //! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
 //! | [`attention`] | scaled dot-product attention with a mask |
 //! | [`l2_normalize`] | rows to unit length |
@@ -29,7 +30,7 @@ mod transformer;
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::conv2d;
-pub use embedding::timestep_embedding;
+pub use embedding::{embedding, timestep_embedding};
 pub(crate) use kernels::{is_cpu, keep_freed};
 pub use kernels::{kernels_enabled, set_kernels};
 pub use linear::linear;

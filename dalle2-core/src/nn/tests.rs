@@ -1,7 +1,7 @@
 //! Every operation against a plain f64 implementation, and its gradients against central differences of that one.
 
 use burn::module::Param;
-use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, conv::Conv2dConfig};
+use burn::nn::{EmbeddingConfig, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, conv::Conv2dConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
@@ -178,6 +178,58 @@ fn linear_equals_burns_layer() {
     let y = linear(&layer, x);
     assert_eq!(y.dims(), [2, 4, 3]);
     assert_close("linear", &host(y), &expected, 1e-6, 1e-6);
+}
+
+#[test]
+fn linear_gradients_agree_with_f64() {
+    let device = Device::flex().autodiff();
+    for (rows, from, to) in [(3, 5, 4), (16, 1, 1), (40, 33, 7), (300, 17, 70)] {
+        for turned in [false, true] {
+            let (x, grad) = (normal(1, rows * from), normal(2, rows * to));
+            let weight = normal(3, from * to);
+            let layer = LinearConfig::new(from, to).init(&device);
+            let input = tensor(&x, [rows, from], &device).require_grad();
+            // The same values by rows, or by columns as in a checkpoint of PyTorch.
+            let at = |i: usize, j: usize| weight[if turned { j * from + i } else { i * to + j }];
+            let of_layer = match turned {
+                true => tensor(&weight, [to, from], &device).transpose(),
+                false => tensor(&weight, [from, to], &device),
+            };
+            let layer = Linear { weight: Param::from_tensor(of_layer).set_require_grad(true), ..layer };
+            let y = linear(&layer, input.clone());
+            let grads = (y * tensor(&grad, [rows, to], &device)).sum().backward();
+            let sum = |n: usize, f: &dyn Fn(usize) -> f32| (0..n).map(|i| f64::from(f(i))).sum::<f64>();
+            let of_x = (0..rows * from).map(|i| sum(to, &|j| grad[i / from * to + j] * at(i % from, j)));
+            let of_weight = (0..from * to).map(|i| sum(rows, &|row| x[row * from + i / to] * grad[row * to + i % to]));
+            let of_bias = (0..to).map(|j| sum(rows, &|row| grad[row * to + j]));
+            let what = format!("linear {rows} x {from} x {to}, turned {turned}");
+            let check = |of: &str, found: Vec<f32>, expected: Vec<f64>| {
+                assert_close(&format!("{what}, {of}"), &found, &expected, 1e-4, 1e-4);
+            };
+            check("x", host(input.grad(&grads).unwrap()), of_x.collect());
+            check("weight", host(layer.weight.val().grad(&grads).unwrap()), of_weight.collect());
+            check("bias", host(layer.bias.as_ref().unwrap().val().grad(&grads).unwrap()), of_bias.collect());
+        }
+    }
+}
+
+#[test]
+fn embeddings_and_their_gradient_are_exact() {
+    for device in [Device::flex(), Device::flex().autodiff()] {
+        let layer = EmbeddingConfig::new(5, 3).init(&device);
+        // One id twice, one not at all.
+        let ids = Tensor::<2, Int>::from_data([[4, 1, 0], [1, 3, 1]], &device);
+        let y = embedding(&layer, ids.clone());
+        assert_eq!(host(y.clone()), host(layer.forward(ids)));
+        if device.is_autodiff() {
+            let factors: Vec<f32> = (0..18).map(|i| i as f32).collect();
+            let grads = (y * tensor(&factors, [2, 3, 3], &device)).sum().backward();
+            let found = host(layer.weight.val().grad(&grads).unwrap());
+            let expected: [[f32; 3]; 5] =
+                [[6.0, 7.0, 8.0], [27.0, 30.0, 33.0], [0.0; 3], [12.0, 13.0, 14.0], [0.0, 1.0, 2.0]];
+            assert_eq!(found, expected.as_flattened());
+        }
+    }
 }
 
 #[test]

@@ -30,8 +30,8 @@ use absent as chosen;
 use cpu as chosen;
 
 pub use chosen::{
-    activation, attention, convolution, group_norm, keep_freed, layer_norm, linear, multiplies, narrow_convolution,
-    narrow_linear, narrowed, widened,
+    activation, attention, convolution, embedding, group_norm, keep_freed, layer_norm, linear, multiplies,
+    narrow_convolution, narrow_linear, narrowed, widened,
 };
 pub use switch::{kernels_enabled, set_kernels};
 

@@ -5,7 +5,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind, unary},
 };
-use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor};
+use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor, tensor::IntTensor};
 use burn::tensor::Shape;
 
 use super::Elementwise;
@@ -13,8 +13,8 @@ use super::conv::{self, ConvShape};
 use super::elementwise;
 use super::norm::{self, GroupNormShape, Moments};
 use super::ops::{
-    NnOps, Parameters, Softmax, convolve, in_order, linear, matrix, matrix_of, normalize, normalize_rows, tensor,
-    values, whole,
+    NnOps, Parameters, Softmax, convolve, ids_of, in_order, linear, matrix, matrix_of, normalize, normalize_rows,
+    tensor, values, whole,
 };
 use super::panels::Matrix;
 use super::raw::{matrix_product, matrix_products};
@@ -79,6 +79,18 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         match kind {
             OpsKind::Tracked(prep) => prep.finish((x, weight), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let kind = EmbeddingStep.prepare::<C>([weight.node()]).compute_bound().stateful();
+        let weight = weight.into_primitive();
+        match kind {
+            OpsKind::Tracked(prep) => {
+                let shape = weight.layout().shape().clone();
+                prep.finish((ids_of(&ids), shape), Flex::embedding_rows(weight, ids))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(Flex::embedding_rows(weight, ids)),
         }
     }
 
@@ -174,6 +186,27 @@ impl Backward<Flex, 3> for LinearStep {
             let found = rows::column_sums(values(&grad), weight.layout().shape()[1]);
             grads.register::<Flex>(parent.id, tensor(found, Shape::from([weight.layout().shape()[1]])));
         }
+    }
+}
+
+/// Backward step of [`NnOps::embedding_rows`].
+#[derive(Debug)]
+struct EmbeddingStep;
+
+impl Backward<Flex, 1> for EmbeddingStep {
+    type State = (Vec<usize>, Shape);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (ids, shape) = ops.state;
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
+            let grad = whole(grad);
+            let width = shape[1];
+            let mut rows = vec![0.0; shape.num_elements()];
+            for (id, grad) in ids.iter().zip(values(&grad).chunks_exact(width)) {
+                rows[id * width..][..width].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+            }
+            tensor(rows, shape)
+        });
     }
 }
 

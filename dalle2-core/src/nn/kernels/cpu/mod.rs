@@ -21,7 +21,7 @@ mod winograd;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::module::{Content, DisplaySettings, ModuleDisplay, Param};
-use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::Conv2d};
+use burn::nn::{Embedding, GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::Conv2d};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
@@ -85,6 +85,16 @@ pub fn linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let bias = bias(layer.bias.as_ref(), outputs, &x);
     let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
     Ok(Tensor::from_dispatch(Dispatch::linear(x, weight, bias)))
+}
+
+/// The rows of a table in f32 for ids `[B, S]`.
+pub fn embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Result<Tensor<3>, Tensor<2, Int>> {
+    let weight = layer.weight.val();
+    // Burn's own function finds the rows; what it lacks is a gradient without a copy of the whole table.
+    if !(applies(&weight) && weight.device().is_autodiff() && matches!(ids.dtype(), DType::I32 | DType::I64)) {
+        return Err(ids);
+    }
+    Ok(Tensor::from_dispatch(Dispatch::embedding_rows(weight.into_dispatch(), ids.into_dispatch())))
 }
 
 /// A convolution layer of stride 1 whose weight is in bf16.

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Backend, Flex, backend_extension, ops::FloatTensorOps, tensor::BoolTensor, tensor::FloatTensor};
+use burn::backend::{
+    Backend, Flex, backend_extension, ops::FloatTensorOps, ops::ModuleOps, tensor::BoolTensor, tensor::FloatTensor,
+    tensor::IntTensor,
+};
 use burn::tensor::{DType, FloatDType, Shape, TensorData};
 
 use super::Elementwise;
@@ -51,6 +54,9 @@ pub trait NnOps: Backend {
 
     /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` and `[outputs]`.
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Rows of `weight` `[n, d]` for ids `[B, S]` in i32 or i64, as `[B, S, d]`.
+    fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// Layer norm over the last axis with γ and β of its width.
     fn layer_norm_rows(
@@ -202,6 +208,10 @@ impl NnOps for Flex {
         linear(&whole(x), &in_order(weight), bias)
     }
 
+    fn embedding_rows(weight: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        Flex::embedding(weight, ids)
+    }
+
     fn layer_norm_rows(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f32) -> FlexTensor {
         normalize_rows(x, &whole(gamma), &whole(beta), epsilon).0
     }
@@ -219,6 +229,15 @@ impl NnOps for Flex {
 pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor) -> FlexTensor {
     let y = matrix_product(matrix(x), matrix(weight), Some(values(&whole(bias))));
     tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]))
+}
+
+/// Ids in i32 or i64, in order.
+pub fn ids_of(ids: &FlexTensor) -> Vec<usize> {
+    let ids = ids.to_contiguous();
+    match ids.dtype() {
+        DType::I32 => ids.storage::<i32>()[place(&ids)].iter().map(|id| *id as usize).collect(),
+        _ => ids.storage::<i64>()[place(&ids)].iter().map(|id| *id as usize).collect(),
+    }
 }
 
 /// A matrix whose values follow each other by rows or by columns, and fill its storage.
