@@ -2,8 +2,10 @@
 //!
 //! The right factor is brought into panels by blocks of its rows and groups of its columns, which the second cache
 //! holds. Then each task takes a strip of rows of the left factor through all panels of the group. Of a transposed left
-//! factor the strip is copied first, so that the values of a few rows lie together.
+//! factor the strip is copied first, so that the values of a few rows lie together. If the left factor has few rows,
+//! each task takes all of them through a few panels of its own instead, and no task waits for another.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -23,6 +25,9 @@ const AT_A_TIME: usize = 1 << 20;
 const TOGETHER: usize = 4;
 /// Most rows of the left factor in a strip.
 const STRIP: usize = 16 * ROWS;
+
+/// Most rows of a left factor that has few.
+const FEW: usize = 3 * STRIP;
 
 /// Panels of the right factor, and strips of a transposed left one.
 static PACKED: Scratch<Row> = Scratch::new();
@@ -78,42 +83,90 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>, c: &mut [MaybeUnin
     if c.is_empty() || depth == 0 {
         return;
     }
-    let min_len = if threads { 1 } else { usize::MAX };
     let of_block = depth.div_ceil(depth.div_ceil(DEPTH));
+    let blocks = || (0..depth).step_by(of_block).map(|first| first..(first + of_block).min(depth));
+    let of_panels = |first: usize, count: usize| first * PANEL..((first + count) * PANEL).min(columns);
     let panels = columns.div_ceil(PANEL);
+    let product = Product { a, b, bias, c: Target { first: c.as_mut_ptr().cast(), columns, values: PhantomData } };
+    let parts = panels.div_ceil(TOGETHER);
+    if threads && rows <= FEW && parts >= 2 * rayon::current_num_threads() && !a.is_transposed() {
+        (0..parts).into_par_iter().for_each(|task| {
+            let across = of_panels(task * TOGETHER, TOGETHER);
+            PACKED.with(TOGETHER * of_block, |packed| {
+                for block in blocks() {
+                    let packed = &mut packed[..across.len().div_ceil(PANEL) * block.len()];
+                    b.pack(block.clone(), across.start, packed);
+                    // SAFETY: no other task has these columns, and the blocks come in order.
+                    unsafe { product.strip(0..rows, &block, packed, &across) };
+                }
+            });
+        });
+        return;
+    }
+    let min_len = if threads { 1 } else { usize::MAX };
     let group = (AT_A_TIME / (of_block * size_of::<Row>())).clamp(1, panels);
     let strips = rows.div_ceil(STRIP).next_multiple_of(if threads { rayon::current_num_threads() } else { 1 });
     let of_strip = rows.div_ceil(strips).next_multiple_of(ROWS);
-    for first in (0..depth).step_by(of_block) {
-        let block = first..(first + of_block).min(depth);
-        for panel in (0..panels).step_by(group) {
-            let across = panel * PANEL..((panel + group) * PANEL).min(columns);
+    for block in blocks() {
+        for first in (0..panels).step_by(group) {
+            let across = of_panels(first, group);
             PACKED.with(across.len().div_ceil(PANEL) * block.len(), |packed| {
                 let tasks = packed.par_chunks_mut(TOGETHER * block.len()).enumerate().with_min_len(min_len);
                 tasks.for_each(|(i, panels)| b.pack(block.clone(), across.start + i * TOGETHER * PANEL, panels));
-                let bias = bias.filter(|_| first == 0).map(|bias| &bias[across.clone()]);
-                let packed: &[Row] = packed;
-                let tasks = c.par_chunks_mut(of_strip * columns).enumerate().with_min_len(min_len);
-                tasks.for_each(|(i, c)| {
-                    let count = c.len() / columns;
-                    let rows = i * of_strip..i * of_strip + count;
-                    let (across, depth) = (across.clone(), block.len());
-                    let (values, stride) = a.in_memory();
-                    let groups = if a.is_transposed() { count.div_ceil(ROWS) } else { 0 };
-                    GROUPED.with(groups * depth, |grouped| {
-                        let left = if a.is_transposed() {
-                            together(values, stride, &block, &rows, grouped);
-                            Left::Grouped(grouped)
-                        } else {
-                            Left::Rows(&values[rows.start * stride + block.start..], stride)
-                        };
-                        // The first block has written all columns of these rows, which `add` relies on.
-                        let add = block.start > 0;
-                        vectorized(Strip { left, rows: count, packed, depth, across, columns, c, bias, add });
-                    });
+                (0..rows.div_ceil(of_strip)).into_par_iter().with_min_len(min_len).for_each(|i| {
+                    let rows = i * of_strip..((i + 1) * of_strip).min(rows);
+                    // SAFETY: no other task has these rows, and the blocks come in order.
+                    unsafe { product.strip(rows, &block, packed, &across) };
                 });
             });
         }
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    first: *mut f32,
+    columns: usize,
+    values: PhantomData<&'a mut [MaybeUninit<f32>]>,
+}
+
+// SAFETY: a target stands for a slice that can be sent; who writes to it says that nobody else writes there.
+unsafe impl Send for Target<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Target<'_> {}
+
+/// A product that is worked on.
+struct Product<'a> {
+    a: &'a Matrix<'a>,
+    b: &'a Matrix<'a>,
+    bias: Option<&'a [f32]>,
+    /// As large as the product.
+    c: Target<'a>,
+}
+
+impl Product<'_> {
+    /// Adds the product of a block of the depth in some rows and columns, whose panels are in `packed`; writes it, with
+    /// the bias, if it is the first block.
+    ///
+    /// # Safety
+    /// Nobody else may read or write these rows in these columns meanwhile, and unless `block` is the first, this must
+    /// have been called for the one before.
+    unsafe fn strip(&self, rows: Range<usize>, block: &Range<usize>, packed: &[Row], across: &Range<usize>) {
+        let ([height, depth], [_, width]) = (self.a.size(), self.b.size());
+        assert!(rows.end <= height && across.end <= width && block.end <= depth, "product: a strip lies inside");
+        let (values, stride) = self.a.in_memory();
+        let groups = if self.a.is_transposed() { rows.len().div_ceil(ROWS) } else { 0 };
+        GROUPED.with(groups * block.len(), |grouped| {
+            let left = if self.a.is_transposed() {
+                together(values, stride, block, &rows, grouped);
+                Left::Grouped(grouped)
+            } else {
+                Left::Rows(&values[rows.start * stride + block.start..], stride)
+            };
+            let (add, bias) = (block.start > 0, self.bias.map(|bias| &bias[across.clone()]));
+            vectorized(Strip { left, rows, packed, depth: block.len(), across: across.clone(), c: self.c, bias, add });
+        });
     }
 }
 
@@ -142,15 +195,13 @@ enum Left<'a> {
 /// Some rows of a product, in some columns, for some of the depth.
 struct Strip<'a> {
     left: Left<'a>,
-    rows: usize,
+    rows: Range<usize>,
     /// `[panels, depth]`
     packed: &'a [Row],
     depth: usize,
     across: Range<usize>,
-    /// Columns of the result.
-    columns: usize,
-    /// `[rows, columns]`
-    c: &'a mut [MaybeUninit<f32>],
+    /// Has the rows and columns in question, for nobody else.
+    c: Target<'a>,
     /// Of the columns in question.
     bias: Option<&'a [f32]>,
     /// Whether the rows of `c` were written before in these columns, and the product is to be added.
@@ -160,25 +211,33 @@ struct Strip<'a> {
 impl WithSimd for Strip<'_> {
     type Output = ();
 
-    /// Writes all rows of `c` in the columns in question.
+    /// Writes all of the rows in the columns in question.
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { left, rows, packed, depth, across, columns, c, bias, add } = self;
+        let Self { left, rows, packed, depth, across, c, bias, add } = self;
+        let bias = bias.filter(|_| !add);
         if let Some(bias) = bias {
-            for row in c.chunks_exact_mut(columns) {
-                row[across.clone()].write_copy_of_slice(bias);
+            assert_eq!(bias.len(), across.len(), "product: values of the bias");
+            for row in rows.clone() {
+                // SAFETY: `c` has these columns of this row, and the bias as many values.
+                unsafe {
+                    let to = c.first.add(row * c.columns + across.start);
+                    std::ptr::copy_nonoverlapping(bias.as_ptr(), to, bias.len());
+                }
             }
         }
         // Where there is something to add to, it was written: above or, if `add`, before.
         let adds = add || bias.is_some();
         let mut edge = [[0.0; PANEL]; ROWS];
-        for first in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - first);
+        for first in (0..rows.len()).step_by(ROWS) {
+            let count = ROWS.min(rows.len() - first);
             for (panel, b) in packed.chunks_exact(depth).enumerate() {
                 let start = across.start + panel * PANEL;
                 let wanted = PANEL.min(across.end - start);
+                // SAFETY: `c` has this row and this column.
+                let place = unsafe { c.first.add((rows.start + first) * c.columns + start) };
                 let (to, ldc, accumulate) = match wanted {
-                    PANEL => (c[first * columns + start..].as_mut_ptr().cast(), columns, adds),
+                    PANEL => (place, c.columns, adds),
                     _ => (edge.as_flattened_mut().as_mut_ptr(), PANEL, false),
                 };
                 match left {
@@ -199,11 +258,12 @@ impl WithSimd for Strip<'_> {
                 }
                 if wanted < PANEL {
                     for (row, edge) in edge.iter().enumerate().take(count) {
-                        let to = &mut c[(first + row) * columns + start..][..wanted];
-                        for (to, value) in to.iter_mut().zip(edge) {
-                            // SAFETY: see `adds`.
-                            let before = if adds { unsafe { to.assume_init() } } else { 0.0 };
-                            to.write(before + value);
+                        for (column, value) in edge.iter().enumerate().take(wanted) {
+                            // SAFETY: `c` has this column of this row, and for what may be read see `adds`.
+                            unsafe {
+                                let to = place.add(row * c.columns + column);
+                                to.write(if adds { to.read() + value } else { *value });
+                            }
                         }
                     }
                 }
@@ -215,7 +275,7 @@ impl WithSimd for Strip<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::super::panels::Matrix;
-    use super::{DEPTH, STRIP, product, products};
+    use super::{DEPTH, FEW, STRIP, product, products};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -246,6 +306,7 @@ mod tests {
             [9, 16, 64],
             [STRIP + 3, DEPTH, 47],
             [2 * STRIP + 9, 2 * DEPTH + 5, 31],
+            [FEW + 1, 2 * DEPTH + 5, 5],
             // More columns than one group has.
             [3, DEPTH + 1, 1100],
         ];
