@@ -72,14 +72,11 @@ pub fn narrow_linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2
     Ok(Tensor::from_dispatch(Dispatch::narrow_linear(x, weight, bias, with)))
 }
 
-/// Rows below which Burn's own product is as good: nearly all of the time goes into reading the weights.
-const FEWEST_ROWS: usize = 16;
-
 /// A linear layer in f32, for `[rows, inputs]`.
 pub fn linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let weight = layer.weight.val();
-    let ([rows, inputs], [of_weight, outputs]) = (x.dims(), weight.dims());
-    if rows < FEWEST_ROWS || inputs != of_weight || !(applies(&x) && applies(&weight)) {
+    let ([_, inputs], [of_weight, outputs]) = (x.dims(), weight.dims());
+    if inputs != of_weight || !(applies(&x) && applies(&weight)) {
         return Err(x);
     }
     let bias = bias(layer.bias.as_ref(), outputs, &x);

@@ -35,78 +35,54 @@ pub fn product<S: Simd>(
     assert!(columns <= PANEL, "product: more columns than in a panel");
     assert!(a.len() >= (rows - 1) * lda + b.len(), "product: `a` is too short");
     assert!(c.len() >= (rows - 1) * ldc + PANEL, "product: `c` is too short");
-    let operands = Operands { a: a.as_ptr(), lda, b, c: c.as_mut_ptr(), ldc, columns, accumulate };
-    // SAFETY: the slices hold so many rows, as asserted above, and the panel as many columns.
-    unsafe { operands.product::<S, false>(rows) }
+    let mut row = 0;
+    while row < rows {
+        // Sixteen vector registers hold half a tile, thirty-two a whole one.
+        let step = match rows - row {
+            8.. if S::lanes32() >= PANEL / 2 => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        let operands = Operands { a: &a[row * lda..], lda, b, c: &mut c[row * ldc..], ldc, columns, accumulate };
+        // SAFETY: `step` is at most `rows - row`, so the slices hold that many rows from here on, as asserted above; a
+        // single vector is at most half a panel.
+        unsafe {
+            match (step, columns <= S::lanes32()) {
+                (8, false) => operands.rows::<S, 8, 2>(),
+                (4, false) => operands.rows::<S, 4, 2>(),
+                (2, false) => operands.rows::<S, 2, 2>(),
+                (1, false) => operands.rows::<S, 1, 2>(),
+                (8, true) => operands.rows::<S, 8, 1>(),
+                (4, true) => operands.rows::<S, 4, 1>(),
+                (2, true) => operands.rows::<S, 2, 1>(),
+                _ => operands.rows::<S, 1, 1>(),
+            }
+        }
+        row += step;
+    }
 }
 
-/// What the loop over the registers works on.
-#[derive(Clone, Copy)]
-pub struct Operands<'a> {
-    /// The first value of some rows.
-    pub a: *const f32,
-    /// Values from one row to the next, unless they lie in groups of [`ROWS`].
-    pub lda: usize,
-    /// A panel.
-    pub b: &'a [Row],
-    /// The first value of as many rows of the result.
-    pub c: *mut f32,
-    /// Values from one row of the result to the next.
-    pub ldc: usize,
-    /// Columns of the panel that are wanted.
-    pub columns: usize,
-    /// Whether the product is added to the result.
-    pub accumulate: bool,
+struct Operands<'a> {
+    a: &'a [f32],
+    lda: usize,
+    b: &'a [Row],
+    c: &'a mut [f32],
+    ldc: usize,
+    columns: usize,
+    accumulate: bool,
 }
 
 impl Operands<'_> {
-    /// So many rows. With `G`, the values of `a` lie in groups: after [`ROWS`] of one column come those of the next.
-    ///
-    /// # Safety
-    /// With K the rows of `b`: from `a` on `(rows − 1) · lda + K` values must be readable, or with `G`, where `rows` is
-    /// at most [`ROWS`], `(K − 1) · ROWS + rows`; and from `c` on `(rows − 1) · ldc + PANEL` writable, and readable too
-    /// if `accumulate`; `columns` must be at most [`PANEL`].
-    #[inline(always)]
-    pub unsafe fn product<S: Simd, const G: bool>(self, rows: usize) {
-        let mut row = 0;
-        while row < rows {
-            // Sixteen vector registers hold half a tile, thirty-two a whole one.
-            let step = match rows - row {
-                8.. if S::lanes32() >= PANEL / 2 => 8,
-                4.. => 4,
-                2.. => 2,
-                _ => 1,
-            };
-            // SAFETY: `step` is at most `rows - row`, so from these places on there are that many rows; a single vector
-            // is at most half a panel.
-            unsafe {
-                let a = self.a.add(if G { row } else { row * self.lda });
-                let operands = Self { a, c: self.c.add(row * self.ldc), ..self };
-                match (step, self.columns <= S::lanes32()) {
-                    (8, false) => operands.rows::<S, 8, 2, G>(),
-                    (4, false) => operands.rows::<S, 4, 2, G>(),
-                    (2, false) => operands.rows::<S, 2, 2, G>(),
-                    (1, false) => operands.rows::<S, 1, 2, G>(),
-                    (8, true) => operands.rows::<S, 8, 1, G>(),
-                    (4, true) => operands.rows::<S, 4, 1, G>(),
-                    (2, true) => operands.rows::<S, 2, 1, G>(),
-                    _ => operands.rows::<S, 1, 1, G>(),
-                }
-            }
-            row += step;
-        }
-    }
-
     /// R rows, V vectors at a time.
     ///
     /// # Safety
-    /// With R ≥ 1 and K the rows of `b`: from `a` on `(R − 1) · lda + K` values must be readable, or with `G`
-    /// `(K − 1) · ROWS + R`, and from `c` on `(R − 1) · ldc + PANEL` writable, and readable too if `accumulate`; V
+    /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` values and `c` `(R − 1) · ldc + PANEL`; V
     /// vectors must divide a panel, and `columns` be at most [`PANEL`].
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize, const V: usize, const G: bool>(self) {
-        let Self { a, c, lda, ldc, accumulate, .. } = self;
-        let b = self.b.as_ptr().cast::<f32>();
+    unsafe fn rows<S: Simd, const R: usize, const V: usize>(self) {
+        let Self { lda, ldc, accumulate, .. } = self;
+        let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr().cast::<f32>(), self.c.as_mut_ptr());
         let lanes = S::lanes32();
         for first in (0..self.columns).step_by(V * lanes) {
             let mut sums = [[0.0f32.splat::<S>(); V]; R];
@@ -117,7 +93,7 @@ impl Operands<'_> {
                     let from = b.add(k * PANEL + first);
                     let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let factor = (*a.add(if G { k * ROWS + r } else { r * lda + k })).splat::<S>();
+                        let factor = (*a.add(r * lda + k)).splat::<S>();
                         for (sum, value) in sums.iter_mut().zip(values) {
                             *sum = factor.mul_add(value, *sum);
                         }
