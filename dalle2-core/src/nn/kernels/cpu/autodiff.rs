@@ -17,7 +17,7 @@ use super::ops::{
     tensor, values, whole,
 };
 use super::panels::Matrix;
-use super::raw::{matrix_product, matrix_products};
+use super::raw::{Bias, matrix_product, matrix_products};
 use super::rows::{self, LayerNormRows};
 
 impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
@@ -160,7 +160,7 @@ fn products(
     let factors = |i| f([matrix_of(a, i), matrix_of(b, i)]);
     let [left, right] = factors(0);
     let size = [left.size()[0], right.size()[1]];
-    tensor(matrix_products(items * heads, factors), Shape::from([items, heads, size[0], size[1]]))
+    tensor(matrix_products(items * heads, factors, Bias::None), Shape::from([items, heads, size[0], size[1]]))
 }
 
 /// Backward step of [`NnOps::linear`].
@@ -175,11 +175,11 @@ impl Backward<Flex, 3> for LinearStep {
         let [of_x, of_weight, of_bias] = ops.parents;
         let grad = whole(grads.consume::<Flex>(&ops.node));
         if let Some(parent) = of_x {
-            let found = matrix_product(matrix(&grad), matrix(&weight).transposed(), None);
+            let found = matrix_product(matrix(&grad), matrix(&weight).transposed(), Bias::None);
             grads.register::<Flex>(parent.id, tensor(found, x.layout().shape().clone()));
         }
         if let Some(parent) = of_weight {
-            let found = matrix_product(matrix(&x).transposed(), matrix(&grad), None);
+            let found = matrix_product(matrix(&x).transposed(), matrix(&grad), Bias::None);
             grads.register::<Flex>(parent.id, tensor(found, weight.layout().shape().clone()));
         }
         if let Some(parent) = of_bias {

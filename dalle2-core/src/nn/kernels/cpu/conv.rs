@@ -11,8 +11,7 @@ use rayon::prelude::*;
 use super::ops::{tensor, values};
 use super::panels::Matrix;
 use super::parallel::zip_chunks;
-use super::pointwise;
-use super::raw::matrix_product;
+use super::raw::{Bias, matrix_product, matrix_products};
 use super::unfold::{Block, Unfold, place};
 use super::winograd;
 
@@ -49,6 +48,16 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// Pixels of the output.
+    fn pixels(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+
+    /// Whether each pixel of the output is that of the input times the weights.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.image == self.grid
+    }
+
     /// Offsets of the taps for the columns of the input, or mirrored for those of the output's gradient.
     fn offsets(&self, sign: isize) -> Vec<[isize; 2]> {
         let offset = |at: usize, axis: usize| sign * (at as isize - self.padding[axis] as isize);
@@ -74,15 +83,16 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) 
     if winograd::applies(shape) {
         return winograd::forward(shape, x, values(weight), Some(bias));
     }
-    if pointwise::applies(shape) {
-        return pointwise::forward(shape, x, values(weight), Some(bias));
-    }
     let [from, to] = shape.channels;
     let weight = Matrix::new(values(weight), [to, from * shape.taps()]);
+    if shape.is_pointwise() {
+        let factors = |i| [weight, image(x, i, [from, shape.pixels()])];
+        return matrix_products(shape.batch, factors, Bias::OfRows(bias));
+    }
     let mut y = vec![0.0; shape.batch * to * shape.grid[0] * shape.grid[1]];
     let mut columns = Columns::new(shape.of_input());
     for block in Block::cover(shape.batch, shape.grid) {
-        let product = matrix_product(weight, columns.of(x, &block), None);
+        let product = matrix_product(weight, columns.of(x, &block), Bias::None);
         place(&product, Some(bias), &block, shape.grid, &mut y);
     }
     y
@@ -98,11 +108,37 @@ pub fn backward(
 ) -> ConvGradients {
     if winograd::applies(shape) {
         winograd::backward(shape, x, values(weight), grad, [wants_x, wants_weight])
+    } else if shape.is_pointwise() {
+        backward_by_pixels(shape, x, values(weight), grad, [wants_x, wants_weight])
     } else if wants_x && shape.stride == [1, 1] {
         backward_by_gradient_columns(shape, x, weight, grad, wants_weight)
     } else {
         backward_by_input_columns(shape, x, weight, grad, [wants_x, wants_weight])
     }
+}
+
+/// The pixels of image i as a matrix `[channels, pixels]`.
+fn image(x: &[f32], i: usize, size: [usize; 2]) -> Matrix<'_> {
+    Matrix::new(&x[i * size[0] * size[1]..][..size[0] * size[1]], size)
+}
+
+/// A product at every pixel: `dx = Wᵀ dy` and `dW = Σ dy xᵀ` over the images.
+fn backward_by_pixels(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    [wants_x, wants_weight]: [bool; 2],
+) -> ConvGradients {
+    let ([from, to], pixels) = (shape.channels, shape.pixels());
+    let weight = Matrix::new(weight, [to, from]).transposed();
+    let of_x = || matrix_products(shape.batch, |i| [weight, image(grad, i, [to, pixels])], Bias::None);
+    let mut of_weight = Sum::default();
+    for i in 0..if wants_weight { shape.batch } else { 0 } {
+        let x = image(x, i, [from, pixels]).transposed();
+        of_weight.add(matrix_product(image(grad, i, [to, pixels]), x, Bias::None));
+    }
+    ConvGradients { x: wants_x.then(of_x), weight: of_weight.0 }
 }
 
 /// Stride 1: with `G` the columns of the gradient, `dx = Wᵀ G` and `dW = G xᵀ`, W and dW with mirrored taps.
@@ -130,10 +166,10 @@ fn backward_by_gradient_columns(
     });
     for block in Block::cover(shape.batch, shape.image) {
         let columns = columns.of(grad, &block);
-        place(&matrix_product(weight, columns, None), None, &block, shape.image, &mut of_x);
+        place(&matrix_product(weight, columns, Bias::None), None, &block, shape.image, &mut of_x);
         if wants_weight {
             let pixels = pixels.of(x, &block).transposed(); // [C_in, pixels] -> [pixels, C_in]
-            of_weight.add(matrix_product(columns, pixels, None)); // [C_out · kh · kw, C_in]
+            of_weight.add(matrix_product(columns, pixels, Bias::None)); // [C_out · kh · kw, C_in]
         }
     }
     let weight = of_weight.0.map(|sum| {
@@ -161,10 +197,10 @@ fn backward_by_input_columns(
     for block in Block::cover(shape.batch, shape.grid) {
         let grad = pixels.of(grad, &block); // [C_out, pixels]
         if let Some(of_x) = &mut of_x {
-            columns.unfold.fold(&matrix_product(weight, grad, None), &block, of_x);
+            columns.unfold.fold(&matrix_product(weight, grad, Bias::None), &block, of_x);
         }
         if wants_weight {
-            of_weight.add(matrix_product(grad, columns.of(x, &block).transposed(), None));
+            of_weight.add(matrix_product(grad, columns.of(x, &block).transposed(), Bias::None));
         }
     }
     ConvGradients { x: of_x, weight: of_weight.0 }

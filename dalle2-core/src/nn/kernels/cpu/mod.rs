@@ -12,7 +12,6 @@ mod norm;
 mod ops;
 mod panels;
 mod parallel;
-mod pointwise;
 mod raw;
 mod rows;
 mod scratch;

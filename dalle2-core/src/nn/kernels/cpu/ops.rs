@@ -17,7 +17,7 @@ use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
 use super::panels::Matrix;
 use super::parallel::in_place;
-use super::raw::{bf16::Instructions, copied, matrix_product};
+use super::raw::{Bias, bf16::Instructions, copied, matrix_product};
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -227,7 +227,7 @@ impl NnOps for Flex {
 
 /// `x · weight + bias` for x from [`whole`], a weight from [`in_order`] and a bias in any layout.
 pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor) -> FlexTensor {
-    let y = matrix_product(matrix(x), matrix(weight), Some(values(&whole(bias))));
+    let y = matrix_product(matrix(x), matrix(weight), Bias::OfColumns(values(&whole(bias))));
     tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]))
 }
 

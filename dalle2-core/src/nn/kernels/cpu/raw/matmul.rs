@@ -8,33 +8,80 @@ use rayon::prelude::*;
 
 use super::super::panels::Matrix;
 
-/// `a · b`, plus `bias` in every row if there is one.
+/// Multiplications from which a product is worth several threads.
+const LARGE: usize = 1 << 23;
+
+/// What is added to a product.
+#[derive(Debug, Clone, Copy)]
+pub enum Bias<'a> {
+    /// Nothing.
+    None,
+    /// To each row a number of its own.
+    OfRows(&'a [f32]),
+    /// To each column a number of its own.
+    OfColumns(&'a [f32]),
+}
+
+impl Bias<'_> {
+    /// Whether there are as many numbers as rows or columns.
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        match self {
+            Self::None => true,
+            Self::OfRows(bias) => bias.len() == rows,
+            Self::OfColumns(bias) => bias.len() == columns,
+        }
+    }
+
+    /// Writes what is to be added to every value of a matrix that has some, or nothing if there is nothing.
+    fn write(&self, columns: usize, c: &mut [MaybeUninit<f32>]) {
+        for (i, row) in c.chunks_exact_mut(columns).enumerate() {
+            match self {
+                Self::None => return,
+                Self::OfRows(bias) => row.fill(MaybeUninit::new(bias[i])),
+                Self::OfColumns(bias) => {
+                    row.write_copy_of_slice(bias);
+                }
+            }
+        }
+    }
+}
+
+/// `a · b + bias`.
 ///
 /// # Panics
 /// If the factors do not fit each other, or the bias not the result.
-pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-    let length = a.size()[0] * b.size()[1];
-    let mut c = Vec::with_capacity(length);
-    fill(&a, &b, bias, &mut c.spare_capacity_mut()[..length], Parallelism::Rayon(0));
-    // SAFETY: `fill` has written all of them.
-    unsafe { c.set_len(length) };
-    c
+pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
+    each(1, |_| [a, b], bias, Parallelism::Rayon(0))
 }
 
-/// `a(i) · b(i)` for so many i, one after the other, all of the same size.
+/// `a(i) · b(i) + bias` for so many i, one after the other, all of the same size. A large one is worked on by all
+/// threads, small ones by one thread each.
 ///
 /// # Panics
-/// If the factors do not fit each other, or the products are not all of a size.
-pub fn products<'a>(count: usize, factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync) -> Vec<f32> {
+/// If the factors do not fit each other or the bias not the product, or the products are not all of a size.
+pub fn products<'a>(count: usize, factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync, bias: Bias<'_>) -> Vec<f32> {
     if count == 0 {
         return Vec::new();
     }
     let [a, b] = factors(0);
+    let work = a.size()[0] * a.size()[1] * b.size()[1];
+    each(count, factors, bias, if work < LARGE { Parallelism::None } else { Parallelism::Rayon(0) })
+}
+
+fn each<'a>(
+    count: usize,
+    factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync,
+    bias: Bias<'_>,
+    threads: Parallelism,
+) -> Vec<f32> {
+    let [a, b] = factors(0);
     let of_one = a.size()[0] * b.size()[1];
     let mut c = Vec::with_capacity(count * of_one);
-    c.spare_capacity_mut()[..count * of_one].par_chunks_mut(of_one.max(1)).enumerate().for_each(|(i, c)| {
+    let tasks = c.spare_capacity_mut()[..count * of_one].par_chunks_mut(of_one.max(1)).enumerate();
+    let in_turn = if matches!(threads, Parallelism::None) { 1 } else { usize::MAX };
+    tasks.with_min_len(in_turn).for_each(|(i, c)| {
         let [a, b] = factors(i);
-        fill(&a, &b, None, c, Parallelism::None);
+        fill(&a, &b, bias, c, threads);
     });
     // SAFETY: the chunks cover all of them, or there are none, and `fill` has written every chunk.
     unsafe { c.set_len(count * of_one) };
@@ -45,22 +92,20 @@ pub fn products<'a>(count: usize, factors: impl Fn(usize) -> [Matrix<'a>; 2] + S
 ///
 /// # Panics
 /// If the factors do not fit each other, or `c` and the bias not the product.
-fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>, c: &mut [MaybeUninit<f32>], threads: Parallelism) {
+fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32>], threads: Parallelism) {
     let ([rows, depth], [inner, columns]) = (a.size(), b.size());
     assert_eq!(depth, inner, "product: columns of the left factor and rows of the right one");
     assert_eq!(c.len(), rows * columns, "product: values of the result");
-    assert!(bias.is_none_or(|bias| bias.len() == columns), "product: values of the bias");
+    assert!(bias.fits(rows, columns), "product: values of the bias");
     if c.is_empty() {
         return;
     }
-    if let Some(bias) = bias {
-        c.chunks_exact_mut(columns).for_each(|row| {
-            row.write_copy_of_slice(bias);
-        });
-    } else if depth == 0 {
-        c.fill(MaybeUninit::new(0.0));
-    }
+    let adds = !matches!(bias, Bias::None);
+    bias.write(columns, c);
     if depth == 0 {
+        if !adds {
+            c.fill(MaybeUninit::new(0.0));
+        }
         return;
     }
     // Values from one row to the next, and from one column to the next.
@@ -82,7 +127,7 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>, c: &mut [MaybeUnin
             to,
             1,
             columns as isize,
-            bias.is_some(),
+            adds,
             a,
             a_columns,
             a_rows,
@@ -102,7 +147,7 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>, c: &mut [MaybeUnin
 #[cfg(test)]
 mod tests {
     use super::super::super::panels::Matrix;
-    use super::{product, products};
+    use super::{Bias, product, products};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -114,10 +159,15 @@ mod tests {
         values[if matrix.is_transposed() { column * stride + row } else { row * stride + column }]
     }
 
-    fn expected(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    fn expected(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
         let ([rows, depth], [_, columns]) = (a.size(), b.size());
         let value = |row, column| {
-            (0..depth).map(|k| at(a, row, k) * at(b, k, column)).sum::<f32>() + bias.map_or(0.0, |bias| bias[column])
+            let bias = match bias {
+                Bias::None => 0.0,
+                Bias::OfRows(bias) => bias[row],
+                Bias::OfColumns(bias) => bias[column],
+            };
+            (0..depth).map(|k| at(a, row, k) * at(b, k, column)).sum::<f32>() + bias
         };
         (0..rows * columns).map(|i| value(i / columns, i % columns)).collect()
     }
@@ -137,12 +187,12 @@ mod tests {
         ];
         for [rows, depth, columns] in sizes {
             let (a, b) = (integers(rows * depth, 1), integers(depth * columns, 2));
-            let bias = integers(columns, 3);
+            let (of_rows, of_columns) = (integers(rows, 3), integers(columns, 4));
             let left = [Matrix::new(&a, [rows, depth]), Matrix::new(&a, [depth, rows]).transposed()];
             let right = [Matrix::new(&b, [depth, columns]), Matrix::new(&b, [columns, depth]).transposed()];
             for a in left {
                 for b in right {
-                    for bias in [None, Some(bias.as_slice())] {
+                    for bias in [Bias::None, Bias::OfRows(&of_rows), Bias::OfColumns(&of_columns)] {
                         let size = format!("{rows} x {depth} x {columns}");
                         assert_eq!(product(a, b, bias), expected(&a, &b, bias), "{size}, {a:.0?}, {b:.0?}");
                     }
@@ -163,21 +213,32 @@ mod tests {
         };
         let each = (0..count).flat_map(|i| {
             let [a, b] = factors(i);
-            expected(&a, &b, None)
+            expected(&a, &b, Bias::None)
         });
-        assert_eq!(products(count, factors), each.collect::<Vec<f32>>());
-        assert!(products(0, factors).is_empty());
+        assert_eq!(products(count, factors, Bias::None), each.collect::<Vec<f32>>());
+        assert!(products(0, factors, Bias::None).is_empty());
+        // Large enough for all threads.
+        let (a, b) = (integers(2 * 200 * 250, 3), integers(2 * 250 * 200, 4));
+        let factors = |i: usize| {
+            [Matrix::new(&a[i * 50_000..][..50_000], [200, 250]), Matrix::new(&b[i * 50_000..][..50_000], [250, 200])]
+        };
+        let bias = Bias::OfRows(&a[..200]);
+        let each = (0..2).flat_map(|i| {
+            let [a, b] = factors(i);
+            expected(&a, &b, bias)
+        });
+        assert_eq!(products(2, factors, bias), each.collect::<Vec<f32>>());
     }
 
     #[test]
     #[should_panic(expected = "columns of the left factor")]
     fn factors_must_fit() {
-        product(Matrix::new(&[0.0; 6], [2, 3]), Matrix::new(&[0.0; 6], [2, 3]), None);
+        product(Matrix::new(&[0.0; 6], [2, 3]), Matrix::new(&[0.0; 6], [2, 3]), Bias::None);
     }
 
     #[test]
     #[should_panic(expected = "values of the bias")]
     fn the_bias_must_fit() {
-        product(Matrix::new(&[0.0; 6], [2, 3]), Matrix::new(&[0.0; 6], [3, 2]), Some(&[0.0; 3]));
+        product(Matrix::new(&[0.0; 6], [2, 3]), Matrix::new(&[0.0; 6], [3, 2]), Bias::OfColumns(&[0.0; 3]));
     }
 }

@@ -14,7 +14,7 @@ mod tile;
 mod vector;
 
 pub use copy::copied;
-pub use matmul::{product as matrix_product, products as matrix_products};
+pub use matmul::{Bias, product as matrix_product, products as matrix_products};
 pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
 pub use square::{SQUARE, transpose};
