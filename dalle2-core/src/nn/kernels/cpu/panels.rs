@@ -46,20 +46,15 @@ impl<'a> Matrix<'a> {
     /// Writes some rows of the columns from `first` on to panels, `[panels, rows]`; those that the last panel has too
     /// many are left as they are.
     pub fn pack(&self, rows: Range<usize>, first: usize, panels: &mut [Row]) {
-        let end = self.size[1];
-        for (i, panel) in panels.chunks_exact_mut(rows.len()).enumerate() {
-            let first = first + i * PANEL;
-            let columns = first..(first + PANEL).min(end);
-            if self.transposed {
-                self.pack_columns(&rows, columns, panel);
-            }
-        }
         if self.transposed {
+            for (i, panel) in panels.chunks_exact_mut(rows.len()).enumerate() {
+                let first = first + i * PANEL;
+                self.pack_columns(&rows, first..(first + PANEL).min(self.size[1]), panel);
+            }
             return;
         }
         // Row by row through all panels, so that memory is read in order.
         let (values, stride) = self.in_memory();
-        let panels: &mut [Row] = panels;
         for (k, row) in rows.clone().enumerate() {
             let row = &values[row * stride..][..stride];
             for (to, from) in panels.iter_mut().skip(k).step_by(rows.len()).zip(row[first..].chunks(PANEL)) {

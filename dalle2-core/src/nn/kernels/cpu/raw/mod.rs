@@ -1,6 +1,6 @@
-//! All unsafe code of the workspace: products whose operands are read through pointers, one of them by instructions
-//! that Rust has no names for, copies into memory that was not written before, and a word to the allocator. All are safe to call; what they rely
-//! on is checked or done in here.
+//! All unsafe code of the workspace: products whose operands are read through pointers, by a crate, by a register tile or
+//! by instructions that Rust has no names for, squares that are transposed in registers, results in memory that was not
+//! written before, and a word to the allocator. All are safe to call; what they rely on is checked or done in here.
 
 #![allow(unsafe_code, reason = "see the comment at each place")]
 
