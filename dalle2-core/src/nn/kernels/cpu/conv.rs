@@ -89,7 +89,7 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) 
         let factors = |i| [weight, image(x, i, [from, shape.pixels()])];
         return matrix_products(shape.batch, factors, Bias::OfRows(bias));
     }
-    let mut y = vec![0.0; shape.batch * to * shape.grid[0] * shape.grid[1]];
+    let mut y = vec![0.0; shape.batch * to * shape.pixels()];
     let mut columns = Columns::new(shape.of_input());
     for block in Block::cover(shape.batch, shape.grid) {
         let product = matrix_product(weight, columns.of(x, &block), Bias::None);
