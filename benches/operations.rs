@@ -167,9 +167,12 @@ fn training(medians: &mut Medians) {
 fn main() {
     dalle2::keep_memory();
     let mut medians = Medians { cli: Cli::parse(), seconds: BTreeMap::new() };
-    for part in [maps, rows, training] {
-        part(&mut medians);
-    }
+    // As in a step of a sampler or of the trainer.
+    dalle2::core::on_pool(&Device::flex(), || {
+        for part in [maps, rows, training] {
+            part(&mut medians);
+        }
+    });
     if medians.cli.json {
         println!("{}", serde_json::json!(medians.seconds));
     }

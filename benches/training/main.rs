@@ -20,6 +20,7 @@ use anyhow::Result;
 use burn::prelude::*;
 use burn::train::TrainStep;
 use clap::Parser;
+use dalle2::core::on_pool;
 use dalle2::core::train::{LossOutput, TrainConfig, optimizer};
 use serde_json::{Map, Value, json};
 
@@ -63,7 +64,7 @@ impl Report {
         M::Input: Clone,
         M::Output: LossOutput,
     {
-        let parameters = task.num_params();
+        let (parameters, device) = (task.num_params(), Device::flex());
         let config = TrainConfig { learning_rate: 1e-4, weight_decay: 0.01, ..Default::default() };
         let mut optimizer = optimizer(&config, &task);
         let (mut task, mut losses, mut seconds) = (Some(task), Vec::new(), Vec::new());
@@ -71,9 +72,12 @@ impl Report {
         while seconds.len() < LEAST || measured < MEASURE {
             let Some(now) = task.take() else { break };
             let start = Instant::now();
-            let output = TrainStep::step(&now, batch.clone());
-            let loss = output.item.loss();
-            let next = now.optimize(&mut optimizer, config.learning_rate.into(), output.grads);
+            let batch = batch.clone();
+            let (next, loss) = on_pool(&device, || {
+                let output = TrainStep::step(&now, batch);
+                let loss = output.item.loss();
+                (now.optimize(&mut optimizer, config.learning_rate.into(), output.grads), loss)
+            });
             let loss: f32 = loss.into_scalar();
             let elapsed = start.elapsed().as_secs_f64();
             task = Some(next);

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
-use dalle2_core::{Component, ConfigError, Error, ImageEncoder, Result};
+use dalle2_core::{Component, ConfigError, Error, ImageEncoder, Result, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
@@ -125,7 +125,8 @@ impl Component for ClipImageEncoder {
 impl ImageEncoder for ClipImageEncoder {
     fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let Some(processor) = &self.processor else {
-            return Ok(self.model.forward(preprocess(images.to_device(&self.device), &self.config)?));
+            let pixels = preprocess(images.to_device(&self.device), &self.config)?;
+            return Ok(on_pool(&self.device, || self.model.forward(pixels)));
         };
         let [_, _, h, w] = images.dims();
         let (found, size) = (processor.output_size([h, w]), self.config.image_size);
@@ -134,7 +135,8 @@ impl ImageEncoder for ClipImageEncoder {
                 format!("images of [{h}, {w}] become {found:?} by this preprocessor; the tower reads [{size}, {size}]");
             return Err(Error::Input(message));
         }
-        Ok(self.model.forward(processor.forward(images)?.to_device(&self.device)))
+        let pixels = processor.forward(images)?.to_device(&self.device);
+        Ok(on_pool(&self.device, || self.model.forward(pixels)))
     }
 
     fn embed_dim(&self) -> usize {

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
-use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask};
+use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
@@ -136,7 +136,7 @@ impl ClipTextEncoder {
         if let Some(read_at) = self.config.read_at {
             batch.lengths = items.iter().map(|(ids, length)| read_at.count(ids, *length)).collect();
         }
-        let output = self.model.forward(&batch);
+        let output = on_pool(&self.device, || self.model.forward(&batch));
         let ids: Vec<i64> = items.iter().flat_map(|(ids, _)| ids.iter().map(|id| i64::from(*id))).collect();
         let ids = TensorData::new(ids, [items.len(), self.config.context_length]);
         let mask = TokenMask::from_lengths(&lengths, self.config.context_length, &self.device)

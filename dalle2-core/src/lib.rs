@@ -29,6 +29,7 @@ mod network;
 pub mod nn;
 mod parts;
 mod pca;
+mod pool;
 mod scale;
 mod slerp;
 pub mod store;
@@ -46,5 +47,6 @@ pub use parts::{
     check_flow,
 };
 pub use pca::{Components, EmbeddingPca};
+pub use pool::on_pool;
 pub use scale::EmbeddingScale;
 pub use slerp::slerp;

@@ -9,7 +9,7 @@ use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
     Component, ConfigError, Decoder, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook,
-    TextCondition,
+    TextCondition, on_pool,
 };
 
 use crate::DecoderConfig;
@@ -273,14 +273,14 @@ impl UnclipDecoder {
         let denoise = |x_t: Tensor<4>, t: usize| {
             let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
             let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
-            let output = match (guidance, unguided) {
+            let output = on_pool(&device, || match (guidance, unguided) {
                 (1.0, _) => split_variance(network.forward(input, &[t], &prepared), learned),
                 (_, Some((_, cond))) => split_variance(network.forward(input, &[t], cond), learned),
                 _ => {
                     let doubled = input.repeat_dim(0, 2); // [B, C, H, W] -> [2B, C, H, W]
                     split_variance(network.forward(doubled, &[t], &prepared), learned).guided(guidance)
                 }
-            };
+            });
             if config.self_conditioning {
                 estimate = Some(output.x_start(&process, clip, x_t, t));
             }

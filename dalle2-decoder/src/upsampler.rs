@@ -9,7 +9,9 @@ use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, draw};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store::{self, Precision};
-use dalle2_core::{Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook};
+use dalle2_core::{
+    Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, on_pool,
+};
 
 use crate::channels::known_channels;
 use crate::import::{self, UpsamplerFiles};
@@ -272,10 +274,10 @@ impl DiffusionUpsampler {
             let emb = network.time_embedding(&[t], &device);
             let emb = emb.clone().expand([b, emb.dims()[1]]);
             let input = self.config.input(x_t, low.clone(), kept.as_ref().map(|kept| &kept.known));
-            let out = match options.tiling {
+            let out = on_pool(&device, || match options.tiling {
                 Some(tiling) => in_tiles(&input, tiling, |tile| network.forward(tile, emb.clone(), None)),
                 None => network.forward(input, emb, None),
-            };
+            });
             split_variance(self.config.prediction(out, low.clone()), learned)
         };
         self.process().run((shape, &device), (task, kept.as_ref()), options, denoise, hook)

@@ -10,7 +10,7 @@ use burn::train::TrainOutput;
 use super::source::{Prefetch, mix_seed};
 use super::values::Values;
 use super::{BatchSource, DeviceThreads, LossOutput, Precision, TrainConfig, TrainTask};
-use crate::{ConfigError, Error, Result};
+use crate::{ConfigError, Error, Result, on_pool};
 
 /// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
 const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
@@ -42,11 +42,14 @@ where
 {
     fn gather(&mut self, model: &M, step: u64, scale: Option<f64>) -> Result<Gathered> {
         let mut sum = Sum::new(self.device.clone().inner(), self.config.precision);
-        let working = self.config.precision.working(model);
+        let mut working = self.config.precision.working(model);
         for part in 0..self.config.accumulation as u64 {
             let batch = self.batches.next()?;
             self.device.seed(mix_seed(self.config.seed, DROPOUT, step * self.config.accumulation as u64 + part));
-            let output = differentiate(&working, batch, scale)?;
+            let output;
+            // The model goes there and comes back, since models need not be `Sync`.
+            (output, working) = on_pool(&self.device, move || (differentiate(&working, batch, scale), working));
+            let output = output?;
             sum.add(model, output.grads, &output.item);
         }
         sum.finish()

@@ -16,7 +16,7 @@ use super::run_dir::{MetricsLog, RunDir};
 use super::state::{Outcome, TrainState};
 use super::values::finite;
 use super::{BestCheckpoint, Hooks, LossOutput, StepRecord, Stop, TrainReport, TrainTask, Trained, Trainer};
-use crate::{ConfigError, Error, Result};
+use crate::{ConfigError, Error, Result, on_pool};
 
 /// One session of a run.
 pub(super) struct Session<'a, H> {
@@ -79,15 +79,21 @@ impl<H> Session<'_, H> {
         M: TrainTask,
     {
         let config = &self.trainer.config;
-        let Gathered { mut grads, values } = gathered;
+        let Gathered { grads, values } = gathered;
         let learning_rate = config.learning_rate_at(self.state.step);
         let share = 1.0 / config.accumulation as f64;
         let (scaling, scale) = (config.scaling(), self.state.scale.map(|scale| scale.value));
-        let norm = clip_global_norm(&mut grads, &learner.model, share / scale.unwrap_or(1.0), config.max_grad_norm)?;
+        let (factor, max_norm) = (share / scale.unwrap_or(1.0), config.max_grad_norm);
+        let (learner, grads, norm) = learner.on_pool(move |learner| {
+            let mut grads = grads;
+            let norm = clip_global_norm(&mut grads, &learner.model, factor, max_norm);
+            (learner, grads, norm)
+        });
+        let norm = norm?;
         let (loss, metrics) = values.read(share)?;
         let outcome = self.state.outcome(loss, norm, scaling.as_ref());
         let learner = match outcome {
-            Outcome::Taken(_) => learner.apply(learning_rate, grads),
+            Outcome::Taken(_) => learner.on_pool(move |learner| learner.apply(learning_rate, grads)),
             Outcome::Overflow | Outcome::NotFinite => learner,
         };
         self.state.advance(outcome, scaling.as_ref());
@@ -225,6 +231,14 @@ impl<H> Session<'_, H> {
 }
 
 impl<M: Module> Learner<M> {
+    /// Does something to all parameters, where that is fastest.
+    fn on_pool<R: Send>(self, work: impl FnOnce(Self) -> R + Send) -> R {
+        match self.model.devices().first().cloned() {
+            Some(device) => on_pool(&device, || work(self)),
+            None => work(self),
+        }
+    }
+
     fn apply(self, learning_rate: f64, grads: GradientsParams) -> Self
     where
         M: TrainTask,

@@ -8,6 +8,7 @@ use dalle2_core::diffusion::{NoiseSource, guide_halves};
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
     Component, ConfigError, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition, check_flow,
+    on_pool,
 };
 
 use super::config::check_sampling;
@@ -108,12 +109,13 @@ impl AutoregressivePrior {
             1.0 => (text.clone(), own.collect()),
             _ => (text.clone().cat(null.clone()), (0..rows).map(|_| captions).chain(own).collect()), // [uncond, cond]
         };
-        let mut state = self.network.read_captions(&read).select(&order);
+        let device = text.pooled.device();
+        let mut state = on_pool(&device, || self.network.read_captions(&read).select(&order));
         let half = config.dot_buckets / 2;
         let dots = (0..rows).map(|row| half + (chance(row, 0) * half as f64) as usize);
         let dropped = (0..order.len() - rows).map(|_| config.dot_buckets);
         let dots = self.ids(dropped.chain(dots).collect());
-        let mut logits = self.network.read_dot(&mut state, dots);
+        let mut logits = on_pool(&device, || self.network.read_dot(&mut state, dots));
         let mut tokens = vec![0; rows * k];
         for component in 0..k {
             let guided = if order.len() == rows { logits.clone() } else { guide_halves(logits.clone(), guidance) };
@@ -125,7 +127,7 @@ impl AutoregressivePrior {
             check_flow(hook(StepEvent { step: component + 1, total: k, x_start: None }))?;
             if component + 1 < k {
                 let column: Vec<usize> = (0..rows).map(|row| tokens[row * k + component]).collect();
-                logits = self.read_column(&mut state, column, order.len() / rows);
+                logits = on_pool(&device, || self.read_column(&mut state, column, order.len() / rows));
             }
         }
         Ok(tokens)

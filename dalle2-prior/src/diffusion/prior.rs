@@ -10,7 +10,7 @@ use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::{self, Precision};
 use dalle2_core::{
     Component, EmbeddingScale, Error, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent, StepHook,
-    TextCondition,
+    TextCondition, on_pool,
 };
 
 use super::{DiffusionPriorConfig, PriorNetwork};
@@ -151,16 +151,17 @@ impl DiffusionPrior {
             None => plan,
         };
         let guidance = options.guidance.unwrap_or(config.guidance);
-        let prefix = match guidance {
+        let device = text.pooled.device();
+        let prefix = on_pool(&device, || match guidance {
             1.0 => network.prefix(text),
             _ => network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
-        };
+        });
         // Outside its interval guidance is off, and the conditional half is all that is computed.
         let unguided = (guidance != 1.0 && options.guidance_interval.is_some()).then(|| network.prefix(text));
         let mut last: Option<Tensor<2>> = None; // the network's own estimate, for self-conditioning
         let mut denoise = |x_t: Tensor<2>, t: usize| {
             let estimate = last.take();
-            let x_start = match (guidance, &unguided) {
+            let x_start = on_pool(&device, || match (guidance, &unguided) {
                 (1.0, _) => network.forward_from(&prefix, x_t, t, estimate),
                 (_, Some(unguided)) if !options.guides_at(t, config.train_steps) => {
                     network.forward_from(unguided, x_t, t, estimate)
@@ -169,12 +170,12 @@ impl DiffusionPrior {
                     let estimate = estimate.map(|estimate| estimate.repeat_dim(0, 2));
                     guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, estimate), guidance)
                 }
-            };
+            });
             let x_start = config.x_start_bound.project(x_start);
             last = config.is_self_conditioned().then(|| x_start.clone());
             Ok(x_start.into())
         };
-        let x_t = draw(noise, [batch, config.embed_dim], &text.pooled.device())?;
+        let x_t = draw(noise, [batch, config.embed_dim], &device)?;
         let mut on_step = |step, total, _: &Tensor<2>| hook(StepEvent { step, total, x_start: None });
         sample(&plan, &config.sampler_options(options.sampler), x_t, &mut denoise, noise, &mut on_step)
     }
