@@ -7,7 +7,7 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dalle2_core::ConfigError;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear};
+use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear, transpose};
 use serde::{Deserialize, Serialize};
 
 /// Mean and standard deviation of the pixels, per channel in [0, 1], that OpenAI's CLIP was trained with.
@@ -215,7 +215,7 @@ impl VisionTransformer {
         let [b, _, _, _] = pixels.dims();
         assert_shape!(pixels, [b, 3, self.image_size, self.image_size]);
         let pixels = pixels.cast(FloatDType::from(self.class_embedding.val().dtype()));
-        conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3).swap_dims(1, 2)
+        transpose(conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3))
     }
 
     /// Side of the images that it reads, in pixels.

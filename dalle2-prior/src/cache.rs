@@ -5,7 +5,7 @@
 
 use burn::nn::Linear;
 use burn::prelude::*;
-use dalle2_core::nn::{Transformer, TransformerBlock, attention, layer_norm, linear};
+use dalle2_core::nn::{Transformer, TransformerBlock, attention, concat, layer_norm, linear, merge_heads, split_heads};
 
 /// The keys and values of the first tokens of a batch of sequences, in every layer.
 #[derive(Debug, Clone)]
@@ -59,23 +59,21 @@ fn read(
     known: &mut Option<(Tensor<4>, Tensor<4>)>,
     mask: Tensor<4, Bool>,
 ) -> Tensor<3> {
-    let [b, n, d] = x.dims();
     let normed = layer_norm(&block.norm1, x.clone());
     let queries = heads(&block.attn.query, normed.clone(), n_heads);
     let new = (heads(&block.attn.key, normed.clone(), n_heads), heads(&block.attn.value, normed, n_heads));
     let (keys, values) = match known.take() {
         // [B, heads, P + N, d_model / heads]
-        Some((keys, values)) => (Tensor::cat(vec![keys, new.0], 2), Tensor::cat(vec![values, new.1], 2)),
+        Some((keys, values)) => (concat(keys, new.0, 2), concat(values, new.1, 2)),
         None => new,
     };
     *known = Some((keys.clone(), values.clone()));
     let attended = attention(queries, keys, values, Some(mask));
-    let x = x + linear(&block.attn.output, attended.swap_dims(1, 2).reshape([b, n, d]));
+    let x = x + linear(&block.attn.output, merge_heads(attended));
     x.clone() + block.mlp.forward(layer_norm(&block.norm2, x))
 }
 
 /// `[B, S, D]` -> `[B, heads, S, D / heads]`
 fn heads(layer: &Linear, x: Tensor<3>, n_heads: usize) -> Tensor<4> {
-    let [b, s, d] = x.dims();
-    linear(layer, x).reshape([b, s, n_heads, d / n_heads]).swap_dims(1, 2)
+    split_heads(linear(layer, x), n_heads)
 }

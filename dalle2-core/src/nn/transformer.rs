@@ -9,7 +9,7 @@ use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, Linea
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{attention, gelu, layer_norm, linear, quick_gelu};
+use super::{attention, gelu, layer_norm, linear, merge_heads, quick_gelu, split_heads};
 use crate::ConfigError;
 
 /// Most blocks of a transformer, and its largest width: a damaged configuration must not fill the memory.
@@ -249,13 +249,9 @@ impl TransformerBlock {
 impl SelfAttention {
     /// Attention of `x` to itself; shapes as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let [b, s, d] = x.dims();
-        let heads = |layer: &Linear| {
-            // [B, S, D] -> [B, heads, S, D / heads]
-            linear(layer, x.clone()).reshape([b, s, self.n_heads, d / self.n_heads]).swap_dims(1, 2)
-        };
+        let heads = |layer: &Linear| split_heads(linear(layer, x.clone()), self.n_heads);
         let attended = attention(heads(&self.query), heads(&self.key), heads(&self.value), mask);
-        linear(&self.output, attended.swap_dims(1, 2).reshape([b, s, d]))
+        linear(&self.output, merge_heads(attended))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::nn::{GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{attention, group_norm, linear};
+use dalle2_core::nn::{attention, concat, group_norm, linear, merge_heads, split_heads, transpose};
 
 use super::UNetConfig;
 
@@ -65,25 +65,23 @@ impl AttentionBlock {
     /// `x: [B, C, H, W]`, `mask: [B, 1, 1, S + H*W]` -> `[B, C, H, W]`
     pub fn forward(&self, x: Tensor<4>, context: Option<&ContextCache>, mask: Option<&Tensor<4, Bool>>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
-        let pixels = group_norm(&self.group_norm, x.clone()).reshape([b, c, h * w]).swap_dims(1, 2); // -> [B, H*W, C]
+        let pixels = transpose(group_norm(&self.group_norm, x.clone()).reshape([b, c, h * w])); // -> [B, H*W, C]
         let query = self.split_heads(linear(&self.to_q, pixels.clone()));
         let mut key = self.split_heads(linear(&self.to_k, pixels.clone()));
         let mut value = self.split_heads(linear(&self.to_v, pixels));
         if let Some(context) = context {
-            key = Tensor::cat(vec![context.key.clone(), key], 2);
-            value = Tensor::cat(vec![context.value.clone(), value], 2);
+            key = concat(context.key.clone(), key, 2);
+            value = concat(context.value.clone(), value, 2);
         }
         let keys = key.dims()[2];
         let mask = mask.map(|mask| mask.clone().expand([b, 1, h * w, keys]));
         let out = attention(query, key, value, mask); // [B, heads, H*W, head_dim]
-        let out = out.swap_dims(1, 2).reshape([b, h * w, c]);
-        let out = linear(&self.to_out, out).swap_dims(1, 2).reshape([b, c, h, w]);
-        x + out
+        let out = linear(&self.to_out, merge_heads(out)); // [B, H*W, C]
+        x + transpose(out).reshape([b, c, h, w])
     }
 
     /// `[B, S, C]` -> `[B, heads, S, head_dim]`
     fn split_heads(&self, x: Tensor<3>) -> Tensor<4> {
-        let [b, s, c] = x.dims();
-        x.reshape([b, s, self.n_heads, c / self.n_heads]).swap_dims(1, 2)
+        split_heads(x, self.n_heads)
     }
 }

@@ -5,7 +5,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use dalle2_core::TokenMask;
-use dalle2_core::nn::{conv2d, group_norm_silu, linear, silu, timestep_embedding};
+use dalle2_core::nn::{concat, conv2d, group_norm_silu, linear, silu, timestep_embedding};
 
 use super::attention::{AttentionBlock, ContextCache};
 use super::block::{ResBlock, Resample, conv3x3, zero_conv3x3};
@@ -167,7 +167,7 @@ impl UNet {
         for level in &self.up {
             for (i, block) in level.resnets.iter().enumerate() {
                 if let Some(skip) = skips.pop() {
-                    x = Tensor::cat(vec![x, skip], 1);
+                    x = concat(x, skip, 1);
                 }
                 x = run.block(block, level.attentions.get(i), x);
             }

@@ -32,8 +32,8 @@ use absent as chosen;
 use cpu as chosen;
 
 pub use chosen::{
-    activation, attention, convolution, embedding, group_norm, keep_freed, layer_norm, linear, multiplies,
-    narrow_convolution, narrow_linear, narrowed, widened,
+    activation, attention, convolution, embedding, group_norm, joined, keep_freed, layer_norm, linear, multiplies,
+    narrow_convolution, narrow_linear, narrowed, swapped, widened,
 };
 pub use switch::{kernels_enabled, set_kernels};
 

@@ -17,7 +17,7 @@ use super::ops::{
     tensor, values, whole,
 };
 use super::panels::Matrix;
-use super::raw::{Bias, matrix_product, matrix_products};
+use super::raw::{Bias, columns, matrix_product, matrix_products};
 use super::rows::{self, LayerNormRows};
 
 impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
@@ -91,6 +91,26 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
                 prep.finish((ids_of(&ids), shape), Flex::embedding_rows(weight, ids))
             }
             OpsKind::UnTracked(prep) => prep.finish(Flex::embedding_rows(weight, ids)),
+        }
+    }
+
+    fn swapped(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let kind = SwappedStep.prepare::<C>([x.node()]).compute_bound().stateful();
+        let y = Flex::swapped(x.into_primitive());
+        match kind {
+            OpsKind::Tracked(prep) => prep.finish((), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn joined(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self> {
+        let kind = JoinedStep.prepare::<C>([a.node(), b.node()]).compute_bound().stateful();
+        let (a, b) = (a.into_primitive(), b.into_primitive());
+        let shapes = [&a, &b].map(|x| x.layout().shape().clone());
+        let y = Flex::joined(a, b, axis);
+        match kind {
+            OpsKind::Tracked(prep) => prep.finish((shapes, axis), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 
@@ -207,6 +227,41 @@ impl Backward<Flex, 1> for EmbeddingStep {
             }
             tensor(rows, shape)
         });
+    }
+}
+
+/// Backward step of [`NnOps::swapped`].
+#[derive(Debug)]
+struct SwappedStep;
+
+impl Backward<Flex, 1> for SwappedStep {
+    type State = ();
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        unary::<Flex, _>(ops.parents, ops.node, grads, Flex::swapped);
+    }
+}
+
+/// Backward step of [`NnOps::joined`].
+#[derive(Debug)]
+struct JoinedStep;
+
+impl Backward<Flex, 2> for JoinedStep {
+    type State = ([Shape; 2], usize);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (shapes, axis) = ops.state;
+        let grad = whole(grads.consume::<Flex>(&ops.node));
+        let rows = shapes[0][..axis].iter().product::<usize>();
+        let mut first = 0;
+        for (parent, shape) in ops.parents.into_iter().zip(shapes) {
+            let width = shape[axis..].iter().product::<usize>();
+            if let Some(parent) = parent {
+                let found = columns(values(&grad), rows, first..first + width);
+                grads.register::<Flex>(parent.id, tensor(found, shape));
+            }
+            first += width;
+        }
     }
 }
 

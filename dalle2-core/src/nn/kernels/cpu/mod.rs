@@ -93,6 +93,23 @@ pub fn embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Result<Tensor<3>, Te
     Ok(Tensor::from_dispatch(Dispatch::embedding_rows(weight.into_dispatch(), ids.into_dispatch())))
 }
 
+/// `[A, B, C, D]` as `[A, C, B, D]`.
+pub fn swapped(x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+    match applies(&x) {
+        true => Ok(Tensor::from_dispatch(Dispatch::swapped(x.into_dispatch()))),
+        false => Err(x),
+    }
+}
+
+/// `b` after `a` along an axis, along which alone they may differ.
+pub fn joined(a: Tensor<4>, b: Tensor<4>, axis: usize) -> Result<Tensor<4>, [Tensor<4>; 2]> {
+    let fits = (0..4).all(|i| i == axis || a.dims()[i] == b.dims()[i]);
+    match fits && applies(&a) && applies(&b) {
+        true => Ok(Tensor::from_dispatch(Dispatch::joined(a.into_dispatch(), b.into_dispatch(), axis))),
+        false => Err([a, b]),
+    }
+}
+
 /// A convolution layer of stride 1 whose weight is in bf16.
 pub fn narrow_convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
     let weight = layer.weight.val();

@@ -17,7 +17,7 @@ use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
 use super::panels::Matrix;
 use super::parallel::in_place;
-use super::raw::{Bias, bf16::Instructions, copied, matrix_product};
+use super::raw::{Bias, bf16::Instructions, copied, joined, matrix_product, swapped};
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -57,6 +57,12 @@ pub trait NnOps: Backend {
 
     /// Rows of `weight` `[n, d]` for ids `[B, S]` in i32 or i64, as `[B, S, d]`.
     fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
+
+    /// `[A, B, C, D]` as `[A, C, B, D]`.
+    fn swapped(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `a` and then `b` along an axis of four.
+    fn joined(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self>;
 
     /// Layer norm over the last axis with γ and β of its width.
     fn layer_norm_rows(
@@ -210,6 +216,20 @@ impl NnOps for Flex {
 
     fn embedding_rows(weight: FlexTensor, ids: FlexTensor) -> FlexTensor {
         Flex::embedding(weight, ids)
+    }
+
+    fn swapped(x: FlexTensor) -> FlexTensor {
+        let x = whole(x);
+        let [a, b, c, d] = x.layout().shape().dims();
+        tensor(swapped(values(&x), [a, b, c, d]), Shape::from([a, c, b, d]))
+    }
+
+    fn joined(a: FlexTensor, b: FlexTensor, axis: usize) -> FlexTensor {
+        let (a, b) = (whole(a), whole(b));
+        let mut shape: [usize; 4] = a.layout().shape().dims();
+        let rows = shape[..axis].iter().product();
+        shape[axis] += b.layout().shape()[axis];
+        tensor(joined(values(&a), values(&b), rows), Shape::from(shape))
     }
 
     fn layer_norm_rows(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f32) -> FlexTensor {

@@ -10,7 +10,9 @@ mod matmul;
 mod memory;
 mod row_map;
 mod square;
+mod swapped;
 mod tile;
+mod unwritten;
 mod vector;
 
 pub use copy::copied;
@@ -18,5 +20,7 @@ pub use matmul::{Bias, product as matrix_product, products as matrix_products};
 pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
 pub use square::{SQUARE, transpose};
+pub use swapped::{columns, joined, swapped};
 pub use tile::{PANEL, ROWS, Row, product};
+pub use unwritten::{Rows, Unwritten};
 pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};

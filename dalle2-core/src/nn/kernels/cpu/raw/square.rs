@@ -1,5 +1,7 @@
 //! Squares of numbers whose rows become columns.
 
+use std::mem::MaybeUninit;
+
 /// Rows and columns of a square.
 pub const SQUARE: usize = 16;
 
@@ -7,19 +9,40 @@ pub const SQUARE: usize = 16;
 ///
 /// # Panics
 /// If a slice is too short for [`SQUARE`] rows of as many values.
-pub fn transpose((from, from_stride): (&[f32], usize), (to, to_stride): (&mut [f32], usize)) {
+pub fn transpose(from: (&[f32], usize), (to, to_stride): (&mut [f32], usize)) {
+    check(from, to.len(), to_stride);
+    // SAFETY: the slices hold all rows, as was just checked.
+    unsafe { rows_to_columns((from.0.as_ptr(), from.1), (to.as_mut_ptr(), to_stride)) };
+}
+
+/// [`transpose`] to new memory: every value of the square is written.
+pub fn transpose_new(from: (&[f32], usize), (to, to_stride): (&mut [MaybeUninit<f32>], usize)) {
+    check(from, to.len(), to_stride);
+    // SAFETY: the slices hold all rows, as was just checked; `to` is only written.
+    unsafe { rows_to_columns((from.0.as_ptr(), from.1), (to.as_mut_ptr().cast(), to_stride)) };
+}
+
+fn check((from, from_stride): (&[f32], usize), to: usize, to_stride: usize) {
     let length = |stride: usize| (SQUARE - 1) * stride + SQUARE;
     assert!(from.len() >= length(from_stride), "transpose: `from` is too short");
-    assert!(to.len() >= length(to_stride), "transpose: `to` is too short");
+    assert!(to >= length(to_stride), "transpose: `to` is too short");
+}
+
+/// Writes every value of the square at `to`.
+///
+/// # Safety
+/// From both places on [`SQUARE`] rows of as many values must be readable or writable, so many values apart as is said.
+unsafe fn rows_to_columns((from, from_stride): (*const f32, usize), (to, to_stride): (*mut f32, usize)) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has the instructions, and the slices hold all rows, as was just asserted.
-        unsafe { in_registers((from.as_ptr().cast(), from_stride), (to.as_mut_ptr().cast(), to_stride)) };
+        // SAFETY: the processor has the instructions; the rest is what the caller guarantees.
+        unsafe { in_registers((from.cast(), from_stride), (to.cast(), to_stride)) };
         return;
     }
     for row in 0..SQUARE {
         for column in 0..SQUARE {
-            to[column * to_stride + row] = from[row * from_stride + column];
+            // SAFETY: both are values of the squares.
+            unsafe { to.add(column * to_stride + row).write(from.add(row * from_stride + column).read()) };
         }
     }
 }

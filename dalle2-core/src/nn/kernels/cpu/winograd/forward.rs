@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
-use super::super::raw::{PANEL, ROWS, Row, load, product, store};
+use super::super::raw::{PANEL, ROWS, Row, Rows, Unwritten, load, product, store};
 use super::super::scratch::Scratch;
 use super::maps::{LANES, Patch, Tile, ToFilter, square};
 use super::panel::{Grid, Panel, read_patches};
@@ -23,8 +23,10 @@ use super::{POINTS, TILE};
 
 /// Input channels that are worked on together.
 const BLOCK: usize = 64;
-/// Output channels of a task.
+/// Most output channels of a task.
 const OUTPUTS: usize = 4 * ROWS;
+/// Tasks are as many as a multiple of this, so that threads end together.
+const EVEN: usize = 4;
 /// Most panels of a group: a task keeps their products, which must fit the second cache beside the filters of a block.
 const PANELS: usize = 4;
 
@@ -36,8 +38,9 @@ static PRODUCTS: Scratch<Row> = Scratch::new();
 /// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, 3, 3]`, plus `bias` `[C_out]` if there is one.
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let [from, to] = shape.channels;
-    let plane = shape.grid[0] * shape.grid[1];
-    let mut y = vec![0.0; shape.batch * to * plane];
+    let [height, width] = shape.grid;
+    let mut y = Unwritten::new(shape.batch * to * height, width);
+    let outputs = outputs(to);
     let panels = Panel::cover(shape);
     // Groups of about the same size.
     let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
@@ -48,23 +51,40 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]
                 let first = task / panels.len() * BLOCK;
                 vectorized(ToPoints { shape, x, first, panel: &panels[task % panels.len()], points });
             });
-            let mut planes: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(OUTPUTS)).map(|_| Vec::new()).collect();
-            for image in y.chunks_mut(to * plane) {
-                for (planes, of_task) in planes.iter_mut().zip(image.chunks_mut(OUTPUTS * plane)) {
+            let mut planes: Vec<Vec<Rows<'_>>> = (0..to.div_ceil(outputs)).map(|_| Vec::new()).collect();
+            for image in y.rows().chunks(to * height) {
+                for (planes, of_task) in planes.iter_mut().zip(image.chunks(outputs * height)) {
                     planes.push(of_task);
                 }
             }
             planes.into_par_iter().enumerate().for_each(|(task, planes)| {
-                let (first, count) = (task * OUTPUTS, OUTPUTS.min(to - task * OUTPUTS));
+                let (first, count) = (task * outputs, outputs.min(to - task * outputs));
                 FILTERS.with(POINTS * (count * BLOCK + LANES), |filters| {
                     PRODUCTS.with(panels.len() * POINTS * (count + 1), |products| {
-                        vectorized(Outputs { shape, panels, points, weight, bias, first, planes, filters, products });
+                        let channels = [first, count];
+                        vectorized(Outputs {
+                            shape,
+                            panels,
+                            points,
+                            weight,
+                            bias,
+                            channels,
+                            planes,
+                            filters,
+                            products,
+                        });
                     });
                 });
             });
         });
     }
-    y
+    y.finish()
+}
+
+/// Output channels of a task, of so many.
+fn outputs(channels: usize) -> usize {
+    let tasks = channels.div_ceil(OUTPUTS).next_multiple_of(EVEN);
+    channels.div_ceil(tasks).next_multiple_of(ROWS)
 }
 
 /// Cuts the points `[blocks, panels, 36, channels of the block]` into the slices of a block and panel.
@@ -127,10 +147,10 @@ struct Outputs<'a> {
     points: &'a [Row],
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
-    /// First channel.
-    first: usize,
+    /// The first one, and how many.
+    channels: [usize; 2],
     /// The planes of these channels in each image.
-    planes: Vec<&'a mut [f32]>,
+    planes: Vec<Rows<'a>>,
     /// Memory for a block of filters, `[36, channels, channels of the block]`.
     filters: &'a mut [f32],
     /// Memory for the products, `[panels, 36, channels]`.
@@ -142,8 +162,7 @@ impl WithSimd for Outputs<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self) {
-        let [from, to] = self.shape.channels;
-        let count = OUTPUTS.min(to - self.first);
+        let ([from, _], [first, count]) = (self.shape.channels, self.channels);
         let rows = count + 1;
         let (filters, products) = (self.filters, self.products);
         let mut points = self.points;
@@ -151,7 +170,7 @@ impl WithSimd for Outputs<'_> {
             let channels = BLOCK.min(from - block);
             let stride = count * channels + LANES;
             for output in 0..count {
-                let weight = &self.weight[((self.first + output) * from + block) * 9..][..channels * 9];
+                let weight = &self.weight[((first + output) * from + block) * 9..][..channels * 9];
                 to_filters::<S>(weight, &mut filters[output * channels..], stride);
             }
             for (panel, products) in self.panels.iter().zip(products.chunks_exact_mut(POINTS * rows)) {
@@ -170,7 +189,7 @@ impl WithSimd for Outputs<'_> {
         }
         for (panel, products) in self.panels.iter().zip(products.chunks_exact(POINTS * rows)) {
             for output in 0..count {
-                let bias = self.bias.map_or(0.0, |bias| bias[self.first + output]);
+                let bias = self.bias.map_or(0.0, |bias| bias[first + output]);
                 let tiles = to_tiles::<S>(products, output, rows, bias);
                 write_tiles(self.shape, &tiles, panel, output, &mut self.planes);
             }
@@ -223,12 +242,11 @@ fn to_tiles<S: Simd>(products: &[Row], output: usize, outputs: usize, bias: f32)
 
 /// Writes the tiles of a panel into the planes of one channel.
 #[inline(always)]
-fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize, planes: &mut [&mut [f32]]) {
+fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize, planes: &mut [Rows<'_>]) {
     let [height, width] = shape.grid;
     for run in &panel.runs {
-        let plane = &mut planes[run.image][output * height * width..][..height * width];
+        let plane = &mut planes[run.image];
         for (row, tiles) in tiles.iter().enumerate().take(height - run.at[0]) {
-            let to = &mut plane[(run.at[0] + row) * width + run.at[1]..];
             let length = (run.count * TILE).min(width - run.at[1]);
             let mut line = [0.0; PANEL * TILE];
             match run.count {
@@ -244,7 +262,7 @@ fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize,
                     }
                 }
             }
-            to[..length].copy_from_slice(&line[..length]);
+            plane.write(output * height + run.at[0] + row, run.at[1], &line[..length]);
         }
     }
 }

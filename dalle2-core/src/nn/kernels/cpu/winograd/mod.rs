@@ -11,6 +11,8 @@ mod maps;
 mod panel;
 mod weights;
 
+use rayon::prelude::*;
+
 use super::conv::{ConvGradients, ConvShape};
 
 pub use forward::forward;
@@ -64,11 +66,12 @@ pub fn backward(
 /// Weights `[C_out, C_in, 3, 3]` as `[C_in, C_out, 3, 3]`, turned by half a turn.
 fn mirror(weight: &[f32], [from, to]: [usize; 2]) -> Vec<f32> {
     let (taps, _) = weight.as_chunks::<9>();
-    let mut mirrored = Vec::with_capacity(weight.len());
-    for input in 0..from {
-        for output in 0..to {
-            mirrored.extend(taps[output * from + input].iter().rev());
+    let mut mirrored = vec![0.0; weight.len()];
+    mirrored.par_chunks_mut(to * 9).enumerate().for_each(|(input, mirrored)| {
+        for (output, mirrored) in mirrored.as_chunks_mut::<9>().0.iter_mut().enumerate() {
+            *mirrored = taps[output * from + input];
+            mirrored.reverse();
         }
-    }
+    });
     mirrored
 }
