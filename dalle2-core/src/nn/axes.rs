@@ -10,19 +10,19 @@ use super::kernels;
 /// When D is not a multiple of `heads`.
 pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [b, s, d] = x.dims();
-    swap(x.reshape([b, s, heads, d / heads]))
+    swap_middle(x.reshape([b, s, heads, d / heads]))
 }
 
 /// The inverse of [`split_heads`]: `[B, heads, S, Dh]` -> `[B, S, heads · Dh]`.
 pub fn merge_heads(x: Tensor<4>) -> Tensor<3> {
     let [b, heads, s, width] = x.dims();
-    swap(x).reshape([b, s, heads * width])
+    swap_middle(x).reshape([b, s, heads * width])
 }
 
 /// Rows become columns: `[B, R, C]` -> `[B, C, R]`.
 pub fn transpose(x: Tensor<3>) -> Tensor<3> {
     let [b, rows, columns] = x.dims();
-    swap(x.reshape([b, rows, columns, 1])).reshape([b, columns, rows])
+    swap_middle(x.reshape([b, rows, columns, 1])).reshape([b, columns, rows])
 }
 
 /// `b` after `a` along an axis.
@@ -33,8 +33,8 @@ pub fn concat(a: Tensor<4>, b: Tensor<4>, axis: usize) -> Tensor<4> {
     kernels::joined(a, b, axis).unwrap_or_else(|parts| Tensor::cat(parts.to_vec(), axis))
 }
 
-/// `[A, B, C, D]` -> `[A, C, B, D]`
-fn swap(x: Tensor<4>) -> Tensor<4> {
+/// The two axes in the middle the other way around: `[A, B, C, D]` -> `[A, C, B, D]`, in order in memory on the CPU.
+pub fn swap_middle(x: Tensor<4>) -> Tensor<4> {
     kernels::swapped(x).unwrap_or_else(|x| x.swap_dims(1, 2))
 }
 

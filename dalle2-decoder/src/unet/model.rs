@@ -5,7 +5,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use dalle2_core::TokenMask;
-use dalle2_core::nn::{concat, conv2d, group_norm_silu, linear, silu, timestep_embedding};
+use dalle2_core::nn::{concat, conv2d, group_norm_silu, linear, silu, swap_middle, timestep_embedding};
 
 use super::attention::{AttentionBlock, ContextCache};
 use super::block::{ResBlock, Resample, conv3x3, zero_conv3x3};
@@ -228,7 +228,10 @@ fn pixel_unshuffle(x: Tensor<4>, p: usize) -> Tensor<4> {
         return x;
     }
     let [b, c, h, w] = x.dims();
-    x.reshape([b, c, h / p, p, w / p, p]).permute([0, 1, 3, 5, 2, 4]).reshape([b, c * p * p, h / p, w / p])
+    let (rows, columns) = (h / p, w / p);
+    let x = swap_middle(x.reshape([b * c * h, columns, p, 1])); // [.., rows, p, p, columns]
+    let x = swap_middle(x.reshape([b * c, rows, p, p * columns])); // [.., p, rows, p, columns]
+    swap_middle(x.reshape([b * c * p, rows, p, columns])).reshape([b, c * p * p, rows, columns])
 }
 
 /// `[B, C*p*p, H, W]` -> `[B, C, H*p, W*p]`
@@ -238,7 +241,9 @@ fn pixel_shuffle(x: Tensor<4>, p: usize) -> Tensor<4> {
     }
     let [b, c, h, w] = x.dims();
     let c = c / (p * p);
-    x.reshape([b, c, p, p, h, w]).permute([0, 1, 4, 2, 5, 3]).reshape([b, c, h * p, w * p])
+    let x = swap_middle(x.reshape([b * c * p, p, h, w])); // [.., p, H, p, W]
+    let x = swap_middle(x.reshape([b * c, p, h, p * w])); // [.., H, p, p, W]
+    swap_middle(x.reshape([b * c * h * p, p, w, 1])).reshape([b, c, h * p, w * p])
 }
 
 #[cfg(test)]

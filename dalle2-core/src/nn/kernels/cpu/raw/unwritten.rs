@@ -62,7 +62,7 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// If they do not begin where the row has come to, or go beyond its end.
     #[inline(always)]
-    pub fn write(&mut self, row: usize, column: usize, values: &[f32]) {
+    pub fn write(&mut self, [row, column]: [usize; 2], values: &[f32]) {
         let written = &mut self.written[row];
         assert_eq!(*written, column, "unwritten: a row is written from left to right");
         let place = &mut self.values[row * self.width..][..self.width];
@@ -81,8 +81,8 @@ mod tests {
         for (piece, mut rows) in result.rows().chunks(2).enumerate() {
             for row in 0..if piece == 2 { 1 } else { 2 } {
                 let value = (piece * 2 + row) as f32;
-                rows.write(row, 0, &[value]);
-                rows.write(row, 1, &[value + 0.25, value + 0.5]);
+                rows.write([row, 0], &[value]);
+                rows.write([row, 1], &[value + 0.25, value + 0.5]);
             }
         }
         let expected: Vec<f32> = (0..5).flat_map(|row| [0.0, 0.25, 0.5].map(|part| row as f32 + part)).collect();
@@ -96,8 +96,8 @@ mod tests {
     fn a_gap_is_not_handed_out() {
         let mut result = Unwritten::new(2, 2);
         let mut rows = result.rows();
-        rows.write(0, 0, &[1.0, 2.0]);
-        rows.write(1, 0, &[3.0]);
+        rows.write([0, 0], &[1.0, 2.0]);
+        rows.write([1, 0], &[3.0]);
         result.finish();
     }
 
@@ -106,7 +106,7 @@ mod tests {
     fn a_value_is_not_written_twice() {
         let mut result = Unwritten::new(1, 2);
         let mut rows = result.rows();
-        rows.write(0, 0, &[1.0]);
-        rows.write(0, 0, &[1.0]);
+        rows.write([0, 0], &[1.0]);
+        rows.write([0, 0], &[1.0]);
     }
 }

@@ -254,6 +254,7 @@ fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize,
                 16 => gather::<16>(tiles, run.lane, &mut line),
                 8 => gather::<8>(tiles, run.lane, &mut line),
                 4 => gather::<4>(tiles, run.lane, &mut line),
+                2 => gather::<2>(tiles, run.lane, &mut line),
                 _ => {
                     for tile in 0..run.count {
                         for column in 0..TILE {
@@ -262,7 +263,15 @@ fn write_tiles(shape: &ConvShape, tiles: &Grid<4>, panel: &Panel, output: usize,
                     }
                 }
             }
-            plane.write(output * height + run.at[0] + row, run.at[1], &line[..length]);
+            let at = [output * height + run.at[0] + row, run.at[1]];
+            // Lengths that are known ahead need no call to copy.
+            match length {
+                64 => plane.write(at, &line[..64]),
+                32 => plane.write(at, &line[..32]),
+                16 => plane.write(at, &line[..16]),
+                8 => plane.write(at, &line[..8]),
+                _ => plane.write(at, &line[..length]),
+            }
         }
     }
 }

@@ -104,12 +104,18 @@ pub fn read_patches<const N: usize>(
             continue;
         };
         let from = &image[y * width..][..width];
-        line[offset..offset + inside.len()].copy_from_slice(&from[inside.clone()]);
+        match inside.len() {
+            // Lengths that are known ahead need no call to copy.
+            16 => copy::<16>(&from[inside.clone()], &mut line[offset..]),
+            8 => copy::<8>(&from[inside.clone()], &mut line[offset..]),
+            length => line[offset..offset + length].copy_from_slice(&from[inside.clone()]),
+        }
         match run.count {
             PANEL => spread::<PANEL, N>(&line, patch, run.lane),
             16 => spread::<16, N>(&line, patch, run.lane),
             8 => spread::<8, N>(&line, patch, run.lane),
             4 => spread::<4, N>(&line, patch, run.lane),
+            2 => spread::<2, N>(&line, patch, run.lane),
             _ => {
                 for tile in 0..run.count {
                     for (column, values) in patch.iter_mut().enumerate() {
@@ -119,6 +125,11 @@ pub fn read_patches<const N: usize>(
             }
         }
     }
+}
+
+#[inline(always)]
+fn copy<const N: usize>(from: &[f32], to: &mut [f32]) {
+    to[..N].copy_from_slice(&from[..N]);
 }
 
 /// Every fourth pixel of a line, from each of N places.
