@@ -39,6 +39,7 @@ pub fn product<S: Simd>(
     while row < rows {
         // Sixteen vector registers hold half a tile, thirty-two a whole one.
         let step = match rows - row {
+            12.. if S::lanes32() >= PANEL / 2 => 12,
             8.. if S::lanes32() >= PANEL / 2 => 8,
             4.. => 4,
             2.. => 2,
@@ -49,10 +50,12 @@ pub fn product<S: Simd>(
         // single vector is at most half a panel.
         unsafe {
             match (step, columns <= S::lanes32()) {
+                (12, false) => operands.rows::<S, 12, 2>(),
                 (8, false) => operands.rows::<S, 8, 2>(),
                 (4, false) => operands.rows::<S, 4, 2>(),
                 (2, false) => operands.rows::<S, 2, 2>(),
                 (1, false) => operands.rows::<S, 1, 2>(),
+                (12, true) => operands.rows::<S, 12, 1>(),
                 (8, true) => operands.rows::<S, 8, 1>(),
                 (4, true) => operands.rows::<S, 4, 1>(),
                 (2, true) => operands.rows::<S, 2, 1>(),
