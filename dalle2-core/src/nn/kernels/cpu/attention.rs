@@ -14,7 +14,7 @@ use super::rows::RowMask;
 use super::scratch::Scratch;
 
 /// Queries of a task.
-const QUERIES: usize = 2 * ROWS;
+const QUERIES: usize = 3 * ROWS;
 
 /// The shape of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -92,24 +92,34 @@ impl WithSimd for Block<'_> {
         let scores = self.scores;
         for (panel, of_panel) in self.keys.chunks_exact(width).enumerate() {
             let columns = PANEL.min(keys - panel * PANEL);
-            product::<S>([rows, columns], (self.q, width), of_panel, (&mut scores[panel * PANEL..], stride), false);
+            product::<S, false>(
+                [rows, columns],
+                (self.q, width),
+                of_panel,
+                (&mut scores[panel * PANEL..], stride),
+                false,
+            );
         }
         let mut factors = [0.0; QUERIES];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
             let scores = &mut scores[..keys];
-            match self.mask {
-                Some(mask) => mask.scale(self.first_row + row, self.scale, scores),
-                None => update(scores, |score| score * self.scale.splat::<S>()),
-            }
-            let max = maximum::<S>(scores).splat::<S>();
-            update(scores, |score| exp(score - max));
+            // Without a mask the scale waits for the exponent.
+            let scale = match self.mask {
+                Some(mask) => {
+                    mask.scale(self.first_row + row, self.scale, scores);
+                    1.0
+                }
+                None => self.scale,
+            };
+            let (max, scale) = (maximum::<S>(scores).splat::<S>(), scale.splat::<S>());
+            update(scores, |score| exp((score - max) * scale));
             factors[row] = (1.0 / sum::<S>(scores, |e| e)) as f32;
         }
         let mut of_panel = [[0.0; PANEL]; QUERIES];
         for (panel, values) in self.values.chunks_exact(keys).enumerate() {
             let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
             let size = [rows, columns.len()];
-            product::<S>(size, (scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
+            product::<S, false>(size, (scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
             for ((y, values), factor) in self.y.chunks_exact_mut(width).zip(&of_panel).zip(factors) {
                 y[columns.clone()].iter_mut().zip(values).for_each(|(y, value)| *y = value * factor);
             }

@@ -17,12 +17,13 @@ pub type Row = [f32; PANEL];
 /// Writes `a · b` into the rows of `c`, or adds it to them.
 ///
 /// `a` has `rows` rows of `b.len()` values, `lda` apart; `c` has as many rows of [`PANEL`] values, `ldc` apart. Only the
-/// first `columns` of the panel are wanted: the others may be computed or left as they are.
+/// first `columns` of the panel are wanted: the others may be computed or left as they are. With `AHEAD`, as many rows
+/// after those of `b` are fetched into the first cache, for the next product.
 ///
 /// # Panics
 /// If a slice is too short for its rows, or a panel for the columns.
 #[inline(always)]
-pub fn product<S: Simd>(
+pub fn product<S: Simd, const AHEAD: bool>(
     [rows, columns]: [usize; 2],
     (a, lda): (&[f32], usize),
     b: &[Row],
@@ -50,20 +51,35 @@ pub fn product<S: Simd>(
         // single vector is at most half a panel.
         unsafe {
             match (step, columns <= S::lanes32()) {
-                (12, false) => operands.rows::<S, 12, 2>(),
-                (8, false) => operands.rows::<S, 8, 2>(),
-                (4, false) => operands.rows::<S, 4, 2>(),
-                (2, false) => operands.rows::<S, 2, 2>(),
-                (1, false) => operands.rows::<S, 1, 2>(),
-                (12, true) => operands.rows::<S, 12, 1>(),
-                (8, true) => operands.rows::<S, 8, 1>(),
-                (4, true) => operands.rows::<S, 4, 1>(),
-                (2, true) => operands.rows::<S, 2, 1>(),
-                _ => operands.rows::<S, 1, 1>(),
+                (12, false) => operands.rows::<S, AHEAD, 12, 2>(),
+                (8, false) => operands.rows::<S, AHEAD, 8, 2>(),
+                (4, false) => operands.rows::<S, AHEAD, 4, 2>(),
+                (2, false) => operands.rows::<S, AHEAD, 2, 2>(),
+                (1, false) => operands.rows::<S, AHEAD, 1, 2>(),
+                (12, true) => operands.rows::<S, AHEAD, 12, 1>(),
+                (8, true) => operands.rows::<S, AHEAD, 8, 1>(),
+                (4, true) => operands.rows::<S, AHEAD, 4, 1>(),
+                (2, true) => operands.rows::<S, AHEAD, 2, 1>(),
+                _ => operands.rows::<S, AHEAD, 1, 1>(),
             }
         }
         row += step;
     }
+}
+
+/// Asks for a row of a panel to be brought into the first cache, if there is one at this place.
+#[inline(always)]
+fn fetch(row: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in 0..PANEL / 16 {
+            // SAFETY: every x86-64 processor has the instruction, and it reads nothing where nothing can be read.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line * 16).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 struct Operands<'a> {
@@ -83,7 +99,7 @@ impl Operands<'_> {
     /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` values and `c` `(R − 1) · ldc + PANEL`; V
     /// vectors must divide a panel, and `columns` be at most [`PANEL`].
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize, const V: usize>(self) {
+    unsafe fn rows<S: Simd, const AHEAD: bool, const R: usize, const V: usize>(self) {
         let Self { lda, ldc, accumulate, .. } = self;
         let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr().cast::<f32>(), self.c.as_mut_ptr());
         let lanes = S::lanes32();
@@ -94,6 +110,9 @@ impl Operands<'_> {
             unsafe {
                 for k in 0..self.b.len() {
                     let from = b.add(k * PANEL + first);
+                    if AHEAD {
+                        fetch(b.wrapping_add((self.b.len() + k) * PANEL));
+                    }
                     let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let factor = (*a.add(r * lda + k)).splat::<S>();
@@ -136,7 +155,7 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self) {
-            product::<S>(self.size, (self.a, self.lda), self.b, (self.c, self.ldc), self.accumulate);
+            product::<S, false>(self.size, (self.a, self.lda), self.b, (self.c, self.ldc), self.accumulate);
         }
     }
 

@@ -177,7 +177,7 @@ impl WithSimd for Outputs<'_> {
                 let (of_panel, rest) = points.split_at(POINTS * (channels + 1));
                 points = rest;
                 for point in 0..POINTS {
-                    product::<S>(
+                    product::<S, true>(
                         [count, panel.count],
                         (&filters[point * stride..], channels),
                         &of_panel[point * (channels + 1)..][..channels],

@@ -202,7 +202,7 @@ impl WithSimd for Products<'_> {
     fn with_simd<S: Simd>(self) {
         let size = [self.products.len(), self.columns];
         let to = (self.products.as_flattened_mut(), PANEL);
-        product::<S>(size, (self.of_result, self.tiles), self.of_input, to, self.accumulate);
+        product::<S, false>(size, (self.of_result, self.tiles), self.of_input, to, self.accumulate);
     }
 }
 
