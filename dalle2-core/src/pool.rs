@@ -9,12 +9,12 @@ use crate::nn;
 /// Runs `work`, many operations on `device`, where it can share them with other threads soonest.
 ///
 /// Operations of the CPU backend divide their work between the threads of rayon's pool. A thread outside of the pool has to
-/// wake one of it for every operation and to wait until it is woken itself, which takes as long as a small operation: some
-/// 20 µs against less than one within the pool. Here the whole of `work` moves to a thread of the pool.
+/// wake one of it for every operation, and to wait until it is woken itself, which takes longer than a small operation.
+/// Here the whole of `work` moves to a thread of the pool, and the caller waits for it.
 ///
 /// It stays on its thread where the device is not the CPU, the pool has one thread, or the thread is one of a pool; and
 /// while the work of another thread is in the pool, since a thread that waits there could take up the one in the midst of
-/// the other. Steps of the samplers and of the [`Trainer`](crate::train::Trainer) do this by themselves.
+/// the other. Steps of the samplers and of the trainer do this by themselves.
 ///
 /// # Panics
 /// When `work` does.
