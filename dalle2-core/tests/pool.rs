@@ -1,7 +1,7 @@
 //! The thread that a computation runs on. Alone in this process, since there is one pool.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use burn::prelude::Device;
@@ -23,8 +23,27 @@ fn one_computation_at_a_time_moves_to_the_pool() {
         (within(), other)
     });
     assert_eq!(inner, several);
-    assert!(!other, "a second one stays where it is");
+    assert!(!other || !several, "a second one stays where it is");
     assert_eq!(on_pool(&device, || on_pool(&device, within)), several, "within another, it stays there");
+    // The second one outlasts the first; meanwhile nothing else moves.
+    let (begin, began) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let second = on_pool(&device, move || {
+        let second = thread::spawn(move || {
+            on_pool(&Device::flex(), move || {
+                begin.send(()).unwrap();
+                // An error means that the test is over.
+                let _ = ended.recv();
+                within()
+            })
+        });
+        began.recv().unwrap();
+        second
+    });
+    assert!(!on_pool(&device, within) || !several, "while one runs where it was, the next one does too");
+    drop(end);
+    assert!(!second.join().unwrap() || !several);
+    assert_eq!(on_pool(&device, within), several);
     assert_eq!(on_pool(&device.autodiff(), within), several);
 }
 

@@ -4,7 +4,8 @@ use burn::prelude::*;
 
 use super::kernels;
 
-/// Rows of tokens to heads: `[B, S, D]` -> `[B, heads, S, D / heads]`, in order in memory on the CPU.
+/// Rows of tokens to heads: `[B, S, D]` -> `[B, heads, S, D / heads]`. The kernels put the values in order
+/// in memory; elsewhere it is a view.
 ///
 /// # Panics
 /// When D is not a multiple of `heads`.
@@ -33,7 +34,8 @@ pub fn concat(a: Tensor<4>, b: Tensor<4>, axis: usize) -> Tensor<4> {
     kernels::joined(a, b, axis).unwrap_or_else(|parts| Tensor::cat(parts.to_vec(), axis))
 }
 
-/// The two axes in the middle the other way around: `[A, B, C, D]` -> `[A, C, B, D]`, in order in memory on the CPU.
+/// The two axes in the middle the other way around: `[A, B, C, D]` -> `[A, C, B, D]`. In memory as
+/// [`split_heads`] says.
 pub fn swap_middle(x: Tensor<4>) -> Tensor<4> {
     kernels::swapped(x).unwrap_or_else(|x| x.swap_dims(1, 2))
 }

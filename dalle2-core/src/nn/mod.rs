@@ -11,7 +11,7 @@
 //! | [`embedding`] | rows of a table |
 //! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
 //! | [`attention`] | scaled dot-product attention with a mask |
-//! | [`split_heads`], [`merge_heads`], [`transpose`], [`swap_middle`], [`concat`] | copies in another order |
+//! | [`split_heads`], [`merge_heads`], [`transpose`], [`swap_middle`], [`concat()`] | copies in another order |
 //! | [`l2_normalize`] | rows to unit length |
 //! | [`causal_mask`], [`timestep_embedding`] | inputs of transformers and diffusion networks |
 //! | [`narrow_weights`] | weights of 16 bits with everything else in f32 |

@@ -103,7 +103,7 @@ where
             let batches = self.loaders.iter_mut().map(Prefetch::next).collect::<Result<Vec<_>>>()?;
             let outputs = self.threads.run(batches.into_iter().map(|batch| {
                 let working = working.clone();
-                move |device: &Device| differentiate(&working.fork(device), batch, scale)
+                move |device: &Device| on_pool(device, || differentiate(&working.fork(device), batch, scale))
             }))?;
             for output in outputs {
                 let TrainOutput { grads, item } = output?;

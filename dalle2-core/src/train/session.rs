@@ -231,7 +231,7 @@ impl<H> Session<'_, H> {
 }
 
 impl<M: Module> Learner<M> {
-    /// Does something to all parameters, where that is fastest.
+    /// Runs operations on all parameters by [`on_pool`].
     fn on_pool<R: Send>(self, work: impl FnOnce(Self) -> R + Send) -> R {
         match self.model.devices().first().cloned() {
             Some(device) => on_pool(&device, || work(self)),

@@ -103,7 +103,7 @@ impl WithSimd for Block<'_> {
         let mut factors = [0.0; QUERIES];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
             let scores = &mut scores[..keys];
-            // Without a mask the scale waits for the exponent.
+            // Without a mask the scale, which is positive, waits for the exponent.
             let scale = match self.mask {
                 Some(mask) => {
                     mask.scale(self.first_row + row, self.scale, scores);

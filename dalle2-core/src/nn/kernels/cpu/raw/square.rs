@@ -16,6 +16,9 @@ pub fn transpose(from: (&[f32], usize), (to, to_stride): (&mut [f32], usize)) {
 }
 
 /// [`transpose`] to new memory: every value of the square is written.
+///
+/// # Panics
+/// As [`transpose`].
 pub fn transpose_new(from: (&[f32], usize), (to, to_stride): (&mut [MaybeUninit<f32>], usize)) {
     check(from, to.len(), to_stride);
     // SAFETY: the slices hold all rows, as was just checked; `to` is only written.
@@ -23,9 +26,11 @@ pub fn transpose_new(from: (&[f32], usize), (to, to_stride): (&mut [MaybeUninit<
 }
 
 fn check((from, from_stride): (&[f32], usize), to: usize, to_stride: usize) {
-    let length = |stride: usize| (SQUARE - 1) * stride + SQUARE;
-    assert!(from.len() >= length(from_stride), "transpose: `from` is too short");
-    assert!(to >= length(to_stride), "transpose: `to` is too short");
+    let holds = |length: usize, stride: usize| {
+        stride.checked_mul(SQUARE - 1).and_then(|last| last.checked_add(SQUARE)).is_some_and(|least| length >= least)
+    };
+    assert!(holds(from.len(), from_stride), "transpose: `from` is too short");
+    assert!(holds(to, to_stride), "transpose: `to` is too short");
 }
 
 /// Writes every value of the square at `to`.

@@ -13,8 +13,9 @@ use super::square::{SQUARE, transpose_new};
 /// # Panics
 /// If the values are not as many as the size says.
 pub fn swapped(from: &[f32], [outer, rows, columns, inner]: [usize; 4]) -> Vec<f32> {
+    let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+    assert_eq!(Some(from.len()), product(&[outer, rows, columns, inner]), "swapped: values of the size");
     let of_outer = rows * columns * inner;
-    assert_eq!(from.len(), outer * of_outer, "swapped: values of the size");
     let mut to = Vec::with_capacity(from.len());
     if from.is_empty() {
         return to;

@@ -8,7 +8,7 @@ use macerator::{Scalar, Simd};
 
 /// Columns of a panel: two of the widest vectors.
 pub const PANEL: usize = 32;
-/// Rows of a whole tile.
+/// What rows are best a multiple of.
 pub const ROWS: usize = 8;
 
 /// A row of a panel.
@@ -18,7 +18,7 @@ pub type Row = [f32; PANEL];
 ///
 /// `a` has `rows` rows of `b.len()` values, `lda` apart; `c` has as many rows of [`PANEL`] values, `ldc` apart. Only the
 /// first `columns` of the panel are wanted: the others may be computed or left as they are. With `AHEAD`, as many rows
-/// after those of `b` are fetched into the first cache, for the next product.
+/// that follow those of `b` and one more are fetched into the first cache, for the next product.
 ///
 /// # Panics
 /// If a slice is too short for its rows, or a panel for the columns.
@@ -38,7 +38,7 @@ pub fn product<S: Simd, const AHEAD: bool>(
     assert!(c.len() >= (rows - 1) * ldc + PANEL, "product: `c` is too short");
     let mut row = 0;
     while row < rows {
-        // Sixteen vector registers hold half a tile, thirty-two a whole one.
+        // As many rows of sums as the vector registers hold: thirty-two where vectors are this wide, or sixteen.
         let step = match rows - row {
             12.. if S::lanes32() >= PANEL / 2 => 12,
             8.. if S::lanes32() >= PANEL / 2 => 8,
@@ -111,7 +111,7 @@ impl Operands<'_> {
                 for k in 0..self.b.len() {
                     let from = b.add(k * PANEL + first);
                     if AHEAD {
-                        fetch(b.wrapping_add((self.b.len() + k) * PANEL));
+                        fetch(b.wrapping_add((self.b.len() + 1 + k) * PANEL));
                     }
                     let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
                     for (r, sums) in sums.iter_mut().enumerate() {
@@ -155,7 +155,12 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self) {
-            product::<S, false>(self.size, (self.a, self.lda), self.b, (self.c, self.ldc), self.accumulate);
+            let Self { size, a, lda, b, c, ldc, accumulate } = self;
+            // Fetching changes nothing, also where nothing follows.
+            match size[0] % 2 {
+                0 => product::<S, true>(size, (a, lda), b, (c, ldc), accumulate),
+                _ => product::<S, false>(size, (a, lda), b, (c, ldc), accumulate),
+            }
         }
     }
 
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn products_of_integers_are_exact() {
-        for rows in [0, 1, 2, 3, 7, 8, 9, 15, 16, 31] {
+        for rows in [0, 1, 2, 3, 7, 8, 9, 12, 15, 16, 20, 24, 31] {
             for depth in [0, 1, 2, 17, 64] {
                 for columns in [0, 1, 15, 16, 17, PANEL] {
                     for accumulate in [false, true] {

@@ -25,7 +25,7 @@ use super::{POINTS, TILE};
 const BLOCK: usize = 64;
 /// Most output channels of a task.
 const OUTPUTS: usize = 4 * ROWS;
-/// Tasks are as many as a multiple of this, so that threads end together.
+/// What the number of tasks is brought near a multiple of, so that threads end together.
 const EVEN: usize = 4;
 /// Most panels of a group: a task keeps their products, which must fit the second cache beside the filters of a block.
 const PANELS: usize = 4;
