@@ -296,6 +296,9 @@ fn larger_convolutions_agree_with_burns_own() {
         ([40, 16, 16, 16], 17, [3, 3], [1, 1], Same),
         ([20, 16, 9, 11], 16, [3, 3], [1, 1], Valid),
         ([9, 33, 7, 7], 16, [3, 3], [1, 1], Explicit(2, 1, 0, 3)),
+        // Tasks of 24 outputs and a last one of 18 or, for the gradient of the input, of 10; then of 32 and of 16.
+        ([3, 130, 12, 12], 90, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
+        ([2, 40, 20, 9], 208, [3, 3], [1, 1], Same),
         // A panel begins with a tile that lies beyond the image.
         ([9, 16, 5, 5], 16, [3, 3], [1, 1], Explicit(0, 0, 7, 7)),
     ] {

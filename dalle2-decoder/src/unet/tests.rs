@@ -85,6 +85,20 @@ fn shuffling_inverts_unshuffling_and_keeps_blocks_together() {
 }
 
 #[test]
+fn every_pixel_moves_as_one_permutation_says() {
+    let device = Device::flex();
+    for p in [2, 3, 4] {
+        let (b, c, rows, columns) = (2, 5, 3, 17);
+        let x = random([b, c, rows * p, columns * p], &device);
+        let of_blocks = x.clone().reshape([b, c, rows, p, columns, p]).permute([0, 1, 3, 5, 2, 4]);
+        let expected = of_blocks.reshape([b, c * p * p, rows, columns]);
+        let blocks = pixel_unshuffle(x.clone(), p);
+        blocks.clone().into_data().assert_eq(&expected.into_data(), true);
+        pixel_shuffle(blocks, p).into_data().assert_eq(&x.into_data(), true);
+    }
+}
+
+#[test]
 fn batch_rows_do_not_mix() {
     let device = Device::flex();
     let net = UNetConfig { context_dim: None, ..config() }.init(&device).map(&mut Randomise::new(3, 0.2));

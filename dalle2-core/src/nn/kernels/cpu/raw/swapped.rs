@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn rows_are_joined_and_parted() {
-        for (rows, of_a, of_b) in [(0, 0, 0), (1, 3, 0), (2, 5, 7), (3, 70_000, 1), (50, 900, 800)] {
+        for (rows, of_a, of_b) in
+            [(0, 0, 0), (1, 3, 0), (1, 0, 3), (2, 0, 0), (2, 5, 7), (3, 70_000, 1), (50, 900, 800)]
+        {
             let (a, b) = (numbers(rows * of_a), numbers(rows * of_b));
             let mut expected = Vec::new();
             for row in 0..rows {
@@ -156,6 +158,12 @@ mod tests {
             assert_eq!(columns(&expected, rows, 0..of_a), a);
             assert_eq!(columns(&expected, rows, of_a..of_a + of_b), b);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "values of the size")]
+    fn a_size_beyond_all_numbers_is_refused() {
+        swapped(&[0.0; 4], [1, 1, 4, (1 << (usize::BITS - 2)) + 1]);
     }
 
     #[test]
