@@ -51,7 +51,8 @@ pub fn device(name: &str) -> Result<Device> {
 ///
 /// A step of a diffusion network makes and frees the same large tensors again and again. glibc gives each back to the
 /// operating system at once, which then clears every page of the next one. A program that does little but generate or
-/// train calls this once, at its start; its memory stays at the peak then. It changes nothing with other allocators, for
+/// train calls this once, at its start; its memory stays at the peak then, and all threads allocate from one arena, since
+/// those of single threads cannot keep large blocks. It changes nothing with other allocators, for
 /// other devices, and without the feature `kernels`.
 pub fn keep_memory() -> bool {
     nn::keep_freed()
