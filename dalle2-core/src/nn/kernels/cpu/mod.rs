@@ -1,6 +1,6 @@
 //! The kernels, and the way from tensors to them and back.
 //!
-//! Only `ops`, `autodiff` and `conv` know of Burn; the others work on slices.
+//! Only `ops`, `narrow_ops`, `autodiff` and `conv` know of Burn; the others work on slices.
 
 mod attention;
 mod autodiff;
@@ -8,6 +8,7 @@ mod bf16;
 mod conv;
 mod elementwise;
 mod math;
+mod narrow_ops;
 mod norm;
 mod ops;
 mod panels;
@@ -24,7 +25,7 @@ use burn::nn::{Embedding, GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::C
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
-use self::{conv::ConvShape, norm::GroupNormShape, ops::NarrowOps, ops::NnOps, raw::bf16::Instructions};
+use self::{conv::ConvShape, narrow_ops::NarrowOps, norm::GroupNormShape, ops::NnOps, raw::bf16::Instructions};
 use super::{Elementwise, NarrowSize, is_cpu, kernels_enabled};
 
 pub use raw::keep_freed;

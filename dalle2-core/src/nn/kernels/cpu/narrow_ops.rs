@@ -1,0 +1,100 @@
+//! Products with weights of 16 bits as a backend extension, and their implementation for the CPU backend `Flex`.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::{Backend, Flex, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
+use burn::tensor::{DType, FloatDType, Shape, TensorData};
+
+use super::bf16::{self, Rows};
+use super::conv::ConvShape;
+use super::ops::{place, tensor, values, whole};
+use super::raw::bf16::Instructions;
+
+/// Products of f32 with weights of 16 bits, without gradients.
+#[backend_extension(Flex)]
+pub trait NarrowOps: Backend {
+    /// `weight` in f32.
+    fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `weight` in f16 or bf16, its values in order from the first to the last.
+    fn narrowed(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self>;
+
+    /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` in bf16, best with its columns in order, and
+    /// `[outputs]`.
+    fn narrow_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        with: Instructions,
+    ) -> FloatTensor<Self>;
+
+    /// [`NnOps::convolution`](super::ops::NnOps::convolution) with stride 1 and a kernel in bf16, best with its channels last in memory.
+    fn narrow_convolution(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+        with: Instructions,
+    ) -> FloatTensor<Self>;
+}
+
+impl NarrowOps for Flex {
+    fn widened(weight: FlexTensor) -> FlexTensor {
+        let weight = weight.to_contiguous();
+        let shape = weight.layout().shape().clone();
+        match weight.dtype() {
+            DType::BF16 => tensor(bf16::widened(&weight.storage::<half::bf16>()[place(&weight)]), shape),
+            DType::F16 => tensor(bf16::widened(&weight.storage::<half::f16>()[place(&weight)]), shape),
+            _ => weight,
+        }
+    }
+
+    fn narrowed(weight: FlexTensor, dtype: FloatDType) -> FlexTensor {
+        if weight.dtype() != DType::F32 {
+            return Flex::float_cast(weight.to_contiguous(), dtype);
+        }
+        let backwards = weight.layout().strides().iter().any(|stride| *stride < 0);
+        let weight = if backwards { weight.to_contiguous() } else { weight };
+        let (shape, rows) = (weight.layout().shape().clone(), rows_of(&weight));
+        let data = match dtype {
+            FloatDType::BF16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::bf16::from_f32), shape),
+            FloatDType::F16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::f16::from_f32), shape),
+            _ => return Flex::float_cast(weight.to_contiguous(), dtype),
+        };
+        FlexTensor::from_data(data)
+    }
+
+    fn narrow_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, with: Instructions) -> FlexTensor {
+        let [x, bias] = [x, bias].map(whole);
+        let [inputs, outputs] = weight.layout().shape().dims();
+        let rows = x.layout().shape()[0];
+        let weight = weight.transpose(0, 1).to_contiguous();
+        let y = bf16::linear(with, [inputs, outputs], values(&x), &weight.storage()[place(&weight)], values(&bias));
+        tensor(y, Shape::from([rows, outputs]))
+    }
+
+    fn narrow_convolution(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: ConvShape,
+        with: Instructions,
+    ) -> FlexTensor {
+        let [x, bias] = [x, bias].map(whole);
+        let weight = weight.permute(&[0, 2, 3, 1]).to_contiguous();
+        let y = bf16::convolution(with, &shape, values(&x), &weight.storage()[place(&weight)], values(&bias));
+        let [height, width] = shape.grid;
+        tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
+    }
+}
+
+/// The rows along the last axis, wherever they lie in memory.
+fn rows_of(x: &FlexTensor) -> Rows {
+    let (shape, strides) = (x.layout().shape(), x.layout().strides());
+    let mut starts = vec![x.layout().start_offset()];
+    let last = shape.num_dims() - 1;
+    for axis in 0..last {
+        let along = |start: usize| (0..shape[axis]).map(move |i| start + i * strides[axis] as usize);
+        starts = starts.into_iter().flat_map(along).collect();
+    }
+    Rows { starts, length: shape[last], step: strides[last] as usize }
+}
