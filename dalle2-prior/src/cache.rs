@@ -5,7 +5,9 @@
 
 use burn::nn::Linear;
 use burn::prelude::*;
-use dalle2_core::nn::{Transformer, TransformerBlock, attention, concat, layer_norm, linear, merge_heads, split_heads};
+use dalle2_core::nn::{
+    Transformer, TransformerBlock, attention, concat, layer_norm, linear, linear_onto, merge_heads, split_heads,
+};
 
 /// The keys and values of the first tokens of a batch of sequences, in every layer.
 #[derive(Debug, Clone)]
@@ -69,8 +71,8 @@ fn read(
     };
     *known = Some((keys.clone(), values.clone()));
     let attended = attention(queries, keys, values, Some(mask));
-    let x = x + linear(&block.attn.output, merge_heads(attended));
-    x.clone() + block.mlp.forward(layer_norm(&block.norm2, x))
+    let x = linear_onto(&block.attn.output, merge_heads(attended), x);
+    block.mlp.forward_onto(layer_norm(&block.norm2, x.clone()), x)
 }
 
 /// `[B, S, D]` -> `[B, heads, S, D / heads]`

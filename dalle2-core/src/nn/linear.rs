@@ -18,15 +18,40 @@ use super::{kernels, narrow::linear_for};
 /// # Panics
 /// If the last axis of `x` is not the layer's `d_input`.
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let (x, shape) = flat(layer, x);
+    in_rows(layer, x).reshape(shape)
+}
+
+/// `residual + linear(layer, x)`, on the CPU without a pass of its own for the sum.
+///
+/// # Shapes
+/// - `x`: `[.., d_input]`
+/// - `residual`, result: `[.., d_output]`
+///
+/// # Panics
+/// If the last axis of `x` is not the layer's `d_input`, or the residual not as large as the result.
+pub fn linear_onto<const D: usize>(layer: &Linear, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+    let (x, shape) = flat(layer, x);
+    let rows = [x.dims()[0], shape[D - 1]];
+    let y = kernels::linear_onto(layer, x, residual.reshape(rows))
+        .unwrap_or_else(|[x, residual]| residual + in_rows(layer, x));
+    y.reshape(shape)
+}
+
+/// `x` as `[rows, d_input]`, and the shape of the result.
+fn flat<const D: usize>(layer: &Linear, x: Tensor<D>) -> (Tensor<2>, [usize; D]) {
     let [d_input, d_output] = layer.weight.dims();
     let mut shape = x.dims();
     assert_eq!(shape[D - 1], d_input, "linear: the last axis of {shape:?} must be {d_input}");
     let rows = shape[..D - 1].iter().product::<usize>();
     shape[D - 1] = d_output;
-    let x = x.reshape([rows, d_input]);
-    let y = kernels::narrow_linear(layer, x).unwrap_or_else(|x| {
+    (x.reshape([rows, d_input]), shape)
+}
+
+/// `[rows, d_input]` -> `[rows, d_output]`
+fn in_rows(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+    kernels::narrow_linear(layer, x).unwrap_or_else(|x| {
         let layer = linear_for(layer, x.dtype());
         kernels::linear(&layer, x).unwrap_or_else(|x| layer.forward(x))
-    }); // [rows, d_output]
-    y.reshape(shape)
+    })
 }

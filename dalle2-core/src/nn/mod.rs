@@ -27,20 +27,22 @@ mod linear;
 mod mask;
 mod narrow;
 mod norm;
+mod resample;
 mod transformer;
 
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use axes::{concat, merge_heads, split_heads, swap_middle, transpose};
-pub use conv::conv2d;
+pub use conv::{conv2d, conv2d_onto, conv2d_resampled};
 pub use embedding::{embedding, timestep_embedding};
 pub(crate) use kernels::{is_cpu, keep_freed};
 pub use kernels::{kernels_enabled, set_kernels};
-pub use linear::linear;
+pub use linear::{linear, linear_onto};
 pub use mask::causal_mask;
 pub(crate) use narrow::Narrow;
 pub use narrow::narrow_weights;
 pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
+pub use resample::{Resample, resample};
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};
 
 #[cfg(test)]

@@ -155,12 +155,12 @@ impl ConvCase {
         conv_f64(&widen(x), &widen(weight), &widen(bias), self.shape, self.window)
     }
 
-    /// Whether the layer may compute tiles of 4 × 4 pixels by Winograd's method.
+    /// Whether the layer may compute tiles by Winograd's method.
     fn tiled(&self) -> bool {
         self.window.k == 3 && self.window.stride == 1 && self.shape[1].min(self.out) >= 16
     }
 
-    /// Whether value `at` of x lies in the 6 × 6 pixels that the tile of result `i` reads.
+    /// Whether value `at` of x lies in the 6 × 6 pixels that the tile of result `i` reads, or a smaller one within it.
     fn in_tile(&self, at: usize, i: usize) -> bool {
         let [_, c, h, w] = self.shape;
         let [h_out, w_out] = self.window.grid([h, w]).unwrap();

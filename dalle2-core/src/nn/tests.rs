@@ -1,7 +1,9 @@
 //! Every operation against a plain f64 implementation, and its gradients against central differences of that one.
 
 use burn::module::Param;
-use burn::nn::{EmbeddingConfig, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, conv::Conv2dConfig};
+use burn::nn::{
+    EmbeddingConfig, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d, conv::Conv2dConfig,
+};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
@@ -279,7 +281,7 @@ fn convolutions_and_their_gradients_agree_with_f64() {
 /// Shapes of several blocks, where f64 differences would take too long: Burn's own operations are the reference.
 #[test]
 fn larger_convolutions_agree_with_burns_own() {
-    use burn::nn::PaddingConfig2d::{Explicit, Same, Valid};
+    use PaddingConfig2d::{Explicit, Same, Valid};
     let device = Device::flex().autodiff();
     for (shape, out, kernel, stride, padding) in [
         ([5, 3, 25, 25], 4, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
@@ -299,6 +301,10 @@ fn larger_convolutions_agree_with_burns_own() {
         // Tasks of 24 outputs and a last one of 18 or, for the gradient of the input, of 10; then of 32 and of 16.
         ([3, 130, 12, 12], 90, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
         ([2, 40, 20, 9], 208, [3, 3], [1, 1], Same),
+        // Few tiles of 4 × 4 pixels, so of 2 × 2: whole, cut off, of several images, more than a panel has.
+        ([1, 24, 8, 8], 18, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
+        ([3, 16, 7, 5], 20, [3, 3], [1, 1], Explicit(0, 2, 1, 0)),
+        ([1, 70, 15, 11], 33, [3, 3], [1, 1], Same),
         // A panel begins with a tile that lies beyond the image.
         ([9, 16, 5, 5], 16, [3, 3], [1, 1], Explicit(0, 0, 7, 7)),
     ] {
@@ -321,6 +327,94 @@ fn larger_convolutions_agree_with_burns_own() {
             let what = format!("{shape:?} kernel {kernel:?} stride {stride:?} {padding:?}, result {i}");
             assert_close(&what, ours, &widen(burns), 0.0, f64::from(size) * 2e-5);
         }
+    }
+}
+
+/// With tiles of either size, at each pixel, with columns; even sides and odd ones.
+#[test]
+fn what_is_folded_into_a_convolution_equals_its_neighbours() {
+    let device = Device::flex();
+    let all = [Resample::Keep, Resample::Down, Resample::Up];
+    for (channels, [h, w], kernel, stride) in [
+        ([17, 20], [16, 24], 3, 1),
+        ([20, 17], [8, 6], 3, 1),
+        ([5, 7], [6, 10], 1, 1),
+        ([3, 4], [6, 8], 3, 1),
+        ([3, 4], [8, 8], 3, 2),
+        ([16, 16], [9, 7], 3, 1),
+    ] {
+        let padding = PaddingConfig2d::Explicit(kernel / 2, kernel / 2, kernel / 2, kernel / 2);
+        let config = Conv2dConfig::new(channels, [kernel, kernel]).with_stride([stride, stride]).with_padding(padding);
+        let layer = config.init(&device);
+        for how in all {
+            let shape = [2, channels[0], h, w];
+            let x = tensor(&normal(1, shape.iter().product()), shape, &device);
+            let expected = layer.forward(resample(x.clone(), how));
+            let compare = |what: &str, found: Tensor<4>, expected: Tensor<4>| {
+                let what = format!("{what}, {channels:?}, {h} x {w}, kernel {kernel}, stride {stride}, {how:?}");
+                assert_close(&what, &host(found), &widen(&host(expected)), 0.0, 2e-5);
+            };
+            compare("resampled", conv2d_resampled(&layer, x.clone(), how), expected);
+            let y = layer.forward(x.clone());
+            let [b, c, h_out, w_out] = y.dims();
+            let shape = match how {
+                Resample::Keep => [b, c, h_out, w_out],
+                Resample::Down => [b, c, 2 * h_out, 2 * w_out],
+                Resample::Up if h_out % 2 == 1 || w_out % 2 == 1 => continue,
+                Resample::Up => [b, c, h_out / 2, w_out / 2],
+            };
+            let values = normal(2, shape.iter().product());
+            let residual = tensor(&values, shape, &device);
+            let expected = resample(residual.clone(), how) + y;
+            compare("onto", conv2d_onto(&layer, x.clone(), residual.clone(), how), expected.clone());
+            assert_eq!(host(residual), values, "a residual that someone else holds stays as it was");
+            compare("onto its own", conv2d_onto(&layer, x, tensor(&values, shape, &device), how), expected);
+        }
+    }
+}
+
+#[test]
+fn residuals_have_gradients() {
+    let device = Device::flex().autodiff();
+    let config = Conv2dConfig::new([16, 16], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+    let conv = config.init(&device);
+    let layer = LinearConfig::new(6, 10).init(&device);
+    let gradients = |y: Tensor<2>, leaves: &[&Tensor<2>]| -> Vec<Vec<f32>> {
+        let weights = normal(9, y.shape().num_elements());
+        let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
+        let mut all = vec![host(y)];
+        all.extend(leaves.iter().map(|leaf| host(leaf.grad(&grads).unwrap())));
+        all.push(layer.weight.grad(&grads).map_or_else(Vec::new, host));
+        all.push(conv.weight.grad(&grads).map_or_else(Vec::new, host));
+        all
+    };
+    let compare = |what: &str, found: Vec<Vec<f32>>, expected: Vec<Vec<f32>>| {
+        for (found, expected) in found.iter().zip(expected) {
+            assert_close(what, found, &widen(&expected), 1e-5, 1e-4);
+        }
+    };
+    let leaf = |seed, shape: [usize; 2]| tensor(&normal(seed, shape[0] * shape[1]), shape, &device).require_grad();
+
+    let (x, residual) = (leaf(1, [5, 6]), leaf(2, [5, 10]));
+    let leaves = [&x, &residual];
+    let composed = gradients(residual.clone() + layer.forward(x.clone()), &leaves);
+    compare("linear", gradients(linear_onto(&layer, x.clone(), residual.clone()), &leaves), composed);
+
+    // The residual is used once more, as that of a block is by the norm before it.
+    for how in [Resample::Keep, Resample::Up, Resample::Down] {
+        let side = match how {
+            Resample::Keep => 8,
+            Resample::Down => 16,
+            Resample::Up => 4,
+        };
+        let (x, residual) = (leaf(3, [2, 16 * 64]), leaf(4, [2, 16 * side * side]));
+        let leaves = [&x, &residual];
+        let images = |x: &Tensor<2>, side: usize| x.clone().reshape([2, 16, side, side]);
+        let sum = |y: Tensor<4>| y.reshape([2, 16 * 64]) + resample(images(&residual, side), how).reshape([2, 1024]);
+        let composed = sum(resample(images(&residual, side), how) + conv.forward(images(&x, 8)));
+        let composed = gradients(composed, &leaves);
+        let folded = sum(conv2d_onto(&conv, images(&x, 8), images(&residual, side), how));
+        compare("convolution", gradients(folded, &leaves), composed);
     }
 }
 

@@ -9,7 +9,7 @@ use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, Linea
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{attention, gelu, layer_norm, linear, merge_heads, quick_gelu, split_heads};
+use super::{attention, gelu, layer_norm, linear, linear_onto, merge_heads, quick_gelu, split_heads};
 use crate::ConfigError;
 
 /// Most blocks of a transformer, and its largest width: a damaged configuration must not fill the memory.
@@ -239,26 +239,48 @@ impl Transformer {
 impl TransformerBlock {
     /// One block; shapes as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let attended = self.attn.forward(layer_norm(&self.norm1, x.clone()), mask);
-        let x = x + self.dropout.forward(attended);
-        let fed_forward = self.mlp.forward(layer_norm(&self.norm2, x.clone()));
-        x + self.dropout.forward(fed_forward)
+        let normed = layer_norm(&self.norm1, x.clone());
+        if self.dropout.prob > 0.0 && x.device().is_autodiff() {
+            let x = x + self.dropout.forward(self.attn.forward(normed, mask));
+            let fed_forward = self.mlp.forward(layer_norm(&self.norm2, x.clone()));
+            return x + self.dropout.forward(fed_forward);
+        }
+        let x = self.attn.forward_onto(normed, mask, x);
+        let normed = layer_norm(&self.norm2, x.clone());
+        self.mlp.forward_onto(normed, x)
     }
 }
 
 impl SelfAttention {
     /// Attention of `x` to itself; shapes as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
+        linear(&self.output, self.attended(x, mask))
+    }
+
+    /// [`forward`](Self::forward) plus `residual`, of the same shape.
+    pub fn forward_onto(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>, residual: Tensor<3>) -> Tensor<3> {
+        linear_onto(&self.output, self.attended(x, mask), residual)
+    }
+
+    fn attended(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         let heads = |layer: &Linear| split_heads(linear(layer, x.clone()), self.n_heads);
-        let attended = attention(heads(&self.query), heads(&self.key), heads(&self.value), mask);
-        linear(&self.output, merge_heads(attended))
+        merge_heads(attention(heads(&self.query), heads(&self.key), heads(&self.value), mask))
     }
 }
 
 impl Mlp {
     /// `[B, S, D]` -> `[B, S, D]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(&self.down, self.activation.forward(linear(&self.up, x)))
+        linear(&self.down, self.hidden(x))
+    }
+
+    /// [`forward`](Self::forward) plus `residual` `[B, S, D]`.
+    pub fn forward_onto(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        linear_onto(&self.down, self.hidden(x), residual)
+    }
+
+    fn hidden(&self, x: Tensor<3>) -> Tensor<3> {
+        self.activation.forward(linear(&self.up, x))
     }
 }
 

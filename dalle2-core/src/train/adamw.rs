@@ -6,7 +6,7 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use super::TrainConfig;
-use super::host::{CHUNK, HostTensor};
+use super::host::{CHUNK, HostTensor, Sweep, vectorized};
 
 /// The optimizer of a run: AdamW (Loshchilov and Hutter 2019), without decay on vectors and embedding tables.
 pub fn optimizer<M: Module>(config: &TrainConfig, module: &M) -> ModuleOptimizer {
@@ -76,14 +76,16 @@ impl OnePassAdamW {
             beta_1: self.beta_1,
             beta_2: self.beta_2,
             epsilon: self.epsilon,
-            correction_1: 1.0 - self.beta_1.powi(time as i32),
-            correction_2: 1.0 - self.beta_2.powi(time as i32),
+            correction_1: 1.0 / (1.0 - self.beta_1.powi(time as i32)),
+            correction_2: 1.0 / (1.0 - self.beta_2.powi(time as i32)),
             keep: (1.0 - lr * self.weight_decay) as f32,
             lr: lr as f32,
         };
         let chunks = values.slice_mut().par_chunks_mut(CHUNK).zip(grad.slice().par_chunks(CHUNK));
         let moments = first.slice_mut().par_chunks_mut(CHUNK).zip(second.slice_mut().par_chunks_mut(CHUNK));
-        chunks.zip(moments).for_each(|((values, grad), (first, second))| step.run(values, grad, first, second));
+        chunks.zip(moments).for_each(|((values, grad), (first, second))| {
+            vectorized(Chunk { step: &step, values, grad, first, second });
+        });
         let state = AdaptiveMomentumState::new(time, first.into_tensor(), second.into_tensor());
         (values.into_tensor(), state)
     }
@@ -118,7 +120,7 @@ impl Optimizer for OnePassAdamW {
     }
 }
 
-/// The numbers of one step, the same for every element.
+/// The numbers of one step, the same for every element; the corrections are factors.
 struct Step {
     beta_1: f32,
     beta_2: f32,
@@ -129,15 +131,28 @@ struct Step {
     lr: f32,
 }
 
-impl Step {
-    fn run(&self, values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let (rest_1, rest_2) = (1.0 - self.beta_1, 1.0 - self.beta_2);
-        let moments = first.iter_mut().zip(second.iter_mut());
-        for ((value, grad), (first, second)) in values.iter_mut().zip(grad).zip(moments) {
-            *first = *first * self.beta_1 + grad * rest_1;
-            *second = *second * self.beta_2 + grad * grad * rest_2;
-            let delta = (*first / self.correction_1) / ((*second / self.correction_2).sqrt() + self.epsilon);
-            *value = *value * self.keep - delta * self.lr;
+/// What a step changes, a piece of it.
+struct Chunk<'a> {
+    step: &'a Step,
+    values: &'a mut [f32],
+    grad: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Sweep for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Step { beta_1, beta_2, epsilon, correction_1, correction_2, keep, lr } = *self.step;
+        let (rest_1, rest_2) = (1.0 - beta_1, 1.0 - beta_2);
+        let moments = self.first.iter_mut().zip(self.second.iter_mut());
+        for ((value, grad), (first, second)) in self.values.iter_mut().zip(self.grad).zip(moments) {
+            *first = *first * beta_1 + grad * rest_1;
+            *second = *second * beta_2 + grad * grad * rest_2;
+            let delta = (*first * correction_1) / ((*second * correction_2).sqrt() + epsilon);
+            *value = *value * keep - delta * lr;
         }
     }
 }

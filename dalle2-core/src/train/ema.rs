@@ -8,7 +8,7 @@ use burn::tensor::container::TensorContainer;
 use burn::tensor::{DType, FloatDType};
 use rayon::prelude::*;
 
-use super::host::{CHUNK, HostTensor};
+use super::host::{CHUNK, HostTensor, Sweep, vectorized};
 
 /// An exponential moving average of a model's parameters, kept in f32.
 ///
@@ -98,10 +98,11 @@ impl ModuleMapper for Towards {
                 return average.mul_scalar(1.0 - weight) + online.mul_scalar(weight);
             }
             let (mut average, online) = (HostTensor::new(average), HostTensor::new(online));
-            average.slice_mut().par_chunks_mut(CHUNK).zip(online.slice().par_chunks(CHUNK)).for_each(|(a, o)| {
-                let (keep, weight) = ((1.0 - weight) as f32, weight as f32);
-                a.iter_mut().zip(o).for_each(|(a, o)| *a = *a * keep + *o * weight);
-            });
+            average.slice_mut().par_chunks_mut(CHUNK).zip(online.slice().par_chunks(CHUNK)).for_each(
+                |(average, online)| {
+                    vectorized(Average { average, online, keep: (1.0 - weight) as f32, weight: weight as f32 });
+                },
+            );
             average.into_tensor()
         })
     }
@@ -114,6 +115,25 @@ impl ModuleMapper for Towards {
     fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
         let online = self.online.remove::<Tensor<D, Bool>>(&param.id);
         param.map(|old| online.unwrap_or(old))
+    }
+}
+
+/// `average · keep + online · weight`, a piece of it.
+struct Average<'a> {
+    average: &'a mut [f32],
+    online: &'a [f32],
+    keep: f32,
+    weight: f32,
+}
+
+impl Sweep for Average<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (average, online) in self.average.iter_mut().zip(self.online) {
+            *average = *average * self.keep + *online * self.weight;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use rayon::prelude::*;
 
-use super::host::{CHUNK, HostTensor};
+use super::host::{CHUNK, HostTensor, Sweep, vectorized};
 use crate::{Error, Result};
 
 /// Scales the gradients of `module` by `factor`, and then down to the norm `max_norm` if they exceed it together
@@ -84,7 +84,7 @@ impl ModuleVisitor for Scale<'_> {
         let grad = if HostTensor::fits(&grad) {
             let factor = self.factor as f32;
             let mut host = HostTensor::new(grad);
-            host.slice_mut().par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|v| *v *= factor));
+            host.slice_mut().par_chunks_mut(CHUNK).for_each(|chunk| vectorized(Scaled(chunk, factor)));
             host.into_tensor()
         } else {
             grad.mul_scalar(self.factor)
@@ -95,20 +95,45 @@ impl ModuleVisitor for Scale<'_> {
 
 /// In f64 over chunks of a fixed size, so the sum does not depend on the number of threads.
 fn sum_of_squares(values: &[f32]) -> f64 {
-    let parts: Vec<f64> = values.par_chunks(CHUNK).map(chunk_sum).collect();
+    let parts: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| vectorized(Squares(chunk))).collect();
     parts.into_iter().sum()
 }
 
-fn chunk_sum(chunk: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 16];
-    let blocks = chunk.chunks_exact(lanes.len());
-    let rest: f64 = blocks.remainder().iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    for block in blocks {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane += f64::from(*value) * f64::from(*value);
+/// The sum of squares of a piece.
+struct Squares<'a>(&'a [f32]);
+
+impl Sweep for Squares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut lanes = [0.0f64; 16];
+        let (blocks, rest) = self.0.as_chunks::<16>();
+        for block in blocks {
+            for i in 0..16 {
+                lanes[i] += f64::from(block[i]) * f64::from(block[i]);
+            }
+        }
+        let mut sum = 0.0;
+        for value in rest {
+            sum += f64::from(*value) * f64::from(*value);
+        }
+        lanes.into_iter().sum::<f64>() + sum
+    }
+}
+
+/// Multiplies a piece by a factor.
+struct Scaled<'a>(&'a mut [f32], f32);
+
+impl Sweep for Scaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for value in self.0 {
+            *value *= self.1;
         }
     }
-    lanes.into_iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

@@ -83,3 +83,34 @@ mod cpu {
 }
 
 pub(super) use cpu::HostTensor;
+
+/// A plain loop over slices.
+pub(super) trait Sweep {
+    type Output;
+
+    /// To be marked `#[inline(always)]`, and without closures: what is not inlined is compiled for the oldest processor.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs a loop, compiled for the widest vectors of this machine.
+#[cfg(feature = "kernels")]
+pub(super) fn vectorized<L: Sweep>(sweep: L) -> L::Output {
+    struct Vectorized<L>(L);
+
+    impl<L: Sweep> macerator::WithSimd for Vectorized<L> {
+        type Output = L::Output;
+
+        #[inline(always)]
+        fn with_simd<S: macerator::Simd>(self) -> L::Output {
+            self.0.run()
+        }
+    }
+
+    macerator::AutoArch::new().dispatch(Vectorized(sweep))
+}
+
+/// Runs a loop.
+#[cfg(not(feature = "kernels"))]
+pub(super) fn vectorized<L: Sweep>(sweep: L) -> L::Output {
+    sweep.run()
+}

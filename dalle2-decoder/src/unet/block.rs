@@ -6,21 +6,11 @@ use burn::nn::{
     Dropout, DropoutConfig, GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
 };
 use burn::prelude::*;
-use burn::tensor::{module::avg_pool2d, ops::AvgPoolOptions};
-use dalle2_core::nn::{conv2d, group_norm_film_silu, group_norm_silu, linear, silu};
+use dalle2_core::nn::{
+    Resample, conv2d, conv2d_onto, conv2d_resampled, group_norm_film_silu, group_norm_silu, linear, resample, silu,
+};
 
 use super::{TimeConditioning, UNetConfig};
-
-/// What a residual block does to the resolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resample {
-    /// Keeps it.
-    Keep,
-    /// Halves it by averaging 2 × 2 blocks.
-    Down,
-    /// Doubles it by repeating pixels.
-    Up,
-}
 
 /// Residual block of ADM: norm, SiLU, (resampling), convolution, norm with the timestep, SiLU, convolution.
 #[derive(Module, Debug)]
@@ -64,8 +54,7 @@ impl ResBlock {
     /// # Shapes
     /// `x: [B, C_in, H, W]`, `emb: [B, time_dim]` -> `[B, C_out, H', W']` with `H' = H`, `H / 2` or `2 H`
     pub fn forward(&self, x: Tensor<4>, emb: Tensor<2>) -> Tensor<4> {
-        let h = resample(group_norm_silu(&self.norm1, x.clone()), self.resample);
-        let h = conv2d(&self.conv1, h);
+        let h = conv2d_resampled(&self.conv1, group_norm_silu(&self.norm1, x.clone()), self.resample);
         let emb = linear(&self.time_emb_proj, silu(emb));
         let h = match self.conditioning {
             TimeConditioning::Film => {
@@ -77,11 +66,13 @@ impl ResBlock {
                 group_norm_silu(&self.norm2, h + emb.reshape([b, c, 1, 1])) // [B, C] -> [B, C, 1, 1]
             }
         };
-        let h = conv2d(&self.conv2, self.dropout.forward(h));
-        let x = resample(x, self.resample);
+        let h = self.dropout.forward(h);
         match &self.conv_shortcut {
-            Some(shortcut) => conv2d(shortcut, x) + h,
-            None => x + h,
+            Some(shortcut) => {
+                let h = conv2d(&self.conv2, h);
+                conv2d_onto(shortcut, resample(x, self.resample), h, Resample::Keep)
+            }
+            None => conv2d_onto(&self.conv2, h, x, self.resample),
         }
     }
 }
@@ -89,18 +80,6 @@ impl ResBlock {
 fn halves(x: Tensor<2>) -> [Tensor<2>; 2] {
     let c = x.dims()[1] / 2;
     [x.clone().slice_dim(1, 0..c), x.slice_dim(1, c..2 * c)]
-}
-
-fn resample(x: Tensor<4>, how: Resample) -> Tensor<4> {
-    match how {
-        Resample::Keep => x,
-        Resample::Down => avg_pool2d(x, AvgPoolOptions::new([2, 2])),
-        Resample::Up => {
-            let [b, c, h, w] = x.dims();
-            // [B, C, H, W] -> [B, C, H, 2, W, 2] -> [B, C, 2H, 2W]
-            x.reshape([b, c, h, 1, w, 1]).expand([b, c, h, 2, w, 2]).reshape([b, c, 2 * h, 2 * w])
-        }
-    }
 }
 
 pub(super) fn conv3x3(c_in: usize, c_out: usize) -> Conv2dConfig {

@@ -5,10 +5,10 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use dalle2_core::TokenMask;
-use dalle2_core::nn::{concat, conv2d, group_norm_silu, linear, silu, swap_middle, timestep_embedding};
+use dalle2_core::nn::{Resample, concat, conv2d, group_norm_silu, linear, silu, swap_middle, timestep_embedding};
 
 use super::attention::{AttentionBlock, ContextCache};
-use super::block::{ResBlock, Resample, conv3x3, zero_conv3x3};
+use super::block::{ResBlock, conv3x3, zero_conv3x3};
 use super::config::UNetConfig;
 
 /// U-Net for noisy images; see the [module](super).

@@ -24,7 +24,9 @@ mod switch;
 
 #[cfg(feature = "flex")]
 use burn::backend::DispatchDevice;
-use burn::prelude::Device;
+use burn::prelude::*;
+
+use super::Resample;
 
 #[cfg(not(all(feature = "flex", feature = "kernels")))]
 use absent as chosen;
@@ -32,8 +34,8 @@ use absent as chosen;
 use cpu as chosen;
 
 pub use chosen::{
-    activation, attention, convolution, embedding, group_norm, joined, keep_freed, layer_norm, linear, multiplies,
-    narrow_convolution, narrow_linear, narrowed, swapped, widened,
+    activation, attention, convolution, embedding, group_norm, joined, keep_freed, layer_norm, linear, linear_onto,
+    multiplies, narrow_convolution, narrow_linear, narrowed, swapped, widened,
 };
 pub use switch::{kernels_enabled, set_kernels};
 
@@ -52,6 +54,17 @@ pub fn is_cpu(device: &Device) -> bool {
 #[cfg(not(feature = "flex"))]
 pub fn is_cpu(_: &Device) -> bool {
     false
+}
+
+/// What a convolution takes, and what it is added to.
+#[derive(Debug)]
+pub struct ConvInput {
+    /// `[B, C_in, H, W]`
+    pub x: Tensor<4>,
+    /// What happens to `x` before.
+    pub resample: Resample,
+    /// What is added to the result, after a change of its own.
+    pub residual: Option<(Tensor<4>, Resample)>,
 }
 
 /// What a weight of 16 bits is multiplied by.

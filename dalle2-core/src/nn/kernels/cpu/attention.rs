@@ -9,12 +9,15 @@ use rayon::prelude::*;
 use super::math::exp;
 use super::panels::Matrix;
 use super::parallel::vectorized;
-use super::raw::{PANEL, ROWS, Row, maximum, product, sum, update};
+use super::raw::{PANEL, ROWS, Row, Rows, Unwritten, maximum, product, sum, update};
 use super::rows::RowMask;
 use super::scratch::Scratch;
 
-/// Queries of a task.
+/// Queries that are worked on together.
 const QUERIES: usize = 3 * ROWS;
+/// Heads from which a task takes a whole head, if it has few queries: its keys and values then stay in a cache.
+const MANY_HEADS: usize = 16;
+const FEW_QUERIES: usize = 8 * QUERIES;
 
 /// The shape of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -36,61 +39,87 @@ static SCORES: Scratch<f32> = Scratch::new();
 /// `softmax(scale · q · kᵀ) · v` for `q` `[heads, queries, width]` and `k` and `v` `[heads, keys, width]`; what the mask
 /// leaves out counts as a score of `f32::MIN`.
 pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&RowMask<'_>>, scale: f32) -> Vec<f32> {
-    let AttentionShape { heads, queries, keys, width } = *shape;
-    let panels = [keys.div_ceil(PANEL), width.div_ceil(PANEL)];
-    let (of_keys, of_values) = (panels[0] * width, panels[1] * keys);
-    let mut y = vec![0.0; heads * queries * width];
-    PACKED.with(heads * (of_keys + of_values), |packed| {
-        packed.par_chunks_mut(of_keys + of_values).enumerate().for_each(|(head, packed)| {
-            let (to_keys, to_values) = packed.split_at_mut(of_keys);
-            let range = head * keys * width..(head + 1) * keys * width;
-            Matrix::new(&k[range.clone()], [keys, width]).transposed().pack(0..width, 0, to_keys);
-            Matrix::new(&v[range], [keys, width]).pack(0..keys, 0, to_values);
+    let AttentionShape { heads, queries, width, .. } = *shape;
+    let mut y = Unwritten::new(heads * queries, width);
+    let block = |(head, block, y): (usize, usize, Rows<'_>), packed: &[Row]| {
+        let first_row = head * queries + block * QUERIES;
+        let rows = QUERIES.min(queries - block * QUERIES);
+        let q = &q[first_row * width..][..rows * width];
+        SCORES.with(rows * shape.keys.next_multiple_of(PANEL), |scores| {
+            vectorized(Block { shape, q, packed, mask, scale, first_row, scores, y });
         });
-        let tasks: Vec<(usize, usize, &mut [f32])> = y
-            .chunks_mut(queries * width)
-            .enumerate()
-            .flat_map(|(head, y)| y.chunks_mut(QUERIES * width).enumerate().map(move |(block, y)| (head, block, y)))
-            .collect();
-        tasks.into_par_iter().for_each(|(head, block, y)| {
-            let first = block * QUERIES;
-            let q = &q[(head * queries + first) * width..][..y.len()];
-            let (keys_of_head, values) =
-                packed[head * (of_keys + of_values)..][..of_keys + of_values].split_at(of_keys);
-            let (rows, first_row) = (y.len() / width, head * queries + first);
-            SCORES.with(rows * keys.next_multiple_of(PANEL), |scores| {
-                vectorized(Block { shape, q, keys: keys_of_head, values, mask, scale, first_row, scores, y });
+    };
+    let of_heads = y.rows().chunks(queries).enumerate();
+    if heads >= MANY_HEADS && queries <= FEW_QUERIES {
+        let of_heads: Vec<(usize, Rows<'_>)> = of_heads.collect();
+        of_heads.into_par_iter().for_each(|(head, y)| {
+            PACKED.with(shape.packed(), |packed| {
+                shape.pack(head, k, v, packed);
+                y.chunks(QUERIES).enumerate().for_each(|(i, y)| block((head, i, y), packed));
             });
         });
-    });
-    y
+    } else {
+        PACKED.with(heads * shape.packed(), |packed| {
+            let each = packed.par_chunks_mut(shape.packed()).enumerate();
+            each.for_each(|(head, packed)| shape.pack(head, k, v, packed));
+            let blocks = of_heads.flat_map(|(head, y)| y.chunks(QUERIES).enumerate().map(move |(i, y)| (head, i, y)));
+            let blocks: Vec<(usize, usize, Rows<'_>)> = blocks.collect();
+            blocks.into_par_iter().for_each(|task| {
+                let packed = &packed[task.0 * shape.packed()..][..shape.packed()];
+                block(task, packed);
+            });
+        });
+    }
+    y.finish()
+}
+
+impl AttentionShape {
+    /// Rows of the panels of one head's keys.
+    fn packed_keys(&self) -> usize {
+        self.keys.div_ceil(PANEL) * self.width
+    }
+
+    /// Rows of the panels of one head's keys and values.
+    fn packed(&self) -> usize {
+        self.packed_keys() + self.width.div_ceil(PANEL) * self.keys
+    }
+
+    /// Brings keys and values of a head into panels.
+    fn pack(&self, head: usize, k: &[f32], v: &[f32], packed: &mut [Row]) {
+        let Self { keys, width, .. } = *self;
+        let (to_keys, to_values) = packed.split_at_mut(self.packed_keys());
+        let range = head * keys * width..(head + 1) * keys * width;
+        Matrix::new(&k[range.clone()], [keys, width]).transposed().pack(0..width, 0, to_keys);
+        Matrix::new(&v[range], [keys, width]).pack(0..keys, 0, to_values);
+    }
 }
 
 /// Some queries of one head.
 struct Block<'a> {
     shape: &'a AttentionShape,
     q: &'a [f32],
-    keys: &'a [Row],
-    values: &'a [Row],
+    /// Keys, then values.
+    packed: &'a [Row],
     mask: Option<&'a RowMask<'a>>,
     scale: f32,
     /// Of all rows of queries.
     first_row: usize,
     /// `[rows, keys]`, a row as long as its panels.
     scores: &'a mut [f32],
-    y: &'a mut [f32],
+    y: Rows<'a>,
 }
 
 impl WithSimd for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self) {
+    fn with_simd<S: Simd>(mut self) {
         let AttentionShape { keys, width, .. } = *self.shape;
-        let rows = self.y.len() / width;
+        let rows = self.q.len() / width;
         let stride = keys.next_multiple_of(PANEL);
         let scores = self.scores;
-        for (panel, of_panel) in self.keys.chunks_exact(width).enumerate() {
+        let (of_keys, of_values) = self.packed.split_at(self.shape.packed_keys());
+        for (panel, of_panel) in of_keys.chunks_exact(width).enumerate() {
             let columns = PANEL.min(keys - panel * PANEL);
             product::<S, false>(
                 [rows, columns],
@@ -116,12 +145,13 @@ impl WithSimd for Block<'_> {
             factors[row] = (1.0 / sum::<S>(scores, |e| e)) as f32;
         }
         let mut of_panel = [[0.0; PANEL]; QUERIES];
-        for (panel, values) in self.values.chunks_exact(keys).enumerate() {
+        for (panel, values) in of_values.chunks_exact(keys).enumerate() {
             let columns = panel * PANEL..((panel + 1) * PANEL).min(width);
             let size = [rows, columns.len()];
             product::<S, false>(size, (scores, stride), values, (of_panel.as_flattened_mut(), PANEL), false);
-            for ((y, values), factor) in self.y.chunks_exact_mut(width).zip(&of_panel).zip(factors) {
-                y[columns.clone()].iter_mut().zip(values).for_each(|(y, value)| *y = value * factor);
+            for row in 0..rows {
+                update(&mut of_panel[row], |value| value * factors[row].splat::<S>());
+                self.y.write([row, columns.start], &of_panel[row][..columns.len()]);
             }
         }
     }

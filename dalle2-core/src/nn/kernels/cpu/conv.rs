@@ -8,10 +8,12 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 use rayon::prelude::*;
 
+use super::super::super::Resample;
 use super::ops::{tensor, values};
 use super::panels::Matrix;
 use super::parallel::zip_chunks;
-use super::raw::{Bias, matrix_product, matrix_products};
+use super::planes::Planes;
+use super::raw::{Bias, add_products, matrix_product, matrix_products};
 use super::unfold::{Block, Unfold, place};
 use super::winograd;
 
@@ -32,10 +34,14 @@ pub struct ConvShape {
     pub stride: [usize; 2],
     /// Padding above and to the left.
     pub padding: [usize; 2],
+    /// What happens to the input before.
+    pub resample: Resample,
+    /// What happens to a residual before it is added.
+    pub residual: Resample,
 }
 
 /// Gradients of a convolution, those that were asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ConvGradients {
     /// `[B, C_in, H, W]`
     pub x: Option<Vec<f32>>,
@@ -54,7 +60,7 @@ impl ConvShape {
     }
 
     /// Whether each pixel of the output is that of the input times the weights.
-    fn is_pointwise(&self) -> bool {
+    pub fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.image == self.grid
     }
 
@@ -78,17 +84,39 @@ impl ConvShape {
     }
 }
 
-/// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, kh, kw]`, plus `bias` `[C_out]`.
-pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
+/// The convolution of `x` `[B, C_in, H, W]` with `weight` `[C_out, C_in, kh, kw]`, plus `bias` `[C_out]` and `residual`
+/// `[B, C_out, H', W']` if there is one, x and residual after the change of their resolution.
+pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
+    let x = Planes::new(x, shape.image, shape.resample);
+    let residual = residual.map(|residual| Planes::new(residual, shape.grid, shape.residual));
     if winograd::applies(shape) {
-        return winograd::forward(shape, x, values(weight), Some(bias));
+        return winograd::forward(shape, x, values(weight), Some(bias), residual);
     }
+    let x = x.kept_or_resampled();
+    let [from, to] = shape.channels;
+    if shape.is_pointwise() {
+        let weight = Matrix::new(values(weight), [to, from]);
+        let factors = |i| [weight, image(&x, i, [from, shape.pixels()])];
+        return match residual {
+            Some(residual) => {
+                let mut y = residual.kept_or_resampled().into_owned();
+                add_products(shape.batch, factors, Bias::OfRows(bias), &mut y);
+                y
+            }
+            None => matrix_products(shape.batch, factors, Bias::OfRows(bias)),
+        };
+    }
+    let mut y = by_columns(shape, &x, weight, bias);
+    if let Some(residual) = residual {
+        add(&mut y, &residual.kept_or_resampled());
+    }
+    y
+}
+
+/// The convolution by products with columns of the input, with nothing resampled or added.
+pub fn by_columns(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
     let weight = Matrix::new(values(weight), [to, from * shape.taps()]);
-    if shape.is_pointwise() {
-        let factors = |i| [weight, image(x, i, [from, shape.pixels()])];
-        return matrix_products(shape.batch, factors, Bias::OfRows(bias));
-    }
     let mut y = vec![0.0; shape.batch * to * shape.pixels()];
     let mut columns = Columns::new(shape.of_input());
     for block in Block::cover(shape.batch, shape.grid) {
@@ -98,7 +126,15 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32]) 
     y
 }
 
-/// The gradients of [`forward`], given that of its result.
+/// Adds the convolution to `y`, where [it is a product at each pixel](ConvShape::is_pointwise).
+pub fn add_pointwise(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32], y: &mut [f32]) {
+    let [from, to] = shape.channels;
+    let weight = Matrix::new(values(weight), [to, from]);
+    let factors = |i| [weight, image(x, i, [from, shape.pixels()])];
+    add_products(shape.batch, factors, Bias::OfRows(bias), y);
+}
+
+/// The gradients of [`forward`] with nothing resampled, given that of its result.
 pub fn backward(
     shape: &ConvShape,
     x: &[f32],
@@ -106,15 +142,22 @@ pub fn backward(
     grad: &[f32],
     [wants_x, wants_weight]: [bool; 2],
 ) -> ConvGradients {
-    if winograd::applies(shape) {
-        winograd::backward(shape, x, values(weight), grad, [wants_x, wants_weight])
+    let by_tiles = [winograd::applies(shape) && wants_x, winograd::applies_to_weights(shape) && wants_weight];
+    let found = ConvGradients {
+        x: by_tiles[0].then(|| winograd::input_gradient(shape, values(weight), grad)),
+        weight: by_tiles[1].then(|| winograd::weight_gradient(shape, x, grad)),
+    };
+    let [wants_x, wants_weight] = [wants_x && !by_tiles[0], wants_weight && !by_tiles[1]];
+    let rest = if !wants_x && !wants_weight {
+        ConvGradients::default()
     } else if shape.is_pointwise() {
         backward_by_pixels(shape, x, values(weight), grad, [wants_x, wants_weight])
     } else if wants_x && shape.stride == [1, 1] {
         backward_by_gradient_columns(shape, x, weight, grad, wants_weight)
     } else {
         backward_by_input_columns(shape, x, weight, grad, [wants_x, wants_weight])
-    }
+    };
+    ConvGradients { x: found.x.or(rest.x), weight: found.weight.or(rest.weight) }
 }
 
 /// The pixels of image i as a matrix `[channels, pixels]`.
@@ -233,12 +276,14 @@ struct Sum(Option<Vec<f32>>);
 impl Sum {
     fn add(&mut self, term: Vec<f32>) {
         match &mut self.0 {
-            Some(sum) => {
-                zip_chunks(sum, &term, |sum, term| sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term));
-            }
+            Some(sum) => add(sum, &term),
             sum => *sum = Some(term),
         }
     }
+}
+
+fn add(sum: &mut [f32], term: &[f32]) {
+    zip_chunks(sum, term, |sum, term| sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term));
 }
 
 /// Σ over batch and pixels of `grad` `[B, C_out, H, W]`: the gradient of the bias.

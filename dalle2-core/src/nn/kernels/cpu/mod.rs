@@ -13,6 +13,7 @@ mod norm;
 mod ops;
 mod panels;
 mod parallel;
+mod planes;
 mod raw;
 mod rows;
 mod scratch;
@@ -26,7 +27,8 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
 use self::{conv::ConvShape, narrow_ops::NarrowOps, norm::GroupNormShape, ops::NnOps, raw::bf16::Instructions};
-use super::{Elementwise, NarrowSize, is_cpu, kernels_enabled};
+use super::super::Resample;
+use super::{ConvInput, Elementwise, NarrowSize, is_cpu, kernels_enabled};
 
 pub use raw::keep_freed;
 
@@ -82,6 +84,19 @@ pub fn linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let bias = bias(layer.bias.as_ref(), outputs, &x);
     let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
     Ok(Tensor::from_dispatch(Dispatch::linear(x, weight, bias)))
+}
+
+/// [`linear`] plus what is already there, `[rows, outputs]`.
+pub fn linear_onto(layer: &Linear, x: Tensor<2>, residual: Tensor<2>) -> Result<Tensor<2>, [Tensor<2>; 2]> {
+    let weight = layer.weight.val();
+    let ([rows, inputs], [of_weight, outputs]) = (x.dims(), weight.dims());
+    let fits = inputs == of_weight && residual.dims() == [rows, outputs];
+    if !(fits && applies(&x) && applies(&weight) && applies(&residual)) {
+        return Err([x, residual]);
+    }
+    let bias = bias(layer.bias.as_ref(), outputs, &x);
+    let [x, weight, residual] = [x, weight, residual].map(|x| x.into_dispatch());
+    Ok(Tensor::from_dispatch(Dispatch::linear_onto(x, weight, bias.into_dispatch(), residual)))
 }
 
 /// The rows of a table in f32 for ids `[B, S]`.
@@ -203,16 +218,43 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: Option<&Tens
     }))
 }
 
-/// A convolution layer without groups or dilation.
-pub fn convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+/// A convolution layer without groups or dilation. What is resampled must have even sides, and no gradient.
+pub fn convolution(layer: &Conv2d, input: ConvInput) -> Result<Tensor<4>, ConvInput> {
     let weight = layer.weight.val();
-    let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
-    if !(applies(&x) && applies(&weight)) {
-        return Err(x);
+    let Some(shape) = shape_of(layer, &input, weight.dims()).filter(|_| applies(&input.x) && applies(&weight)) else {
+        return Err(input);
+    };
+    let bias = bias(layer.bias.as_ref(), shape.channels[1], &input.x);
+    let [x, weight, bias] = [input.x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+    Ok(Tensor::from_dispatch(match input.residual {
+        Some((residual, _)) => Dispatch::convolution_onto(x, weight, bias, residual.into_dispatch(), shape),
+        None => Dispatch::convolution(x, weight, bias, shape),
+    }))
+}
+
+/// The shape of the convolution with what is folded into it, if the kernels can do it.
+fn shape_of(layer: &Conv2d, input: &ConvInput, weight: [usize; 4]) -> Option<ConvShape> {
+    let kept = !input.x.device().is_autodiff();
+    let resampled = |x: &Tensor<4>, how: Resample| {
+        let [b, c, h, w] = x.dims();
+        match how {
+            Resample::Keep => Some([b, c, h, w]),
+            Resample::Down if kept && h % 2 == 0 && w % 2 == 0 => Some([b, c, h / 2, w / 2]),
+            Resample::Up if kept => Some([b, c, 2 * h, 2 * w]),
+            _ => None,
+        }
+    };
+    let mut shape = conv_shape(layer, resampled(&input.x, input.resample)?, weight)?;
+    shape.resample = input.resample;
+    if let Some((residual, how)) = &input.residual {
+        let ([height, width], channels) = (shape.grid, shape.channels[1]);
+        let fits = resampled(residual, *how)? == [shape.batch, channels, height, width];
+        if !fits || !applies(residual) {
+            return None;
+        }
+        shape.residual = *how;
     }
-    let bias = bias(layer.bias.as_ref(), shape.channels[1], &x);
-    let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-    Ok(Tensor::from_dispatch(Dispatch::convolution(x, weight, bias, shape)))
+    Some(shape)
 }
 
 /// The shape of the convolution, if the kernels can do it.
@@ -235,5 +277,6 @@ fn conv_shape(layer: &Conv2d, x: [usize; 4], weight: [usize; 4]) -> Option<ConvS
     };
     let side = |i: usize| Some((image[i] + start[i] + end[i]).checked_sub(kernel[i])? / stride[i] + 1);
     let (grid, channels) = ([side(0)?, side(1)?], [channels_in, weight[0]]);
-    Some(ConvShape { batch, channels, image, grid, kernel, stride, padding: start })
+    let [resample, residual] = [Resample::Keep; 2];
+    Some(ConvShape { batch, channels, image, grid, kernel, stride, padding: start, resample, residual })
 }

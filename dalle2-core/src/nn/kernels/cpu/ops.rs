@@ -8,6 +8,7 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Shape, TensorData};
 
+use super::super::super::Resample;
 use super::Elementwise;
 use super::attention::{self, AttentionShape};
 use super::conv::{self, ConvShape};
@@ -15,7 +16,7 @@ use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
 use super::panels::Matrix;
 use super::parallel::in_place;
-use super::raw::{Bias, copied, joined, matrix_product, swapped};
+use super::raw::{Bias, add_products, copied, joined, matrix_product, swapped};
 use super::rows::{self, LayerNormRows, RowMask};
 
 /// What a backend needs to run the hot operations itself.
@@ -50,8 +51,25 @@ pub trait NnOps: Backend {
         shape: ConvShape,
     ) -> FloatTensor<Self>;
 
+    /// [`NnOps::convolution`] plus `residual` `[B, C_out, H', W']`.
+    fn convolution_onto(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        shape: ConvShape,
+    ) -> FloatTensor<Self>;
+
     /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` and `[outputs]`.
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`NnOps::linear`] plus `residual` `[rows, outputs]`.
+    fn linear_onto(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 
     /// Rows of `weight` `[n, d]` for ids `[B, S]` in i32 or i64, as `[B, S, d]`.
     fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
@@ -115,11 +133,25 @@ impl NnOps for Flex {
     }
 
     fn convolution(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, shape: ConvShape) -> FlexTensor {
-        convolve(&whole(x), &whole(weight), bias, &shape)
+        convolve(&whole(x), &whole(weight), bias, None, &shape)
+    }
+
+    fn convolution_onto(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        residual: FlexTensor,
+        shape: ConvShape,
+    ) -> FlexTensor {
+        convolve(&whole(x), &whole(weight), bias, Some(residual), &shape)
     }
 
     fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        linear(&whole(x), &in_order(weight), bias)
+        linear(&whole(x), &in_order(weight), bias, None)
+    }
+
+    fn linear_onto(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: FlexTensor) -> FlexTensor {
+        linear(&whole(x), &in_order(weight), bias, Some(residual))
     }
 
     fn embedding_rows(weight: FlexTensor, ids: FlexTensor) -> FlexTensor {
@@ -153,10 +185,26 @@ impl NnOps for Flex {
     }
 }
 
-/// `x · weight + bias` for x from [`whole`], a weight from [`in_order`] and a bias in any layout.
-pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor) -> FlexTensor {
-    let y = matrix_product(matrix(x), matrix(weight), Bias::OfColumns(values(&whole(bias))));
-    tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]))
+/// `x · weight + bias` for x from [`whole`], a weight from [`in_order`] and a bias in any layout, added to what is there
+/// if there is something.
+pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor, residual: Option<FlexTensor>) -> FlexTensor {
+    let bias = whole(bias);
+    let (factors, bias) = ([matrix(x), matrix(weight)], Bias::OfColumns(values(&bias)));
+    let Some(residual) = residual else {
+        let y = matrix_product(factors[0], factors[1], bias);
+        return tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]));
+    };
+    let mut y = whole(residual);
+    add_products(1, |_| factors, bias, own(&mut y));
+    y
+}
+
+/// The values of a tensor from [`whole`], in memory that nobody else holds.
+fn own(x: &mut FlexTensor) -> &mut [f32] {
+    if !x.is_unique() {
+        *x = tensor(joined(values(x), &[], 1), x.layout().shape().clone());
+    }
+    x.storage_mut()
 }
 
 /// Ids in i32 or i64, in order.
@@ -253,9 +301,22 @@ impl Softmax {
     }
 }
 
-/// Convolution of tensors from [`whole`], with a bias in any layout.
-pub fn convolve(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor, shape: &ConvShape) -> FlexTensor {
-    let y = conv::forward(shape, values(x), weight, values(&whole(bias)));
+/// Convolution of tensors from [`whole`], with a bias and a residual in any layout.
+pub fn convolve(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: FlexTensor,
+    residual: Option<FlexTensor>,
+    shape: &ConvShape,
+) -> FlexTensor {
+    let (bias, residual) = (whole(bias), residual.map(whole));
+    let y = match residual {
+        Some(mut y) if shape.is_pointwise() && [shape.resample, shape.residual] == [Resample::Keep; 2] => {
+            conv::add_pointwise(shape, values(x), weight, values(&bias), own(&mut y));
+            return y;
+        }
+        residual => conv::forward(shape, values(x), weight, values(&bias), residual.as_ref().map(values)),
+    };
     let [height, width] = shape.grid;
     tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
 }

@@ -113,6 +113,7 @@ fn rounded(x: f32) -> u32 {
 mod tests {
     use half::bf16;
 
+    use super::super::super::super::Resample;
     use super::super::conv::ConvShape;
     use super::{convolution, linear, raw};
 
@@ -148,6 +149,8 @@ mod tests {
                 kernel: [3, 3],
                 stride: [1, 1],
                 padding: [1, 1],
+                resample: Resample::Keep,
+                residual: Resample::Keep,
             };
             let x = integers(batch * from * height * width, 4);
             let weight = integers(to * 9 * from, 5);

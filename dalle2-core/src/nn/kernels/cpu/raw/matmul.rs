@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::super::panels::Matrix;
+use super::super::parallel::WORTH_A_THREAD;
 
 /// Multiplications from which a product is worth several threads.
 const LARGE: usize = 1 << 23;
@@ -32,15 +33,26 @@ impl Bias<'_> {
         }
     }
 
-    /// Writes what is to be added to every value of a matrix that has some, or nothing if there is nothing.
-    fn write(&self, columns: usize, c: &mut [MaybeUninit<f32>]) {
+    /// Writes what is to be added to some rows, from `first` on, or nothing if there is nothing.
+    fn write(&self, first: usize, columns: usize, c: &mut [MaybeUninit<f32>]) {
         for (i, row) in c.chunks_exact_mut(columns).enumerate() {
             match self {
                 Self::None => return,
-                Self::OfRows(bias) => row.fill(MaybeUninit::new(bias[i])),
+                Self::OfRows(bias) => row.fill(MaybeUninit::new(bias[first + i])),
                 Self::OfColumns(bias) => {
                     row.write_copy_of_slice(bias);
                 }
+            }
+        }
+    }
+
+    /// Adds it to some rows, from `first` on.
+    fn add(&self, first: usize, columns: usize, c: &mut [f32]) {
+        for (i, row) in c.chunks_exact_mut(columns).enumerate() {
+            match self {
+                Self::None => return,
+                Self::OfRows(bias) => row.iter_mut().for_each(|value| *value += bias[first + i]),
+                Self::OfColumns(bias) => row.iter_mut().zip(*bias).for_each(|(value, bias)| *value += bias),
             }
         }
     }
@@ -51,7 +63,12 @@ impl Bias<'_> {
 /// # Panics
 /// If the factors do not fit each other, or the bias not the result.
 pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
-    each(1, |_| [a, b], bias, Parallelism::Rayon(0))
+    let size = a.size()[0] * b.size()[1];
+    let mut c = Vec::with_capacity(size);
+    fill(&a, &b, bias, &mut c.spare_capacity_mut()[..size], Parallelism::Rayon(0));
+    // SAFETY: `fill` has written all of them.
+    unsafe { c.set_len(size) };
+    c
 }
 
 /// `a(i) · b(i) + bias` for so many i, one after the other, all of the same size. A large one is worked on by all
@@ -60,25 +77,13 @@ pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
 /// # Panics
 /// If the factors do not fit each other or the bias not the product, or the products are not all of a size.
 pub fn products<'a>(count: usize, factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync, bias: Bias<'_>) -> Vec<f32> {
+    let mut c = Vec::new();
     if count == 0 {
-        return Vec::new();
+        return c;
     }
-    let [a, b] = factors(0);
-    let work = a.size()[0] * a.size()[1] * b.size()[1];
-    each(count, factors, bias, if work < LARGE { Parallelism::None } else { Parallelism::Rayon(0) })
-}
-
-fn each<'a>(
-    count: usize,
-    factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync,
-    bias: Bias<'_>,
-    threads: Parallelism,
-) -> Vec<f32> {
-    let [a, b] = factors(0);
-    let of_one = a.size()[0] * b.size()[1];
-    let mut c = Vec::with_capacity(count * of_one);
+    let ([of_one, in_turn], threads) = sharing(factors(0));
+    c.reserve_exact(count * of_one);
     let tasks = c.spare_capacity_mut()[..count * of_one].par_chunks_mut(of_one.max(1)).enumerate();
-    let in_turn = if matches!(threads, Parallelism::None) { 1 } else { usize::MAX };
     tasks.with_min_len(in_turn).for_each(|(i, c)| {
         let [a, b] = factors(i);
         fill(&a, &b, bias, c, threads);
@@ -88,24 +93,95 @@ fn each<'a>(
     c
 }
 
+/// Adds [`products`] to what is there.
+///
+/// # Panics
+/// As [`products`], and if there are not as many values.
+pub fn add_products<'a>(
+    count: usize,
+    factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync,
+    bias: Bias<'_>,
+    c: &mut [f32],
+) {
+    if count == 0 || c.is_empty() {
+        return;
+    }
+    let ([of_one, in_turn], threads) = sharing(factors(0));
+    assert_eq!(c.len(), count * of_one, "product: values of the result");
+    c.par_chunks_mut(of_one).enumerate().with_min_len(in_turn).for_each(|(i, c)| {
+        let [a, b] = factors(i);
+        let [rows, columns] = fitting(&a, &b, bias, c.len());
+        by_rows(c, columns, threads, |first, c| bias.add(first, columns, c));
+        // SAFETY: there are `rows · columns` values, as `fitting` has made sure.
+        unsafe { multiply(&a, &b, [rows, columns], c.as_mut_ptr(), true, threads) };
+    });
+}
+
+/// Values of a product, how many are worked on in turn by one task at least, and the threads of each.
+fn sharing([a, b]: [Matrix<'_>; 2]) -> ([usize; 2], Parallelism) {
+    let ([rows, depth], columns) = (a.size(), b.size()[1]);
+    match rows * depth * columns < LARGE {
+        true => ([rows * columns, 1], Parallelism::None),
+        false => ([rows * columns, usize::MAX], Parallelism::Rayon(0)),
+    }
+}
+
+/// Rows and columns of the product.
+///
+/// # Panics
+/// If the factors do not fit each other, or the bias or so many values not the product.
+fn fitting(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, values: usize) -> [usize; 2] {
+    let ([rows, depth], [inner, columns]) = (a.size(), b.size());
+    assert_eq!(depth, inner, "product: columns of the left factor and rows of the right one");
+    assert_eq!(values, rows * columns, "product: values of the result");
+    assert!(bias.fits(rows, columns), "product: values of the bias");
+    [rows, columns]
+}
+
+/// Calls `f(first row, rows)` on pieces of a matrix.
+fn by_rows<T: Send>(c: &mut [T], columns: usize, threads: Parallelism, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    let rows = match threads {
+        Parallelism::None => usize::MAX / columns,
+        Parallelism::Rayon(_) => WORTH_A_THREAD.div_ceil(columns),
+    };
+    c.par_chunks_mut(rows * columns).enumerate().for_each(|(i, c)| f(i * rows, c));
+}
+
 /// Writes every value of `a · b + bias` to `c`.
 ///
 /// # Panics
 /// If the factors do not fit each other, or `c` and the bias not the product.
 fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32>], threads: Parallelism) {
-    let ([rows, depth], [inner, columns]) = (a.size(), b.size());
-    assert_eq!(depth, inner, "product: columns of the left factor and rows of the right one");
-    assert_eq!(c.len(), rows * columns, "product: values of the result");
-    assert!(bias.fits(rows, columns), "product: values of the bias");
+    let [rows, columns] = fitting(a, b, bias, c.len());
     if c.is_empty() {
         return;
     }
     let adds = !matches!(bias, Bias::None);
-    bias.write(columns, c);
+    if adds {
+        by_rows(c, columns, threads, |first, c| bias.write(first, columns, c));
+    } else if a.size()[1] == 0 {
+        c.fill(MaybeUninit::new(0.0));
+    }
+    // SAFETY: there are `rows · columns` values. They are read only if there is a bias, which was written to all of them;
+    // and where there is nothing to sum up, zeros were.
+    unsafe { multiply(a, b, [rows, columns], c.as_mut_ptr().cast(), adds, threads) };
+}
+
+/// Writes `a · b` to `c`, or adds it; without columns of `a` there is nothing to do.
+///
+/// # Safety
+/// The factors must fit each other; `c` must be valid for writing `rows · columns` values, which are those of the product,
+/// and for reading them with `adds`.
+unsafe fn multiply(
+    a: &Matrix<'_>,
+    b: &Matrix<'_>,
+    [rows, columns]: [usize; 2],
+    c: *mut f32,
+    adds: bool,
+    threads: Parallelism,
+) {
+    let depth = a.size()[1];
     if depth == 0 {
-        if !adds {
-            c.fill(MaybeUninit::new(0.0));
-        }
         return;
     }
     // Values from one row to the next, and from one column to the next.
@@ -116,15 +192,14 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32
         (values.as_ptr(), of_rows, of_columns)
     };
     let ((a, a_rows, a_columns), (b, b_rows, b_columns)) = (strides(a), strides(b));
-    let to = c.as_mut_ptr().cast::<f32>();
-    // SAFETY: a `Matrix` has as many values as its size says, and lies with these strides; `c` has `rows · columns`.
-    // It is read only if there is a bias, which was written to all of it. No conjugates, and 1 for both factors.
+    // SAFETY: a `Matrix` has as many values as its size says, and lies with these strides; of `c` it is what the caller
+    // guarantees. No conjugates, and 1 for both factors.
     unsafe {
         gemm::gemm(
             rows,
             columns,
             depth,
-            to,
+            c,
             1,
             columns as isize,
             adds,
@@ -147,7 +222,7 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32
 #[cfg(test)]
 mod tests {
     use super::super::super::panels::Matrix;
-    use super::{Bias, product, products};
+    use super::{Bias, add_products, product, products};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -194,7 +269,13 @@ mod tests {
                 for b in right {
                     for bias in [Bias::None, Bias::OfRows(&of_rows), Bias::OfColumns(&of_columns)] {
                         let size = format!("{rows} x {depth} x {columns}");
-                        assert_eq!(product(a, b, bias), expected(&a, &b, bias), "{size}, {a:.0?}, {b:.0?}");
+                        let expected = expected(&a, &b, bias);
+                        assert_eq!(product(a, b, bias), expected, "{size}, {a:.0?}, {b:.0?}");
+                        let before = integers(rows * columns, 5);
+                        let mut sum = before.clone();
+                        add_products(1, |_| [a, b], bias, &mut sum);
+                        let expected: Vec<f32> = expected.iter().zip(before).map(|(a, b)| a + b).collect();
+                        assert_eq!(sum, expected, "added, {size}, {a:.0?}, {b:.0?}");
                     }
                 }
             }

@@ -16,7 +16,7 @@ mod unwritten;
 mod vector;
 
 pub use copy::copied;
-pub use matmul::{Bias, product as matrix_product, products as matrix_products};
+pub use matmul::{Bias, add_products, product as matrix_product, products as matrix_products};
 pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
 pub use square::{SQUARE, transpose};

@@ -1,4 +1,4 @@
-//! The linear maps of F(4 × 4, 3 × 3) along one axis, and their application to vectors.
+//! The linear maps of F(4 × 4, 3 × 3) and F(2 × 2, 3 × 3) along one axis, and their application to vectors.
 
 use macerator::{Scalar, Simd};
 
@@ -24,6 +24,37 @@ pub struct Spread;
 pub struct ToFilter;
 /// Gᵀ: the transpose of [`ToFilter`].
 pub struct FromFilter;
+
+/// [`Patch`] of F(2 × 2, 3 × 3).
+pub struct SmallPatch;
+/// [`Tile`] of F(2 × 2, 3 × 3).
+pub struct SmallTile;
+/// [`ToFilter`] of F(2 × 2, 3 × 3).
+pub struct ToSmallFilter;
+
+/// A size of the method: tiles of T × T pixels from patches of N × N.
+pub trait Size<const T: usize, const N: usize>: Sync {
+    type Patch: Map<N, N>;
+    type ToFilter: Map<3, N>;
+    type Tile: Map<N, T>;
+}
+
+/// F(4 × 4, 3 × 3)
+pub struct Large;
+/// F(2 × 2, 3 × 3)
+pub struct Small;
+
+impl Size<4, 6> for Large {
+    type Patch = Patch;
+    type ToFilter = ToFilter;
+    type Tile = Tile;
+}
+
+impl Size<2, 4> for Small {
+    type Patch = SmallPatch;
+    type ToFilter = ToSmallFilter;
+    type Tile = SmallTile;
+}
 
 /// `a + factor · b`
 #[inline(always)]
@@ -85,6 +116,28 @@ impl Map<6, 3> for FromFilter {
             plus(difference, 1.0 / 12.0, u3 - u4),
             plus(sum + u5, 1.0 / 6.0, sum_2),
         ]
+    }
+}
+
+impl Map<4, 4> for SmallPatch {
+    #[inline(always)]
+    fn apply<S: Simd>([d0, d1, d2, d3]: [V<S>; 4]) -> [V<S>; 4] {
+        [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
+    }
+}
+
+impl Map<4, 2> for SmallTile {
+    #[inline(always)]
+    fn apply<S: Simd>([m0, m1, m2, m3]: [V<S>; 4]) -> [V<S>; 2] {
+        [m0 + m1 + m2, m1 - m2 - m3]
+    }
+}
+
+impl Map<3, 4> for ToSmallFilter {
+    #[inline(always)]
+    fn apply<S: Simd>([g0, g1, g2]: [V<S>; 3]) -> [V<S>; 4] {
+        let (even, odd) = ((g0 + g2) * 0.5.splat(), g1 * 0.5.splat());
+        [g0, even + odd, even - odd, g2]
     }
 }
 

@@ -3,9 +3,9 @@
 //! Tiles are numbered through the batch, row by row, and taken in panels of [`PANEL`], of which everything is vectorised
 //! over the tiles.
 
-use super::super::conv::ConvShape;
+use super::super::planes::Planes;
 use super::super::raw::{PANEL, Row};
-use super::{TILE, tiles};
+use super::tiles;
 
 /// One value of every tile of a panel at each of N × N places.
 pub type Grid<const N: usize> = [[Row; N]; N];
@@ -33,10 +33,10 @@ pub struct Run {
 }
 
 impl Panel {
-    /// The panels of a batch.
-    pub fn cover(shape: &ConvShape) -> Vec<Self> {
-        let [down, across] = tiles(shape.grid);
-        let total = shape.batch * down * across;
+    /// The panels over the grids of a batch, of tiles with this side.
+    pub fn cover(batch: usize, grid: [usize; 2], side: usize) -> Vec<Self> {
+        let [down, across] = tiles(grid, side);
+        let total = batch * down * across;
         (0..total)
             .step_by(PANEL)
             .map(|first| {
@@ -46,7 +46,7 @@ impl Panel {
                     let (row, column) = ((first + lane) / across, (first + lane) % across);
                     let run = Run {
                         image: row / down,
-                        at: [row % down * TILE, column * TILE],
+                        at: [row % down * side, column * side],
                         lane,
                         count: (across - column).min(count - lane),
                     };
@@ -59,10 +59,10 @@ impl Panel {
     }
 }
 
-/// Longest row of pixels that a run reads.
-pub const LONGEST: usize = PANEL * TILE + 2;
+/// Longest row of pixels that a run reads, of tiles with a side up to four.
+pub const LONGEST: usize = PANEL * 4 + 2;
 
-/// Where the pixels of a row of N × N patches lie.
+/// Where the pixels of a row of N × N patches lie, of which one begins after every T pixels.
 #[derive(Debug, Clone)]
 pub struct Columns {
     /// Those of the image, for a run beyond it none.
@@ -76,8 +76,8 @@ pub struct Columns {
 impl Columns {
     /// Those that a run reads of an image of this width, which begins after `padding` columns.
     #[inline(always)]
-    pub fn of<const N: usize>(run: &Run, width: usize, padding: usize) -> Self {
-        let length = run.count * TILE + N - TILE;
+    pub fn of<const T: usize, const N: usize>(run: &Run, width: usize, padding: usize) -> Self {
+        let length = run.count * T + N - T;
         let start = run.at[1] as isize - padding as isize;
         let clamp = |column: isize| column.clamp(0, width as isize) as usize;
         let inside = clamp(start)..clamp(start + length as isize);
@@ -87,39 +87,41 @@ impl Columns {
     }
 }
 
-/// The N × N pixels of the tiles of a run, zero outside the image.
+/// The N × N pixels of the tiles of a run, T apart, of the first plane; zero outside of it.
 #[inline(always)]
-pub fn read_patches<const N: usize>(
-    [height, width]: [usize; 2],
+pub fn read_patches<const T: usize, const N: usize>(
+    image: &Planes<'_>,
     padding: [usize; 2],
-    image: &[f32],
     run: &Run,
     patch: &mut Grid<N>,
 ) {
-    let Columns { inside, offset, .. } = Columns::of::<N>(run, width, padding[1]);
+    let [height, width] = image.size();
+    let Columns { inside, offset, .. } = Columns::of::<T, N>(run, width, padding[1]);
     let mut line = [0.0; LONGEST];
     for (row, patch) in patch.iter_mut().enumerate() {
         let Some(y) = (run.at[0] + row).checked_sub(padding[0]).filter(|y| *y < height) else {
             patch.iter_mut().for_each(|values| values[run.lane..run.lane + run.count].fill(0.0));
             continue;
         };
-        let from = &image[y * width..][..width];
-        match inside.len() {
+        match (image.as_kept(), inside.len()) {
             // Lengths that are known ahead need no call to copy.
-            16 => copy::<16>(&from[inside.clone()], &mut line[offset..]),
-            8 => copy::<8>(&from[inside.clone()], &mut line[offset..]),
-            length => line[offset..offset + length].copy_from_slice(&from[inside.clone()]),
+            (Some(pixels), 16) => copy::<16>(&pixels[y * width + inside.start..], &mut line[offset..]),
+            (Some(pixels), 8) => copy::<8>(&pixels[y * width + inside.start..], &mut line[offset..]),
+            (Some(pixels), length) => {
+                line[offset..offset + length].copy_from_slice(&pixels[y * width..][inside.clone()]);
+            }
+            (None, _) => image.read(y, inside.clone(), |i, value| line[offset + i] = value),
         }
         match run.count {
-            PANEL => spread::<PANEL, N>(&line, patch, run.lane),
-            16 => spread::<16, N>(&line, patch, run.lane),
-            8 => spread::<8, N>(&line, patch, run.lane),
-            4 => spread::<4, N>(&line, patch, run.lane),
-            2 => spread::<2, N>(&line, patch, run.lane),
+            PANEL => spread::<PANEL, T, N>(&line, patch, run.lane),
+            16 => spread::<16, T, N>(&line, patch, run.lane),
+            8 => spread::<8, T, N>(&line, patch, run.lane),
+            4 => spread::<4, T, N>(&line, patch, run.lane),
+            2 => spread::<2, T, N>(&line, patch, run.lane),
             _ => {
                 for tile in 0..run.count {
                     for (column, values) in patch.iter_mut().enumerate() {
-                        values[run.lane + tile] = line[tile * TILE + column];
+                        values[run.lane + tile] = line[tile * T + column];
                     }
                 }
             }
@@ -128,17 +130,21 @@ pub fn read_patches<const N: usize>(
 }
 
 #[inline(always)]
-fn copy<const N: usize>(from: &[f32], to: &mut [f32]) {
-    to[..N].copy_from_slice(&from[..N]);
+fn copy<const COUNT: usize>(from: &[f32], to: &mut [f32]) {
+    to[..COUNT].copy_from_slice(&from[..COUNT]);
 }
 
-/// Every fourth pixel of a line, from each of N places.
+/// Every T-th pixel of a line, from each of N places.
 #[inline(always)]
-fn spread<const TILES: usize, const N: usize>(line: &[f32; LONGEST], patch: &mut [Row; N], lane: usize) {
+fn spread<const TILES: usize, const T: usize, const N: usize>(
+    line: &[f32; LONGEST],
+    patch: &mut [Row; N],
+    lane: usize,
+) {
     for (column, values) in patch.iter_mut().enumerate() {
         let values = &mut values[lane..lane + TILES];
         for tile in 0..TILES {
-            values[tile] = line[tile * TILE + column];
+            values[tile] = line[tile * T + column];
         }
     }
 }

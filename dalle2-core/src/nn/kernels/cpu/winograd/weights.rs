@@ -1,4 +1,4 @@
-//! The gradient of the weights.
+//! The gradient of the weights, by F(4 × 4, 3 × 3).
 //!
 //! For each of the 36 points it is a product of the transformed gradient of the result, `[C_out, tiles]`, with the
 //! transformed input, `[tiles, C_in]`. The former is vectorised over the tiles of a panel, the latter over channels, so
@@ -9,11 +9,16 @@ use rayon::prelude::*;
 
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
+use super::super::planes::Planes;
 use super::super::raw::{PANEL, Row, load, product, store};
 use super::super::scratch::Scratch;
 use super::maps::{FromFilter, LANES, Lane, Patch, Spread, along, square};
 use super::panel::{Columns, Grid, LONGEST, Panel, Run, read_patches};
-use super::{POINTS, TILE};
+
+/// Side of an output tile.
+const TILE: usize = 4;
+/// Points of the transformed domain.
+const POINTS: usize = 36;
 
 /// Most panels of a group: the tiles of a point and of a panel of channels must fit the first cache.
 const PANELS: usize = 8;
@@ -27,7 +32,7 @@ static OF_FILTERS: Scratch<Row> = Scratch::new();
 pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
     let of_channels = from.div_ceil(PANEL);
-    let panels = Panel::cover(shape);
+    let panels = Panel::cover(shape.batch, shape.grid, TILE);
     // Groups of about the same size.
     let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
     let tiles = group * PANEL;
@@ -101,12 +106,12 @@ impl WithSimd for OfResult<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self) {
-        let (channels, plane) = (self.shape.channels[1], self.shape.grid[0] * self.shape.grid[1]);
+        let (channels, planes) = (self.shape.channels[1], Planes::kept(self.grad, self.shape.grid));
         let mut tile: Grid<4> = [[[0.0; PANEL]; 4]; 4];
         for (number, panel) in self.panels.iter().enumerate() {
             for run in &panel.runs {
-                let image = &self.grad[(run.image * channels + self.channel) * plane..][..plane];
-                read_patches(self.shape.grid, [0, 0], image, run, &mut tile);
+                let image = planes.plane(run.image * channels + self.channel);
+                read_patches::<TILE, 4>(&image, [0, 0], run, &mut tile);
             }
             for first in (0..panel.count).step_by(S::lanes32()) {
                 square::<S, 4, 6, Spread>(
@@ -168,7 +173,7 @@ impl WithSimd for OfInput<'_> {
 #[inline(always)]
 fn read_lines(shape: &ConvShape, images: &[f32], run: &Run, lines: &mut [Line]) -> usize {
     let [height, width] = shape.image;
-    let Columns { inside, offset, length } = Columns::of::<6>(run, width, shape.padding[1]);
+    let Columns { inside, offset, length } = Columns::of::<TILE, 6>(run, width, shape.padding[1]);
     for (row, line) in lines.iter_mut().enumerate() {
         let y = (run.at[0] + row).checked_sub(shape.padding[0]).filter(|y| *y < height);
         if y.is_none() || inside.len() < length {
