@@ -254,7 +254,7 @@ fn convolutions_and_their_gradients_agree_with_f64() {
         let [b, c, h, w] = shape;
         let layer = Conv2dConfig::new([c, out], [k, k])
             .with_stride([stride, stride])
-            .with_padding(nn::PaddingConfig2d::Explicit(k / 2, k / 2, k / 2, k / 2))
+            .with_padding(PaddingConfig2d::Explicit(k / 2, k / 2, k / 2, k / 2))
             .init(&device);
         let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
         let inputs = [normal(1, b * c * h * w), host(weight.clone()), host(bias.clone())].map(|v| widen(&v));

@@ -21,6 +21,6 @@ pub use memory::keep_freed;
 pub use row_map::{RowMap, map, mapped};
 pub use square::{SQUARE, transpose};
 pub use swapped::{columns, joined, swapped};
-pub use tile::{PANEL, ROWS, Row, product};
+pub use tile::{PANEL, ROWS, Row, fetch, product};
 pub use unwritten::{Rows, Unwritten};
 pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};

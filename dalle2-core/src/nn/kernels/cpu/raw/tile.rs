@@ -11,6 +11,9 @@ pub const PANEL: usize = 32;
 /// What rows are best a multiple of.
 pub const ROWS: usize = 8;
 
+/// Values of a line of the cache.
+const LINE: usize = 16;
+
 /// A row of a panel.
 pub type Row = [f32; PANEL];
 
@@ -67,19 +70,25 @@ pub fn product<S: Simd, const AHEAD: bool>(
     }
 }
 
-/// Asks for a row of a panel to be brought into the first cache, if there is one at this place.
+/// Asks for some of these values to be brought into the first cache, as far as there are any.
 #[inline(always)]
-fn fetch(row: *const f32) {
+pub fn fetch(values: &[f32], first: usize, count: usize) {
+    for line in (first..values.len().min(first + count)).step_by(LINE) {
+        fetch_line(values[line..].as_ptr());
+    }
+}
+
+/// Asks for a line to be brought into the first cache, if there is one at this place.
+#[inline(always)]
+fn fetch_line(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in 0..PANEL / 16 {
-            // SAFETY: every x86-64 processor has the instruction, and it reads nothing where nothing can be read.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line * 16).cast()) };
-        }
+        // SAFETY: every x86-64 processor has the instruction, and it reads nothing where nothing can be read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
+    let _ = line;
 }
 
 struct Operands<'a> {
@@ -111,7 +120,10 @@ impl Operands<'_> {
                 for k in 0..self.b.len() {
                     let from = b.add(k * PANEL + first);
                     if AHEAD {
-                        fetch(b.wrapping_add((self.b.len() + 1 + k) * PANEL));
+                        let row = b.wrapping_add((self.b.len() + 1 + k) * PANEL);
+                        for line in (0..PANEL).step_by(LINE) {
+                            fetch_line(row.wrapping_add(line));
+                        }
                     }
                     let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
                     for (r, sums) in sums.iter_mut().enumerate() {

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
 use super::super::planes::Planes;
-use super::super::raw::{PANEL, ROWS, Row, Rows, Unwritten, load, product, store};
+use super::super::raw::{PANEL, ROWS, Row, Rows, SQUARE, Unwritten, fetch, load, product, store, transpose};
 use super::super::scratch::Scratch;
 use super::maps::{LANES, Size, square};
 use super::panel::{Grid, LONGEST, Panel, Run, read_patches};
@@ -183,8 +183,12 @@ impl<M: Size<T, N>, const T: usize, const N: usize> WithSimd for Outputs<'_, M, 
             let channels = BLOCK.min(from - block);
             let stride = count * channels + LANES;
             for output in 0..count {
-                let weight = &self.weight[((first + output) * from + block) * 9..][..channels * 9];
-                to_filters::<S, M, T, N>(weight, &mut filters[output * channels..], stride);
+                let at = |output: usize, block: usize| ((first + output) * from + block) * 9;
+                // Pieces of rows far apart, which the processor does not expect.
+                let next = if output + 1 < count { at(output + 1, block) } else { at(0, block + BLOCK) };
+                fetch(self.weight, next, BLOCK * 9);
+                let weight = &self.weight[at(output, block)..];
+                to_filters::<S, M, T, N>(weight, channels, &mut filters[output * channels..], stride);
             }
             for (panel, products) in self.panels.iter().zip(products.chunks_exact_mut(N * N * rows)) {
                 let (of_panel, rest) = points.split_at(N * N * (channels + 1));
@@ -213,33 +217,33 @@ impl<M: Size<T, N>, const T: usize, const N: usize> WithSimd for Outputs<'_, M, 
     }
 }
 
-/// The weights `[C, 3, 3]` of one output channel to the points, `points[p · stride + c]`.
+/// The weights `[C, 3, 3]` of one output channel, the first of `weight`, to the points, `points[p · stride + c]`.
 #[inline(always)]
 fn to_filters<S: Simd, M: Size<T, N>, const T: usize, const N: usize>(
     weight: &[f32],
+    channels: usize,
     points: &mut [f32],
     stride: usize,
 ) {
-    for (group, weight) in weight.chunks(9 * LANES).enumerate() {
-        let lanes = weight.len() / 9;
-        let mut taps = [[[0.0; LANES]; 3]; 3];
-        for (tap, values) in taps.as_flattened_mut().iter_mut().enumerate() {
-            if lanes == LANES {
-                for lane in 0..LANES {
-                    values[lane] = weight[lane * 9 + tap];
-                }
-            } else {
+    for first in (0..channels).step_by(LANES) {
+        let (weight, lanes) = (&weight[first * 9..], LANES.min(channels - first));
+        let mut taps = [[0.0; LANES]; SQUARE];
+        // Whole rows of a square, of which nine columns are wanted.
+        if weight.len() >= (LANES - 1) * 9 + SQUARE {
+            transpose((weight, 9), (taps.as_flattened_mut(), LANES));
+        } else {
+            for (tap, values) in taps.iter_mut().enumerate().take(9) {
                 for lane in 0..lanes {
                     values[lane] = weight[lane * 9 + tap];
                 }
             }
         }
-        for first in (0..LANES).step_by(S::lanes32()) {
+        for lane in (0..LANES).step_by(S::lanes32()) {
             square::<S, 3, N, M::ToFilter>(
-                |row, column| load(&taps[row][column][first..]),
+                |row, column| load(&taps[row * 3 + column][lane..]),
                 |row, column, value| {
                     // Whole vectors: what is too much belongs to the next channel, which comes later, or to no one.
-                    store(value, &mut points[(row * N + column) * stride + group * LANES + first..]);
+                    store(value, &mut points[(row * N + column) * stride + first + lane..]);
                 },
             );
         }

@@ -19,7 +19,10 @@ use super::planes::Planes;
 
 pub use weights::gradient as weight_gradient;
 
-/// Tiles and channels below which transforming the weights costs more than it saves.
+/// Tiles of 4 × 4 from which these are best, and tiles of 2 × 2 from which those are better than columns.
+const LARGE: usize = 17;
+const SMALL: usize = 16;
+/// Tiles for the gradient of the weights, and channels, below which a transform costs more than it saves.
 const LEAST_TILES: usize = 16;
 const LEAST_CHANNELS: usize = 16;
 
@@ -38,8 +41,8 @@ pub fn applies_to_weights(shape: &ConvShape) -> bool {
 /// As `sizes_by_shape` below measures it.
 fn side(shape: &ConvShape) -> Option<usize> {
     match fits(shape) {
-        true if count(shape, 4) >= LEAST_TILES => Some(4),
-        true if count(shape, 2) >= LEAST_TILES => Some(2),
+        true if count(shape, 4) >= LARGE => Some(4),
+        true if count(shape, 2) >= SMALL => Some(2),
         _ => None,
     }
 }
@@ -128,7 +131,7 @@ mod tests {
         }
     }
 
-    /// What `side` is chosen by: `cargo test --release -p dalle2-core --lib sizes_by_shape -- --ignored --nocapture`
+    /// What `side` is chosen by: `cargo test --release --workspace --lib sizes_by_shape -- --ignored --nocapture`
     #[test]
     #[ignore = "measures, and asserts nothing"]
     fn sizes_by_shape() {
