@@ -7,10 +7,14 @@ use rayon::prelude::*;
 use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
 use super::super::raw::bf16::{BLOCK, Instructions, Pair, product};
-use super::{AT_A_TIME, COPY, Outputs, PAIRS, Weight, odd_lines, rounded};
+use super::super::scratch::Scratch;
+use super::{AT_A_TIME, Outputs, PAIRS, Weight, odd_lines, rounded};
 
 /// Blocks of positions from which on the weights are copied into the order in which they are read.
 const WORTH_A_COPY: usize = 16;
+
+/// Weights in the order of their products.
+static COPY: Scratch<bf16> = Scratch::new();
 
 /// The convolution of `x` `[B, C_in, H, W]` with stride 1 and `weight` `[C_out, kh, kw, C_in]`, plus `bias` `[C_out]`.
 pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {

@@ -26,8 +26,6 @@ const LINE: usize = 16;
 
 /// Rows of pairs that are worked on.
 static PAIRS: Scratch<Pair> = Scratch::new();
-/// Weights in the order of their products.
-static COPY: Scratch<bf16> = Scratch::new();
 
 /// The instructions for weights of this size, if there are any and they pay.
 ///

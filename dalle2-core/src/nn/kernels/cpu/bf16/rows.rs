@@ -6,12 +6,10 @@ use rayon::prelude::*;
 
 use super::super::parallel::vectorized;
 use super::super::raw::bf16::{BLOCK, Instructions, Pair, SQUARE, product, transpose};
-use super::{AT_A_TIME, COPY, Outputs, PAIRS, Weight, odd_lines, rounded};
+use super::{AT_A_TIME, Outputs, PAIRS, Weight, odd_lines, rounded};
 
 /// Tasks that share the columns of a matrix.
 const TASKS: usize = 16;
-/// Rows from which on the weights are copied into the order in which they are read.
-const WORTH_A_COPY: usize = BLOCK;
 
 /// `x · weightᵀ` for `x` `[rows, inputs]` and `weight` `[outputs, inputs]`, plus `bias` `[outputs]`.
 pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
@@ -35,18 +33,14 @@ pub fn linear(with: Instructions, [inputs, outputs]: [usize; 2], x: &[f32], weig
             tasks.into_par_iter().enumerate().for_each(|(task, mut rows)| {
                 let count = rows.first().map_or(0, |row| row.len());
                 let mut block = [[0.0; BLOCK]; BLOCK];
-                COPY.with(BLOCK * inputs, |copy| {
-                    for first in (0..count).step_by(BLOCK) {
-                        let these = Outputs::new(task * of_task + first, outputs);
-                        let (weight, bias) = (these.of(weight), these.of(bias));
-                        let copied = rows.len() >= WORTH_A_COPY;
-                        let weight = Weight::new(weight, &[0], copied.then_some(&mut *copy));
-                        for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
-                            product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
-                            vectorized(ToRows { with, block: &block, known: these.known, bias, first, rows });
-                        }
+                for first in (0..count).step_by(BLOCK) {
+                    let these = Outputs::new(task * of_task + first, outputs);
+                    let (weight, bias) = (Weight::new(these.of(weight), &[0], None), these.of(bias));
+                    for (number, rows) in rows.chunks_mut(BLOCK).enumerate() {
+                        product(with, &weight.with(&pairs[number * BLOCK..], plane), &mut block);
+                        vectorized(ToRows { with, block: &block, known: these.known, bias, first, rows });
                     }
-                });
+                }
             });
         });
     }
