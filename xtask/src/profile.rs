@@ -17,13 +17,14 @@ use crate::{line, root, run};
 /// Bytes of the stack that perf keeps of each sample: the most that it can.
 const STACK: usize = 65528;
 /// What operations are known by; a sample that has several belongs to the innermost frame's.
-const OPERATIONS: [(&str, &str); 10] = [
+const OPERATIONS: [(&str, &str); 11] = [
     ("dalle2_core::nn::conv::", "convolutions"),
     ("dalle2_core::nn::linear::", "linear"),
     ("dalle2_core::nn::attention::", "attention"),
     ("dalle2_core::nn::norm::", "norms"),
     ("dalle2_core::nn::activation::", "activations"),
-    ("burn_flex::ops::cat::", "concatenation"),
+    ("dalle2_core::nn::axes::", "copies"),
+    ("dalle2_core::nn::resample::", "resampling"),
     ("burn_flex::ops::pool::", "resampling"),
     ("burn_flex::ops::interpolate", "resampling"),
     ("dalle2_core::store::", "reading weights"),
@@ -159,7 +160,7 @@ mod tests {
           78 dalle2_decoder::upsampler::DiffusionUpsampler::run
 
           12 memmove
-          34 burn_flex::ops::cat::cat
+          34 dalle2_core::nn::axes::concat
           56 dalle2_decoder::unet::model::UNet::forward
           78 dalle2_decoder::upsampler::DiffusionUpsampler::run
 
@@ -167,7 +168,7 @@ mod tests {
 ";
         let shares = Shares::count(stacks);
         assert_eq!(shares.0["prior"], [("linear", 1)].into());
-        assert_eq!(shares.0["upsamplers"], [("convolutions", 1), ("concatenation", 1)].into());
+        assert_eq!(shares.0["upsamplers"], [("convolutions", 1), ("copies", 1)].into());
         assert_eq!(shares.0[ELSEWHERE], [(REST, 1)].into());
         let text = shares.to_string();
         assert!(text.starts_with("| | prior | upsamplers | elsewhere |\n|---|---|---|---|\n"), "{text}");

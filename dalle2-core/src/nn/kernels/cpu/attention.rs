@@ -6,11 +6,10 @@
 use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::math::exp;
 use super::panels::Matrix;
 use super::parallel::vectorized;
-use super::raw::{PANEL, ROWS, Row, Rows, Unwritten, maximum, product, sum, update};
-use super::rows::RowMask;
+use super::raw::{PANEL, ROWS, Row, Rows, Unwritten, product, update};
+use super::rows::{RowMask, exponentials};
 use super::scratch::Scratch;
 
 /// Queries that are worked on together.
@@ -131,18 +130,8 @@ impl WithSimd for Block<'_> {
         }
         let mut factors = [0.0; QUERIES];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            let scores = &mut scores[..keys];
-            // Without a mask the scale, which is positive, waits for the exponent.
-            let scale = match self.mask {
-                Some(mask) => {
-                    mask.scale(self.first_row + row, self.scale, scores);
-                    1.0
-                }
-                None => self.scale,
-            };
-            let (max, scale) = (maximum::<S>(scores).splat::<S>(), scale.splat::<S>());
-            update(scores, |score| exp((score - max) * scale));
-            factors[row] = (1.0 / sum::<S>(scores, |e| e)) as f32;
+            let mask = self.mask.map(|mask| (mask, self.first_row + row));
+            factors[row] = exponentials::<S>(&mut scores[..keys], self.scale, mask);
         }
         let mut of_panel = [[0.0; PANEL]; QUERIES];
         for (panel, values) in of_values.chunks_exact(keys).enumerate() {

@@ -49,11 +49,24 @@ pub fn exp<S: Simd>(x: V<S>) -> V<S> {
 /// 2ʰ with a relative error below 8e-8; 0 from −127 down and infinite from 128 up. NaN may give any of these.
 #[inline(always)]
 fn exp2<S: Simd>(h: V<S>) -> V<S> {
-    let round = ROUND.splat();
     // This order lets NaN pass where a machine has the choice.
-    let clamped = 128.0.splat::<S>().min((-127.0).splat::<S>().max(h));
-    let shifted = clamped + round;
-    let r = clamped - (shifted - round);
+    exp2_between(128.0.splat::<S>().min((-127.0).splat::<S>().max(h)))
+}
+
+/// [`exp2`] of what is not above 0: NaN gives NaN.
+#[inline(always)]
+pub fn exp2_of_negative<S: Simd>(h: V<S>) -> V<S> {
+    let least = (-127.0).splat::<S>();
+    // A selection, which NaN passes on every machine.
+    exp2_between(h.lt(least).select(least, h))
+}
+
+/// [`exp2`] of what lies between its bounds.
+#[inline(always)]
+fn exp2_between<S: Simd>(h: V<S>) -> V<S> {
+    let round = ROUND.splat();
+    let shifted = h + round;
+    let r = h - (shifted - round);
     polynomial(r, [1.327_647_2e-3, 9.675_542e-3, 5.550_713e-2, 2.402_212_1e-1, 6.931_469_4e-1, 1.000_000_1])
         * power(shifted)
 }
@@ -89,5 +102,6 @@ pub fn normal_tail<S: Simd>(x: V<S>) -> (V<S>, V<S>) {
         -0.999_999_94,
     ];
     let a = 16.0.splat::<S>().min(x.abs());
-    (a, exp2(polynomial(a, LOG_OF_TAIL)))
+    // The logarithm is negative.
+    (a, exp2_between((-127.0).splat::<S>().max(polynomial(a, LOG_OF_TAIL))))
 }

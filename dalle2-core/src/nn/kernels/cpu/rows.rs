@@ -3,10 +3,10 @@
 use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::math::exp;
+use super::math::exp2_of_negative;
 use super::norm::{self, Moments};
 use super::parallel::{for_each, vectorized};
-use super::raw::{RowMap, V, load, map, mapped, maximum, store, sum, sum_pairs, update, update_with};
+use super::raw::{RUN, RowMap, V, load, map, mapped, maximum, store, sum, sum_pairs, update, update_with};
 
 /// Elements of the rows that one task takes.
 const TASK: usize = 8 * 1024;
@@ -206,16 +206,44 @@ impl WithSimd for Softmax<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         for (i, row) in self.scores.chunks_exact_mut(self.width).enumerate() {
-            match self.mask {
-                Some(mask) => mask.scale(self.first_row + i, self.scale, row),
-                None => update(row, |score| score * self.scale.splat::<S>()),
-            }
-            let max = maximum::<S>(row).splat::<S>();
-            update(row, |score| exp(score - max));
-            let factor = ((1.0 / sum::<S>(row, |e| e)) as f32).splat::<S>();
+            let mask = self.mask.map(|mask| (mask, self.first_row + i));
+            let factor = exponentials::<S>(row, self.scale, mask).splat::<S>();
             update(row, |e| e * factor);
         }
     }
+}
+
+/// Replaces the scores of a row by what the softmax of `scale · scores` divides by their sum, and returns one over that.
+/// The scale is positive.
+#[inline(always)]
+pub fn exponentials<S: Simd>(scores: &mut [f32], scale: f32, mask: Option<(&RowMask<'_>, usize)>) -> f32 {
+    // Without a mask the scale waits for the exponent.
+    let scale = match mask {
+        Some((mask, row)) => {
+            mask.scale(row, scale, scores);
+            1.0
+        }
+        None => scale,
+    };
+    let max = maximum::<S>(scores).splat::<S>();
+    // Where the exponent is large its rounding counts, but the exponential is small.
+    let scale = (scale * std::f32::consts::LOG2_E).splat::<S>();
+    let (lanes, mut total) = (S::lanes32(), 0.0);
+    // Loops and not a closure, which would be compiled without the instructions of `S`.
+    for scores in scores.chunks_mut(RUN * lanes) {
+        let mut sum = 0.0.splat::<S>();
+        for scores in scores.chunks_mut(lanes) {
+            let value = exp2_of_negative((load::<S>(scores) - max) * scale);
+            store(value, scores);
+            if scores.len() == lanes {
+                sum += value;
+            } else {
+                total += scores.iter().map(|value| f64::from(*value)).sum::<f64>();
+            }
+        }
+        total += f64::from(sum.reduce_add());
+    }
+    (1.0 / total) as f32
 }
 
 struct SoftmaxGradient<'a> {

@@ -23,4 +23,4 @@ pub use square::{SQUARE, transpose};
 pub use swapped::{columns, joined, swapped};
 pub use tile::{PANEL, ROWS, Row, fetch, product};
 pub use unwritten::{Rows, Unwritten};
-pub use vector::{V, load, maximum, store, sum, sum_pairs, update, update_with};
+pub use vector::{RUN, V, load, maximum, store, sum, sum_pairs, update, update_with};

@@ -8,8 +8,10 @@ use rayon::prelude::*;
 use super::super::parallel::{min_len, vectorized};
 use super::vector::{MOST, V, load, store};
 
-/// Values that one task takes at least, if there are so many.
-const TASK: usize = 8 * 1024;
+/// Values that one task takes, if there are so many: at least, and at most.
+const TASK: [usize; 2] = [8 * 1024, 64 * 1024];
+/// Tasks that are better than fewer.
+const TASKS: usize = 8;
 
 /// A map of the values of a row that may depend on a summary of all of them, and on N more numbers for each place.
 pub trait RowMap<const N: usize>: Sync {
@@ -32,7 +34,7 @@ pub trait RowMap<const N: usize>: Sync {
 /// If the parameters are fewer than the values of a row.
 pub fn mapped<M: RowMap<N>, const N: usize>(map: &M, from: &[f32], width: usize) -> (Vec<f32>, Vec<M::Summary>) {
     let mut new = Vec::with_capacity(from.len());
-    let task = task(width);
+    let task = task(width, from.len());
     let summaries: Vec<Vec<M::Summary>> = new.spare_capacity_mut()[..from.len()]
         .par_chunks_mut(task)
         .zip(from.par_chunks(task))
@@ -47,15 +49,15 @@ pub fn mapped<M: RowMap<N>, const N: usize>(map: &M, from: &[f32], width: usize)
 /// [`mapped`] in place.
 pub fn map<M: RowMap<N>, const N: usize>(map: &M, values: &mut [f32], width: usize) -> Vec<M::Summary> {
     let min_len = min_len(values.len());
-    let tasks = values.par_chunks_mut(task(width)).with_min_len(min_len);
+    let tasks = values.par_chunks_mut(task(width, values.len())).with_min_len(min_len);
     let summaries: Vec<Vec<M::Summary>> =
         tasks.map(|values| vectorized(InPlace::<M, N> { map, values, width })).collect();
     summaries.into_iter().flatten().collect()
 }
 
-/// Values of a task: whole rows.
-fn task(width: usize) -> usize {
-    (TASK / width).max(1) * width
+/// Values of a task, of so many: whole rows.
+fn task(width: usize, values: usize) -> usize {
+    ((values / TASKS).clamp(TASK[0], TASK[1]) / width).max(1) * width
 }
 
 struct New<'a, M, const N: usize> {

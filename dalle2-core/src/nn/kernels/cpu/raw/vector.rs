@@ -12,7 +12,7 @@ pub const MOST: usize = 16;
 /// Vectors that sums and maxima keep apart, so that an operation on one does not wait for that on another.
 const APART: usize = 4;
 /// Additions to one lane in f32, after which the lanes are added up in f64.
-const RUN: usize = 64;
+pub const RUN: usize = 64;
 
 /// The first values of a slice, and zeros if it has too few.
 #[inline(always)]
