@@ -2,6 +2,7 @@
 
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use super::kernels::{self, ConvInput};
 use super::{Resample, narrow::conv2d_for, resample};
@@ -23,7 +24,8 @@ pub fn conv2d(layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     apply(layer, ConvInput { x, resample: Resample::Keep, residual: None })
 }
 
-/// `conv2d(layer, resample(x, how))`, on the CPU without the resampled images in memory.
+/// `conv2d(layer, resample(x, how))`. Without gradients, and where the CPU computes the layer by tiles (see [`conv2d`]),
+/// the resampled images are not made.
 ///
 /// # Shapes
 /// - `x`: `[B, C_in, H, W]`
@@ -35,7 +37,8 @@ pub fn conv2d_resampled(layer: &Conv2d, x: Tensor<4>, how: Resample) -> Tensor<4
     apply(layer, ConvInput { x, resample: how, residual: None })
 }
 
-/// `resample(residual, how) + conv2d(layer, x)`, on the CPU without a pass of its own for the sum.
+/// `resample(residual, how) + conv2d(layer, x)`. Where the CPU computes the layer by tiles, or pixel by pixel, the sum is
+/// made as the result is written.
 ///
 /// # Shapes
 /// - `x`: `[B, C_in, H, W]`
@@ -47,23 +50,28 @@ pub fn conv2d_onto(layer: &Conv2d, x: Tensor<4>, residual: Tensor<4>, how: Resam
     apply(layer, ConvInput { x, resample: Resample::Keep, residual: Some((residual, how)) })
 }
 
-fn apply(layer: &Conv2d, input: ConvInput) -> Tensor<4> {
-    let ConvInput { x, residual, .. } = match kernels::convolution(layer, input) {
-        Ok(y) => return y,
-        Err(input) => input.composed(),
-    };
-    let plus = |y, residual: Option<(Tensor<4>, Resample)>| match residual {
-        Some((residual, _)) => residual + y,
-        None => y,
-    };
-    match kernels::narrow_convolution(layer, x) {
-        Ok(y) => plus(y, residual),
-        Err(x) => {
-            let layer = conv2d_for(layer, x.dtype());
-            let input = ConvInput { x, resample: Resample::Keep, residual };
-            kernels::convolution(&layer, input).unwrap_or_else(|input| plus(layer.forward(input.x), input.residual))
+fn apply(layer: &Conv2d, mut input: ConvInput) -> Tensor<4> {
+    if layer.weight.val().dtype() == DType::BF16 {
+        let ConvInput { x, resample, residual } = input.composed();
+        match kernels::narrow_convolution(layer, x) {
+            Ok(y) => return plus(y, residual),
+            Err(x) => input = ConvInput { x, resample, residual },
         }
     }
+    let layer = conv2d_for(layer, input.x.dtype());
+    let folded = kernels::convolution(&layer, input);
+    folded.or_else(|input| kernels::convolution(&layer, input.composed())).unwrap_or_else(|input| {
+        let ConvInput { x, residual, .. } = input;
+        plus(layer.forward(x), residual)
+    })
+}
+
+/// The sum with a residual that nothing has to be done to.
+fn plus(y: Tensor<4>, residual: Option<(Tensor<4>, Resample)>) -> Tensor<4> {
+    let Some((residual, _)) = residual else { return y };
+    let (found, expected) = (residual.dims(), y.dims());
+    assert_eq!(found, expected, "conv2d_onto: the residual {found:?} must be as the result, {expected:?}");
+    residual + y
 }
 
 impl ConvInput {

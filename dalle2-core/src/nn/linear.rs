@@ -2,6 +2,7 @@
 
 use burn::nn::Linear;
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use super::{kernels, narrow::linear_for};
 
@@ -22,19 +23,23 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     in_rows(layer, x).reshape(shape)
 }
 
-/// `residual + linear(layer, x)`, on the CPU without a pass of its own for the sum.
+/// `residual + linear(layer, x)`. On the CPU, and unless the weight is in bf16, the product is added to the residual.
 ///
 /// # Shapes
 /// - `x`: `[.., d_input]`
 /// - `residual`, result: `[.., d_output]`
 ///
 /// # Panics
-/// If the last axis of `x` is not the layer's `d_input`, or the residual not as large as the result.
+/// If the last axis of `x` is not the layer's `d_input`, or the residual not as the result.
 pub fn linear_onto<const D: usize>(layer: &Linear, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
     let (x, shape) = flat(layer, x);
-    let rows = [x.dims()[0], shape[D - 1]];
-    let y = kernels::linear_onto(layer, x, residual.reshape(rows))
-        .unwrap_or_else(|[x, residual]| residual + in_rows(layer, x));
+    assert_eq!(residual.dims(), shape, "linear_onto: the residual must be as the result");
+    let residual = residual.reshape([x.dims()[0], shape[D - 1]]);
+    let y = match layer.weight.val().dtype() {
+        DType::BF16 => residual + in_rows(layer, x),
+        _ => kernels::linear_onto(&linear_for(layer, x.dtype()), x, residual)
+            .unwrap_or_else(|[x, residual]| residual + in_rows(layer, x)),
+    };
     y.reshape(shape)
 }
 

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`silu`], [`gelu`], [`quick_gelu`] | activations |
 //! | [`linear`], [`conv2d`] | products with weights |
+//! | [`linear_onto`], [`conv2d_onto`], [`conv2d_resampled`] | the same with a sum or a change of resolution folded in |
+//! | [`resample()`] | a change of resolution by two |
 //! | [`embedding`] | rows of a table |
 //! | [`layer_norm`], [`group_norm`], [`group_norm_silu`], [`group_norm_film_silu`] | normalisation, fused with what follows it |
 //! | [`attention`] | scaled dot-product attention with a mask |

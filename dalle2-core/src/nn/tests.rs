@@ -386,6 +386,9 @@ fn residuals_have_gradients() {
         all.extend(leaves.iter().map(|leaf| host(leaf.grad(&grads).unwrap())));
         all.push(layer.weight.grad(&grads).map_or_else(Vec::new, host));
         all.push(conv.weight.grad(&grads).map_or_else(Vec::new, host));
+        for bias in [layer.bias.as_ref(), conv.bias.as_ref()] {
+            all.push(bias.unwrap().grad(&grads).map_or_else(Vec::new, host));
+        }
         all
     };
     let compare = |what: &str, found: Vec<Vec<f32>>, expected: Vec<Vec<f32>>| {
@@ -416,6 +419,15 @@ fn residuals_have_gradients() {
         let folded = sum(conv2d_onto(&conv, images(&x, 8), images(&residual, side), how));
         compare("convolution", gradients(folded, &leaves), composed);
     }
+}
+
+#[test]
+#[should_panic(expected = "the residual [1, 3, 4, 4] must be as the result")]
+fn a_residual_of_another_size_is_refused() {
+    let device = Device::flex();
+    let layer = Conv2dConfig::new([2, 3], [1, 1]).init(&device);
+    let x = tensor(&normal(1, 2 * 2 * 16), [2, 2, 4, 4], &device);
+    conv2d_onto(&layer, x, tensor(&normal(2, 3 * 16), [1, 3, 4, 4], &device), Resample::Keep);
 }
 
 #[test]

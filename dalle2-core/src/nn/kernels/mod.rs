@@ -3,7 +3,8 @@
 //! Burn's CPU backend computes activations in scalar code, composes group normalisation of ten passes over memory, and
 //! turns the gradient of a convolution's weights into products too narrow to be fast. Here the former are single sweeps
 //! that vectorise on whatever the machine offers (`macerator` chooses at run time) and use all threads, and 3 × 3
-//! convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. Linear
+//! convolutions and attention are products by the register tile of `raw`, which has all of the unsafe code. What stands
+//! beside a convolution or a linear map, a residual or a change of resolution, is done as it reads and writes. Linear
 //! layers, other convolutions and attention's gradients are products by the crate that Burn uses too, without Burn's
 //! clearing of new memory and the copy of every result. All enter through Burn's backend
 //! extensions: `NnOps` is implemented for the backend `Flex`, in `autodiff` for its differentiable form, and

@@ -31,8 +31,9 @@ pub struct AttentionShape {
     pub width: usize,
 }
 
-/// Keys and values in panels, and the scores of a block of queries.
+/// Keys and values in panels, of all heads and of one, and the scores of a block of queries.
 static PACKED: Scratch<Row> = Scratch::new();
+static PACKED_HEAD: Scratch<Row> = Scratch::new();
 static SCORES: Scratch<f32> = Scratch::new();
 
 /// `softmax(scale · q · kᵀ) · v` for `q` `[heads, queries, width]` and `k` and `v` `[heads, keys, width]`; what the mask
@@ -52,7 +53,7 @@ pub fn forward(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], mask: Option<&Row
     if heads >= MANY_HEADS && queries <= FEW_QUERIES {
         let of_heads: Vec<(usize, Rows<'_>)> = of_heads.collect();
         of_heads.into_par_iter().for_each(|(head, y)| {
-            PACKED.with(shape.packed(), |packed| {
+            PACKED_HEAD.with(shape.packed(), |packed| {
                 shape.pack(head, k, v, packed);
                 y.chunks(QUERIES).enumerate().for_each(|(i, y)| block((head, i, y), packed));
             });

@@ -218,7 +218,8 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: Option<&Tens
     }))
 }
 
-/// A convolution layer without groups or dilation. What is resampled must have even sides, and no gradient.
+/// A convolution layer without groups or dilation. What is resampled must have no gradient, and what is halved even
+/// sides.
 pub fn convolution(layer: &Conv2d, input: ConvInput) -> Result<Tensor<4>, ConvInput> {
     let weight = layer.weight.val();
     let Some(shape) = shape_of(layer, &input, weight.dims()).filter(|_| applies(&input.x) && applies(&weight)) else {

@@ -308,7 +308,16 @@ mod tests {
             let [a, b] = factors(i);
             expected(&a, &b, bias)
         });
-        assert_eq!(products(2, factors, bias), each.collect::<Vec<f32>>());
+        let each = each.collect::<Vec<f32>>();
+        assert_eq!(products(2, factors, bias), each);
+        let of_columns = integers(200, 5);
+        for bias in [bias, Bias::OfColumns(&of_columns)] {
+            let mut sum = integers(2 * 200 * 200, 6);
+            let before = sum.clone();
+            add_products(2, factors, bias, &mut sum);
+            let found: Vec<f32> = sum.iter().zip(before).map(|(sum, before)| sum - before).collect();
+            assert_eq!(found, products(2, factors, bias));
+        }
     }
 
     #[test]
