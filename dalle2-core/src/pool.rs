@@ -175,7 +175,7 @@ mod tests {
             for _ in 0..50 {
                 let (release, released) = mpsc::channel::<()>();
                 let found = pool.install(|| {
-                    rayon::spawn(move || drop(released.recv()));
+                    rayon::spawn(move || assert!(released.recv().is_err()));
                     awake(|| {
                         drop(release);
                         sum(0, 100_000)

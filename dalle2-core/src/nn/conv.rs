@@ -59,11 +59,14 @@ fn apply(layer: &Conv2d, mut input: ConvInput) -> Tensor<4> {
         }
     }
     let layer = conv2d_for(layer, input.x.dtype());
-    let folded = kernels::convolution(&layer, input);
-    folded.or_else(|input| kernels::convolution(&layer, input.composed())).unwrap_or_else(|input| {
-        let ConvInput { x, residual, .. } = input;
-        plus(layer.forward(x), residual)
-    })
+    let input = match kernels::convolution(&layer, input) {
+        Ok(y) => return y,
+        Err(input) => input.composed(),
+    };
+    match kernels::convolution(&layer, input) {
+        Ok(y) => y,
+        Err(ConvInput { x, residual, .. }) => plus(layer.forward(x), residual),
+    }
 }
 
 /// The sum with a residual that nothing has to be done to.
