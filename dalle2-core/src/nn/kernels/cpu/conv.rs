@@ -93,18 +93,13 @@ pub fn forward(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32], 
         return winograd::forward(shape, x, values(weight), Some(bias), residual);
     }
     let x = x.kept_or_resampled();
-    let [from, to] = shape.channels;
     if shape.is_pointwise() {
-        let weight = Matrix::new(values(weight), [to, from]);
-        let factors = |i| [weight, image(&x, i, [from, shape.pixels()])];
-        return match residual {
-            Some(residual) => {
-                let mut y = residual.kept_or_resampled().into_owned();
-                add_products(shape.batch, factors, Bias::OfRows(bias), &mut y);
-                y
-            }
-            None => matrix_products(shape.batch, factors, Bias::OfRows(bias)),
-        };
+        if let Some(residual) = residual {
+            let mut y = residual.kept_or_resampled().into_owned();
+            add_pointwise(shape, &x, weight, bias, &mut y);
+            return y;
+        }
+        return matrix_products(shape.batch, pointwise(shape, &x, weight), Bias::OfRows(bias));
     }
     let mut y = by_columns(shape, &x, weight, bias);
     if let Some(residual) = residual {
@@ -128,10 +123,14 @@ pub fn by_columns(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32
 
 /// Adds the convolution to `y`, where [it is a product at each pixel](ConvShape::is_pointwise).
 pub fn add_pointwise(shape: &ConvShape, x: &[f32], weight: &FlexTensor, bias: &[f32], y: &mut [f32]) {
-    let [from, to] = shape.channels;
+    add_products(shape.batch, pointwise(shape, x, weight), Bias::OfRows(bias), y);
+}
+
+/// The factors of a product at each pixel, by image.
+fn pointwise<'a>(shape: &ConvShape, x: &'a [f32], weight: &'a FlexTensor) -> impl Fn(usize) -> [Matrix<'a>; 2] + Sync {
+    let ([from, to], pixels) = (shape.channels, shape.pixels());
     let weight = Matrix::new(values(weight), [to, from]);
-    let factors = |i| [weight, image(x, i, [from, shape.pixels()])];
-    add_products(shape.batch, factors, Bias::OfRows(bias), y);
+    move |i| [weight, image(x, i, [from, pixels])]
 }
 
 /// The gradients of [`forward`] with nothing resampled, given that of its result.

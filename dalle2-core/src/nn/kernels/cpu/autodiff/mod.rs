@@ -68,10 +68,7 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         let kind = ConvStep.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
         let (x, weight) = (whole(x.into_primitive()), whole(weight.into_primitive()));
         let y = convolve(&x, &weight, bias.into_primitive(), None, &shape);
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, shape), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (x, weight, shape), y)
     }
 
     fn convolution_onto(
@@ -85,20 +82,14 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         let kind = ConvStep.prepare::<C>(nodes).compute_bound().stateful();
         let (x, weight) = (whole(x.into_primitive()), whole(weight.into_primitive()));
         let y = convolve(&x, &weight, bias.into_primitive(), Some(residual.into_primitive()), &shape);
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, shape), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (x, weight, shape), y)
     }
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let kind = LinearStep.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
         let (x, weight) = (whole(x.into_primitive()), in_order(weight.into_primitive()));
         let y = linear(&x, &weight, bias.into_primitive(), None);
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((x, weight), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (x, weight), y)
     }
 
     fn linear_onto(
@@ -111,10 +102,7 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         let kind = LinearStep.prepare::<C>(nodes).compute_bound().stateful();
         let (x, weight) = (whole(x.into_primitive()), in_order(weight.into_primitive()));
         let y = linear(&x, &weight, bias.into_primitive(), Some(residual.into_primitive()));
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((x, weight), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (x, weight), y)
     }
 
     fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
@@ -132,10 +120,7 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
     fn swapped(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let kind = SwappedStep.prepare::<C>([x.node()]).compute_bound().stateful();
         let y = Flex::swapped(x.into_primitive());
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (), y)
     }
 
     fn joined(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self> {
@@ -143,10 +128,7 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         let (a, b) = (a.into_primitive(), b.into_primitive());
         let shapes = [&a, &b].map(|x| x.layout().shape().clone());
         let y = Flex::joined(a, b, axis);
-        match kind {
-            OpsKind::Tracked(prep) => prep.finish((shapes, axis), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        finish(kind, (shapes, axis), y)
     }
 
     fn layer_norm_rows(
@@ -179,6 +161,23 @@ impl<C: CheckpointStrategy> NnOps for Autodiff<Flex, C> {
         scale: f32,
     ) -> FloatTensor<Self> {
         attend::<C>([q, k, v], Some(mask), scale)
+    }
+}
+
+/// The result, with what its gradient needs if one is wanted.
+fn finish<S, C, T, const N: usize>(
+    kind: OpsKind<S, Flex, T, C, N>,
+    state: T,
+    y: FlexTensor,
+) -> FloatTensor<Autodiff<Flex, C>>
+where
+    S: Backward<Flex, N, State = T>,
+    C: CheckpointStrategy,
+    T: Clone + Send + std::fmt::Debug + 'static,
+{
+    match kind {
+        OpsKind::Tracked(prep) => prep.finish(state, y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }
 
