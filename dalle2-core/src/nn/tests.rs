@@ -235,6 +235,21 @@ fn embeddings_and_their_gradient_are_exact() {
 }
 
 #[test]
+fn gradients_of_a_large_table_are_those_of_burn() {
+    let device = Device::flex().autodiff();
+    // Several tasks of rows; some rows are wanted often, most never.
+    let (rows, width) = (9001, 7);
+    let layer = EmbeddingConfig::new(rows, width).init(&device);
+    let ids: Vec<i64> = (0..600).map(|i| if i % 3 == 0 { 9000 - i % 2 } else { i * 7919 % 9001 }).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [20, 30]), &device);
+    let factors = tensor(&normal(3, 600 * width), [20, 30, width], &device);
+    let gradient = |y: Tensor<3>| host(layer.weight.val().grad(&(y * factors.clone()).sum().backward()).unwrap());
+    let found = gradient(embedding(&layer, ids.clone()));
+    let expected = widen(&gradient(layer.forward(ids)));
+    assert_close("gradient of a table", &found, &expected, 1e-6, 1e-5);
+}
+
+#[test]
 #[should_panic(expected = "must be 5")]
 fn linear_refuses_another_width() {
     let device = Device::flex();

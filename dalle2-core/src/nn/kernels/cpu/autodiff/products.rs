@@ -7,10 +7,12 @@ use burn::backend::autodiff::{
 };
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Shape;
+use rayon::prelude::*;
 
 use super::super::conv::{self, ConvShape};
 use super::super::ops::{matrix, tensor, values, whole};
-use super::super::raw::{Bias, matrix_product};
+use super::super::parallel::WORTH_A_THREAD;
+use super::super::raw::{Bias, Rows, Unwritten, matrix_product};
 use super::super::rows;
 
 /// Backward step of [`NnOps::linear`] and [`NnOps::linear_onto`], of which the residual is the fourth parent.
@@ -54,14 +56,40 @@ impl Backward<Flex, 1> for EmbeddingStep {
         let (ids, shape) = ops.state;
         unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
             let grad = whole(grad);
-            let width = shape[1];
-            let mut rows = vec![0.0; shape.num_elements()];
-            for (id, grad) in ids.iter().zip(values(&grad).chunks_exact(width)) {
-                rows[id * width..][..width].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
-            }
-            tensor(rows, shape)
+            tensor(sums_by_id(&ids, values(&grad), shape.dims()), shape)
         });
     }
+}
+
+/// A table with so many rows and columns, of which each row is the sum of those rows of `x` that have its number.
+fn sums_by_id(ids: &[usize], x: &[f32], [rows, width]: [usize; 2]) -> Vec<f32> {
+    // By number, and of one number in the order in which they come.
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|i| ids[*i]);
+    let mut table = Unwritten::new(rows, width);
+    let in_turn = WORTH_A_THREAD.div_ceil(width.max(1));
+    let pieces: Vec<Rows<'_>> = table.rows().chunks(in_turn).collect();
+    pieces.into_par_iter().enumerate().for_each(|(piece, mut table)| {
+        let zeros = vec![0.0; width];
+        let mut sum = zeros.clone();
+        let first = piece * in_turn;
+        let mut rest = &order[order.partition_point(|i| ids[*i] < first)..];
+        for row in 0..in_turn.min(rows - first) {
+            let count = rest.partition_point(|i| ids[*i] == first + row);
+            let (these, others) = rest.split_at(count);
+            rest = others;
+            if these.is_empty() {
+                table.write([row, 0], &zeros);
+                continue;
+            }
+            sum.fill(0.0);
+            for i in these {
+                sum.iter_mut().zip(&x[i * width..][..width]).for_each(|(sum, x)| *sum += x);
+            }
+            table.write([row, 0], &sum);
+        }
+    });
+    table.finish()
 }
 
 /// Backward step of [`NnOps::convolution`] and [`NnOps::convolution_onto`], of which the residual is the fourth parent.
