@@ -51,9 +51,15 @@ pub fn device(name: &str) -> Result<Device> {
 ///
 /// A step of a diffusion network makes and frees the same large tensors again and again. glibc gives each back to the
 /// operating system at once, which then clears every page of the next one. A program that does little but generate or
-/// train calls this once, at its start; its memory stays at the peak then, and all threads allocate from one arena, since
-/// those of single threads cannot keep large blocks. It changes nothing with other allocators, for
-/// other devices, and without the feature `kernels`.
+/// train calls this once, at its start, before it has threads; its memory stays at the peak then, and all threads allocate
+/// from one arena, since those of single threads cannot keep large blocks.
+///
+/// On 64-bit Linux it also asks for large pages (transparent huge pages) in as many addresses as half of the machine's
+/// memory has bytes, so that a thread that walks through a large tensor looks up fewer pages. They count as virtual
+/// memory, and as memory only where they are used. Where addresses are limited (`ulimit -v`, `ulimit -d`, or
+/// `vm.overcommit_memory` = 2) none are asked for; where the system has large pages switched off, nothing comes of it.
+///
+/// It changes nothing with other allocators, for other devices, and without the feature `kernels`.
 pub fn keep_memory() -> bool {
     nn::keep_freed()
 }

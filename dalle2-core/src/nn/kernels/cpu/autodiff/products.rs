@@ -62,10 +62,14 @@ impl Backward<Flex, 1> for EmbeddingStep {
 }
 
 /// A table with so many rows and columns, of which each row is the sum of those rows of `x` that have its number.
+///
+/// # Panics
+/// If the table has no row of such a number.
 fn sums_by_id(ids: &[usize], x: &[f32], [rows, width]: [usize; 2]) -> Vec<f32> {
     // By number, and of one number in the order in which they come.
     let mut order: Vec<usize> = (0..ids.len()).collect();
     order.sort_by_key(|i| ids[*i]);
+    assert!(order.last().is_none_or(|i| ids[*i] < rows), "the table has {rows} rows, and a number is not less");
     let mut table = Unwritten::new(rows, width);
     let in_turn = WORTH_A_THREAD.div_ceil(width.max(1));
     let pieces: Vec<Rows<'_>> = table.rows().chunks(in_turn).collect();

@@ -13,8 +13,11 @@ use super::super::panels::Matrix;
 
 /// Multiplications from which a product is worth several threads.
 const LARGE: usize = 1 << 23;
-/// What rows and columns of a piece are multiples of, but for the last: those of the tiles that `gemm` computes.
-const STEPS: [usize; 2] = [12, 32];
+/// What rows and columns of a piece are multiples of, but for the last: tiles of `gemm` have six rows, and columns in
+/// vectors, up to sixty-four.
+const STEPS: [usize; 2] = [6, 32];
+/// Multiplications that take as long as to read and pack a value of a factor.
+const OF_A_VALUE: usize = 32;
 
 /// What is added to a product.
 #[derive(Debug, Clone, Copy)]
@@ -152,15 +155,17 @@ fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32
     unsafe { multiply([a, b], size, Start { values: c.as_mut_ptr().cast(), written: false, bias }, threads) };
 }
 
-/// Rows and columns of the pieces of a product, one for each thread. Every piece reads its rows of one factor and its
-/// columns of the other: together they read the least if the pieces are about square.
+/// Rows and columns of the pieces of a product, at most one for each thread. Every piece reads its rows of one factor and
+/// its columns of the other: of pieces that are as large as each other, the squarest take the least time.
 fn pieces([rows, columns]: [usize; 2], threads: usize) -> [usize; 2] {
-    let shares = (1..=threads).filter(|down| threads.is_multiple_of(*down)).map(|down| [down, threads / down]);
-    let size = |[down, across]: [usize; 2]| {
-        let of = |length: usize, shares: usize, step: usize| length.div_ceil(shares).next_multiple_of(step);
-        [of(rows, down, STEPS[0]), of(columns, across, STEPS[1])]
+    let size = |down: usize| {
+        let of = |length: usize, shares: usize, step: usize| {
+            length.div_ceil(shares).next_multiple_of(step).min(length).max(1)
+        };
+        [of(rows, down, STEPS[0]), of(columns, threads / down, STEPS[1])]
     };
-    shares.map(size).min_by_key(|[rows, columns]| rows + columns).unwrap_or([rows, columns])
+    let time = |[rows, columns]: &[usize; 2]| rows * columns + OF_A_VALUE * (rows + columns);
+    (1..=threads).map(size).min_by_key(time).unwrap_or([rows, columns])
 }
 
 /// The values of a product before it.
@@ -213,24 +218,19 @@ unsafe fn multiply(factors: [&Matrix<'_>; 2], [rows, columns]: [usize; 2], start
     if rows == 0 || columns == 0 {
         return;
     }
-    let [of_piece, across] = match threads {
-        1 => [[rows, columns], [1, 1]],
-        _ => {
-            let size = pieces([rows, columns], threads);
-            [size, [rows.div_ceil(size[0]), columns.div_ceil(size[1])]]
-        }
-    };
+    let [height, width] = pieces([rows, columns], threads);
+    let [down, across] = [rows.div_ceil(height), columns.div_ceil(width)];
     let piece = |i: usize| {
-        let start_of = |i: usize, length: usize, end: usize| i * length..((i + 1) * length).min(end);
-        let rows = start_of(i / across[1], of_piece[0], rows);
-        let columns_of = start_of(i % across[1], of_piece[1], columns);
+        let part = |i: usize, length: usize, end: usize| i * length..((i + 1) * length).min(end);
+        let rows = part(i / across, height, rows);
+        let columns_of = part(i % across, width, columns);
         // SAFETY: no two pieces have a value in common; the rest is what the caller guarantees.
         unsafe {
             let adds = start.prepare([&rows, &columns_of], columns);
             multiply_piece(factors, [rows, columns_of], (start.values, columns), adds);
         }
     };
-    (0..across[0] * across[1]).into_par_iter().with_max_len(1).for_each(piece);
+    (0..down * across).into_par_iter().with_max_len(1).for_each(piece);
 }
 
 /// Writes some rows and columns of `a · b` to those of `c`, which has so many columns, or adds them.
@@ -282,7 +282,7 @@ unsafe fn multiply_piece(
 #[cfg(test)]
 mod tests {
     use super::super::super::panels::Matrix;
-    use super::{Bias, STEPS, add_products, pieces, product, products};
+    use super::{Bias, Start, add_products, multiply, pieces, product, products};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -345,16 +345,55 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_about_square_and_as_many_as_threads() {
+    fn pieces_are_of_a_size_and_about_square() {
         assert_eq!(pieces([1200, 384], 2), [600, 384]);
+        assert_eq!(pieces([1232, 384], 2), [618, 384]);
         assert_eq!(pieces([384, 1536], 2), [384, 768]);
         assert_eq!(pieces([1200, 1280], 4), [600, 640]);
-        assert_eq!(pieces([1, 1000], 7), [12, 160]);
-        assert_eq!(pieces([5, 3], 1), STEPS);
-        for [rows, columns] in [[1200, 384], [77, 4096], [12, 32], [5000, 5000]] {
-            for threads in 1..=16 {
-                let [down, across] = pieces([rows, columns], threads);
-                assert!(rows.div_ceil(down) * columns.div_ceil(across) <= threads);
+        assert_eq!(pieces([1, 1000], 7), [1, 160]);
+        assert_eq!(pieces([5, 3], 1), [5, 3]);
+        for size in [[1200, 384], [77, 4096], [128, 1024], [5000, 5000]] {
+            for threads in [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 31, 32, 64] {
+                let [down, across] = pieces(size, threads);
+                assert!(size[0].div_ceil(down) * size[1].div_ceil(across) <= threads);
+                let share = (size[0] * size[1]) as f64 / (down * across * threads) as f64;
+                assert!(share > 0.6, "{size:?} in {down} x {across} by {threads}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_in_any_number_of_pieces_are_exact() {
+        let sizes = [
+            [40, 7, 130],
+            [1, 30, 200],
+            [200, 30, 1],
+            [37, 1, 70],
+            [13, 2, 33],
+            [7, 0, 40],
+            [70, 600, 65],
+            [100, 33, 100],
+        ];
+        for [rows, depth, columns] in sizes {
+            let (a, b) = (integers(rows * depth, 1), integers(depth * columns, 2));
+            let (of_rows, of_columns) = (integers(rows, 3), integers(columns, 4));
+            let left = [Matrix::new(&a, [rows, depth]), Matrix::new(&a, [depth, rows]).transposed()];
+            let right = [Matrix::new(&b, [depth, columns]), Matrix::new(&b, [columns, depth]).transposed()];
+            for (a, b) in left.into_iter().flat_map(|a| right.map(|b| (a, b))) {
+                for bias in [Bias::None, Bias::OfRows(&of_rows), Bias::OfColumns(&of_columns)] {
+                    let expected = expected(&a, &b, bias);
+                    for threads in [1, 2, 3, 4, 6, 7, 16, 64] {
+                        let mut c = vec![f32::NAN; rows * columns];
+                        let values = c.as_mut_ptr();
+                        // SAFETY: these are all values of the product, which nobody else has.
+                        unsafe { multiply([&a, &b], [rows, columns], Start { values, written: false, bias }, threads) };
+                        let what = format!("{rows} x {depth} x {columns}, {threads} pieces, {a:.0?}, {b:.0?}");
+                        assert_eq!(c, expected, "{what}");
+                        // SAFETY: as above, and they are written.
+                        unsafe { multiply([&a, &b], [rows, columns], Start { values, written: true, bias }, threads) };
+                        assert!(c.iter().zip(&expected).all(|(c, expected)| *c == 2.0 * expected), "added, {what}");
+                    }
+                }
             }
         }
     }

@@ -1,8 +1,11 @@
 //! What the C library and the system do with memory that is freed and taken.
 
-/// Largest block and largest rest that the allocator keeps.
+/// Largest block that the allocator keeps.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT: i32 = i32::MAX;
+/// Keeps what is free at the end of the heap, however large.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const NO_TRIMMING: i32 = -1;
 
 /// Tells the allocator to keep freed blocks for the next ones, and the system to give it memory by large pages; whether
 /// the allocator was heard.
@@ -18,7 +21,7 @@ pub fn keep_freed() -> bool {
         // have no room for blocks above 64 MiB, and give back what is free whatever the threshold says.
         let heard = unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT) == 1
-                && libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) == 1
+                && libc::mallopt(libc::M_TRIM_THRESHOLD, NO_TRIMMING) == 1
                 && libc::mallopt(libc::M_ARENA_MAX, 1) == 1
         };
         #[cfg(target_pointer_width = "64")]
@@ -38,21 +41,31 @@ pub fn keep_freed() -> bool {
 /// Pages of 2 MiB in place of those of 4 KiB, each of which a thread that walks through a large tensor has to look up.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 mod large_pages {
+    use std::fs;
+
     /// Bytes of addresses that are taken at a time; less than the largest block that the allocator keeps.
     const BLOCK: usize = 1 << 30;
 
+    /// The most that are taken.
+    const MOST: usize = 64;
+
     /// Takes as many addresses as half of the memory has bytes, says of them that large pages are welcome, and gives them
-    /// back to the allocator, which keeps them for the blocks to come. None of it is written, so no memory is used.
+    /// back to the allocator, which keeps them for the blocks to come. Nothing is written but the head of each block.
     ///
-    /// Where addresses are limited, or count as memory that is used, nothing is taken.
+    /// Nothing is taken where large pages are not given to those who ask, or to all; where addresses are limited; and
+    /// where they count as memory that is used.
     pub fn ask_for() {
-        if is_limited() {
+        let chosen = |file: &str, choice: &str| fs::read_to_string(file).is_ok_and(|text| text.contains(choice));
+        let asked = chosen("/sys/kernel/mm/transparent_hugepage/enabled", "[madvise]");
+        // With 2, the system gives no addresses for which it has no memory.
+        let free = ["0", "1"].iter().any(|mode| chosen("/proc/sys/vm/overcommit_memory", mode));
+        if !asked || !free || !unlimited(libc::RLIMIT_AS) || !unlimited(libc::RLIMIT_DATA) {
             return;
         }
-        // SAFETY: both only ask.
-        let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-        let (Ok(pages), Ok(page)) = (usize::try_from(pages), usize::try_from(page)) else { return };
-        let count = pages.saturating_mul(page) / 2 / BLOCK;
+        // SAFETY: it only asks.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let Ok(page) = usize::try_from(page) else { return };
+        let count = (memory(page) / 2 / BLOCK).min(MOST);
         // SAFETY: any size may be asked for.
         let blocks = (0..count).map(|_| unsafe { libc::malloc(BLOCK) });
         let blocks: Vec<_> = blocks.take_while(|block| !block.is_null()).collect();
@@ -67,15 +80,21 @@ mod large_pages {
         }
     }
 
-    fn is_limited() -> bool {
-        let unlimited = |resource| {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: it writes to the structure that it is given.
-            let found = unsafe { libc::getrlimit(resource, &raw mut limit) };
-            found == 0 && limit.rlim_cur == libc::RLIM_INFINITY
-        };
-        // With 2, the system gives no addresses for which it has no memory.
-        let strict = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
-        strict || !unlimited(libc::RLIMIT_AS) || !unlimited(libc::RLIMIT_DATA)
+    /// Bytes of memory that the machine has, or this process may use.
+    fn memory(page: usize) -> usize {
+        // SAFETY: it only asks.
+        let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+        let of_machine = usize::try_from(pages).unwrap_or(0).saturating_mul(page);
+        let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        let limits = limits.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
+        limits.fold(of_machine, usize::min)
+    }
+
+    /// Whether the process may have as much of something as it wants.
+    fn unlimited(resource: libc::__rlimit_resource_t) -> bool {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it writes to the structure that it is given.
+        let found = unsafe { libc::getrlimit(resource, &raw mut limit) };
+        found == 0 && limit.rlim_cur == libc::RLIM_INFINITY
     }
 }
