@@ -54,8 +54,8 @@ pub fn device(name: &str) -> Result<Device> {
 /// train calls this once, at its start, before it has threads; its memory stays at the peak then, and all threads allocate
 /// from one arena, since those of single threads cannot keep large blocks.
 ///
-/// On 64-bit Linux it also asks for large pages (transparent huge pages) in as many addresses as half of the machine's
-/// memory has bytes, so that a thread that walks through a large tensor looks up fewer pages. They count as virtual
+/// On 64-bit Linux it also asks for large pages (transparent huge pages) in as many addresses as half of the machine's or
+/// the container's memory has bytes, 64 GiB at most, so that a thread that walks through a large tensor looks up fewer pages. They count as virtual
 /// memory, and as memory only where they are used. Where addresses are limited (`ulimit -v`, `ulimit -d`, or
 /// `vm.overcommit_memory` = 2) none are asked for; where the system has large pages switched off, nothing comes of it.
 ///

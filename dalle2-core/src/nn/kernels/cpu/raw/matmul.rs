@@ -68,13 +68,7 @@ impl Bias<'_> {
 /// # Panics
 /// If the factors do not fit each other, or the bias not the result.
 pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
-    let size = a.size()[0] * b.size()[1];
-    let mut c = Vec::with_capacity(size);
-    let (_, threads) = sharing(&a, &b);
-    fill(&a, &b, bias, &mut c.spare_capacity_mut()[..size], threads);
-    // SAFETY: `fill` has written all of them.
-    unsafe { c.set_len(size) };
-    c
+    products(1, |_| [a, b], bias)
 }
 
 /// `a(i) · b(i) + bias` for so many i, one after the other, all of the same size. A large one is worked on by all

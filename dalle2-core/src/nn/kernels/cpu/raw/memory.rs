@@ -52,8 +52,8 @@ mod large_pages {
     /// Takes as many addresses as half of the memory has bytes, says of them that large pages are welcome, and gives them
     /// back to the allocator, which keeps them for the blocks to come. Nothing is written but the head of each block.
     ///
-    /// Nothing is taken where large pages are not given to those who ask, or to all; where addresses are limited; and
-    /// where they count as memory that is used.
+    /// Nothing is taken where the system gives large pages to all or to nobody, whoever asks; where addresses are limited;
+    /// and where they count as memory that is used.
     pub fn ask_for() {
         let chosen = |file: &str, choice: &str| fs::read_to_string(file).is_ok_and(|text| text.contains(choice));
         let asked = chosen("/sys/kernel/mm/transparent_hugepage/enabled", "[madvise]");
