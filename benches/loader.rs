@@ -17,13 +17,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Distribution, Tensor};
-use burn::train::TrainStep;
 use dalle2::Device;
-use dalle2::core::data::{DataSpec, Decoders, Mixture};
 use dalle2::core::image::{fit_square, to_tensor};
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::DecoderConfig;
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
+use dalle2_train::TrainTask;
+use dalle2_train::data::{DataSpec, Decoders, Mixture};
 use webdataset::{Recipe, write_webdataset};
 
 /// Side of the images that the decoder trains on.
@@ -67,7 +67,7 @@ fn loader(side: u32, compressed: bool, threads: usize, device: &Device) -> Resul
     let decoders = Decoders::new(threads)?;
     let start = Instant::now();
     for step in 0..(SAMPLES / BATCHES[0]) as u64 {
-        let prepare = |_, _, item: dalle2::core::data::CaptionedImage| Ok(fit_square(&item.image, SIDE as u32));
+        let prepare = |_, _, item: dalle2_train::data::CaptionedImage| Ok(fit_square(&item.image, SIDE as u32));
         let images = decoders.batch(&mixture, step, BATCHES[0], prepare)?;
         to_tensor(&images, device)?;
     }
@@ -94,7 +94,7 @@ fn network(device: &Device) -> Result<f64> {
         let steps = config.diffusion.train_steps;
         let batch = DecoderBatch::draw(step, images, random([b, d]), &text(b), &text(1), dropout, steps);
         let start = Instant::now();
-        let output = TrainStep::step(&task, batch);
+        let output = task.gradients(batch, 1.0);
         device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
         drop(output);
         seconds.push(start.elapsed().as_secs_f64());

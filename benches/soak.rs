@@ -8,13 +8,11 @@
 
 use burn::prelude::{Device, Tensor, TensorData};
 use dalle2::core::diffusion::standard_normal;
-use dalle2::core::train::{
-    BatchSource, DisplayMode, RunOptions, TrainConfig, Trainer, materialize, read_metrics, step_rng,
-};
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::DecoderConfig;
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::{GenerateRequest, Pipeline};
+use dalle2_train::{BatchSource, DisplayMode, RunOptions, TrainConfig, Trainer, materialize, read_metrics, step_rng};
 
 /// Steps and generations that are looked at, and those before, in which the allocator finds its size.
 const STEPS: u64 = 2000;

@@ -13,15 +13,15 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use dalle2::core::data::EmbeddingSet;
 use dalle2::core::diffusion::LossWeight;
-use dalle2::core::train::{TrainConfig, materialize};
 use dalle2::core::{Components, EmbeddingScale, SampleOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{
     AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,
 };
 use dalle2::{ConfigError, Device};
+use dalle2_train::data::EmbeddingSet;
+use dalle2_train::{TrainConfig, materialize};
 use serde::{Deserialize, Serialize};
 use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::config::{NoOptions, Options, RunConfig};

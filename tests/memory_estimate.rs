@@ -1,17 +1,15 @@
 //! The memory that training is said to need, against the memory that a step allocates.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use burn::module::Module;
 use burn::prelude::*;
-use burn::train::TrainStep;
 use dalle2::clip::train::{ClipBatch, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, TokenBatch};
-use dalle2::core::train::{MemoryEstimate, TrainConfig, materialize};
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DecoderConfig, UpsamplerConfig};
 use dalle2::prior::DiffusionPriorConfig;
 use dalle2::prior::train::{PriorBatch, PriorTask};
+use dalle2_train::{MemoryEstimate, TrainConfig, TrainTask, materialize};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -34,13 +32,13 @@ fn text(count: usize, device: &Device) -> TextCondition {
 }
 
 /// Most bytes that a step allocates at once, without the model, the batch and the gradients that are left.
-fn measured<M: TrainStep + Module>(task: &M, batch: impl Fn() -> M::Input) -> f64 {
+fn measured<M: TrainTask>(task: &M, batch: impl Fn() -> M::Batch) -> f64 {
     materialize(task, &device(), 0);
-    drop(task.step(batch())); // What is set up once.
+    drop(task.gradients(batch(), 1.0)); // What is set up once.
     let batch = batch();
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    drop(task.step(batch));
+    drop(task.gradients(batch, 1.0));
     (MEMORY.peak_usage() - before) as f64
 }
 

@@ -11,12 +11,12 @@ use dalle2::core::diffusion::{PredictionType, SeededNoise, VarianceType};
 use dalle2::core::image::{RgbImage, to_tensor};
 use dalle2::core::metrics::psnr;
 use dalle2::core::text::ClipTokenizer;
-use dalle2::core::train::{BatchSource, TrainConfig, Trainer, materialize, mix_seed, step_rng};
 use dalle2::core::{Decoder, ImageEncoder, SampleOptions, StepEvent, TextCondition, TextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder};
 use dalle2::{Device, Result};
 use dalle2_emoji::EmojiStore;
+use dalle2_train::{BatchSource, TrainConfig, Trainer, materialize, mix_seed, step_rng};
 
 const NAMES: [&str; 16] = [
     "red apple",

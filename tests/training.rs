@@ -1,33 +1,25 @@
-//! Training of the real models, small: resuming them, and training them under Burn's own loop.
+//! Training of the real models, small: resuming them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::AdamWConfig;
 use burn::prelude::*;
-use burn::train::metric::LossMetric;
-use burn::train::renderer::CliMetricsRenderer;
-use burn::train::{ExecutionStrategy, Learner, LearnerModel, MultiDeviceOptim, SupervisedTraining, TrainStep};
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions, ImageTower};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
 use dalle2::core::diffusion::standard_normal;
 use dalle2::core::image::RgbImage;
-use dalle2::core::train::{
-    BatchSource, DisplayMode, LossOutput, LossScaling, Precision, RunOptions, SourceLoader, StepRecord, TrainConfig,
-    TrainTask, Trained, Trainer, materialize, read_metrics, step_rng,
-};
 use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DecoderConfig, UpsamplerConfig};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, PriorBatch, PriorTask};
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions};
+use dalle2_train::{
+    BatchSource, DisplayMode, LossScaling, Precision, RunOptions, StepRecord, TrainConfig, TrainTask, Trained, Trainer,
+    materialize, read_metrics, step_rng,
+};
 use rand::RngExt;
-
-#[path = "training/supervised.rs"]
-mod supervised;
 
 /// Width of embeddings, width of captions' tokens, tokens of a caption.
 const D: usize = 12;
@@ -141,8 +133,7 @@ fn bits<M: Module>(module: &M) -> Vec<u32> {
 /// Trains eight steps at once, and again in three sessions, and compares model, average and losses bit for bit.
 fn assert_resumes<M, S>(make: impl Fn() -> M, source: &S)
 where
-    M: TrainTask<Input = S::Batch>,
-    M::Output: LossOutput,
+    M: TrainTask<Batch = S::Batch>,
     S: BatchSource,
 {
     let _alone = alone();
@@ -253,74 +244,6 @@ fn the_upsampler_resumes_bit_for_bit() {
     assert_resumes(|| UpsamplerTask::new(&config, &device()).unwrap(), &upsampler_source(&config));
 }
 
-/// Mean loss over the batches of `steps`.
-fn mean_loss<M, S>(model: &M, source: &S, steps: Range<u64>) -> f32
-where
-    M: LearnerModel + TrainStep<Input = S::Batch>,
-    M: burn::train::InferenceStep<Input = S::Batch>,
-    <M as burn::train::InferenceStep>::Output: LossOutput,
-    S: BatchSource,
-{
-    let count = (steps.end - steps.start) as f32;
-    let losses = steps.map(|step| {
-        let batch = source.batch(step, &Device::flex()).unwrap();
-        burn::train::InferenceStep::step(model, batch).loss().into_scalar::<f32>()
-    });
-    losses.sum::<f32>() / count
-}
-
-/// Trains three epochs of ten batches under Burn's loop and compares the loss with that of the start.
-fn assert_learns_under_burn<M, S>(model: M, source: S, strategy: ExecutionStrategy)
-where
-    M: LearnerModel + TrainStep<Input = S::Batch>,
-    M: burn::train::InferenceStep<Input = S::Batch>,
-    <M as TrainStep>::Output: burn::train::metric::Adaptor<burn::train::metric::LossInput>,
-    <M as burn::train::InferenceStep>::Output:
-        LossOutput + burn::train::metric::Adaptor<burn::train::metric::LossInput>,
-    S: BatchSource + 'static,
-{
-    let _alone = alone();
-    let temp = tempfile::tempdir().unwrap();
-    materialize(&model, &device(), 3);
-    let source = Arc::new(source);
-    let before = mean_loss(&model.valid(), &*source, 0..6);
-    let (training, validation) = (
-        Arc::new(SourceLoader::training(source.clone(), 10, 0, &device())),
-        Arc::new(SourceLoader::validation(source.clone(), 2, &Device::flex())),
-    );
-    let learner = Learner::new(model, AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init(), 0.01);
-    let result = SupervisedTraining::new(temp.path(), training, validation)
-        .metrics((LossMetric::new(),))
-        .with_training_strategy(strategy.into())
-        .with_application_logger(None)
-        .renderer(Box::new(CliMetricsRenderer::new()))
-        .num_epochs(3)
-        .launch(learner);
-    assert!(result.error.is_none(), "{:?}", result.error);
-    let after = mean_loss(&result.model, &*source, 0..6);
-    assert!(after < 0.9 * before, "the loss went from {before} to {after}");
-}
-
-#[test]
-fn clip_trains_under_burns_own_loop() {
-    let task = ClipTask::new(&clip_config(), &ClipTaskOptions::default(), &device()).unwrap();
-    let batches = clip_source();
-    // Six batches again and again, so that there is something to learn.
-    let source = Batches(move |step, device: &Device| batches.batch(step % 6, device).unwrap());
-    assert_learns_under_burn(task, source, ExecutionStrategy::single(device()));
-}
-
-#[test]
-fn the_decoder_trains_under_burns_loop_on_two_devices() {
-    for optimizer in [MultiDeviceOptim::OptimMainDevice, MultiDeviceOptim::OptimSharded] {
-        let task = DecoderTask::new(&decoder_config(), &device()).unwrap();
-        let strategy = ExecutionStrategy::multi(vec![device(), device()], optimizer);
-        let source = decoder_source();
-        let source = Batches(move |step, device: &Device| source.batch(step % 6, device).unwrap());
-        assert_learns_under_burn(task, source, strategy);
-    }
-}
-
 #[test]
 fn the_prior_trains_on_two_devices_as_on_one() {
     let _alone = alone();
@@ -341,8 +264,7 @@ fn the_prior_trains_on_two_devices_as_on_one() {
 /// Trains twelve steps in f32 and in a 16-bit type, and compares the losses and what the weights are.
 fn assert_trains_in<M, S>(precision: Precision, make: impl Fn() -> M, source: &S)
 where
-    M: TrainTask<Input = S::Batch>,
-    M::Output: LossOutput,
+    M: TrainTask<Batch = S::Batch>,
     S: BatchSource,
 {
     let _alone = alone();

@@ -12,13 +12,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
-use dalle2::core::data::{CaptionedImages, DataSpec, Decoders, Mixture, ShardDataset};
 use dalle2::core::image::{RgbImage, fit_square};
 use dalle2::core::text::ClipTokenizer;
-use dalle2::core::train::{
-    BatchSource, DisplayMode, RunOptions, TrainConfig, TrainReport, Trainer, read_metrics, step_rng,
-};
 use dalle2::{Device, Result};
+use dalle2_train::data::{CaptionedImages, DataSpec, Decoders, Mixture, ShardDataset};
+use dalle2_train::{BatchSource, DisplayMode, RunOptions, TrainConfig, TrainReport, Trainer, read_metrics, step_rng};
 use webdataset::{Damage, Recipe, words, write_webdataset};
 
 const BATCH: usize = 50;
@@ -66,7 +64,7 @@ impl BatchSource for Source {
     type Batch = ClipBatch;
 
     fn batch(&self, step: u64, device: &Device) -> Result<ClipBatch> {
-        let prepare = |_, _, item: dalle2::core::data::CaptionedImage| Ok((item.caption, fit_square(&item.image, 16)));
+        let prepare = |_, _, item: dalle2_train::data::CaptionedImage| Ok((item.caption, fit_square(&item.image, 16)));
         let items: Vec<(String, RgbImage)> = self.decoders.batch(&self.mixture, step, BATCH, prepare)?;
         let mut classes = BTreeMap::new();
         for (caption, _) in &items {

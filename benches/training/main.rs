@@ -18,10 +18,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::prelude::*;
-use burn::train::TrainStep;
 use clap::Parser;
 use dalle2::core::on_pool;
-use dalle2::core::train::{LossOutput, TrainConfig, optimizer};
+use dalle2_train::{TrainConfig, TrainTask, optimizer};
 use serde_json::{Map, Value, json};
 
 /// Steps that are not measured; their losses are reported.
@@ -58,11 +57,10 @@ impl Report {
     }
 
     /// Trains `task` on one batch again and again.
-    fn measure<M>(&mut self, name: &str, task: M, batch: M::Input, size: usize)
+    fn measure<M>(&mut self, name: &str, task: M, batch: M::Batch, size: usize)
     where
-        M: TrainStep + Module,
-        M::Input: Clone,
-        M::Output: LossOutput,
+        M: TrainTask,
+        M::Batch: Clone,
     {
         let (parameters, device) = (task.num_params(), Device::flex());
         let config = TrainConfig { learning_rate: 1e-4, weight_decay: 0.01, ..Default::default() };
@@ -74,9 +72,9 @@ impl Report {
             let start = Instant::now();
             let batch = batch.clone();
             let (next, loss) = on_pool(&device, || {
-                let output = TrainStep::step(&now, batch);
-                let loss = output.item.loss();
-                (now.optimize(&mut optimizer, config.learning_rate.into(), output.grads), loss)
+                let output = now.gradients(batch, 1.0);
+                let loss = output.output.loss;
+                (optimizer.step(config.learning_rate, now, output.grads).after_step(), loss)
             });
             let loss: f32 = loss.into_scalar();
             let elapsed = start.elapsed().as_secs_f64();

@@ -10,12 +10,12 @@ use dalle2::clip::train::{ClipBatch, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, ImportOptions, PretrainedClip};
 use dalle2::core::diffusion::standard_normal;
 use dalle2::core::store::{Precision, WeightsWriter};
-use dalle2::core::train::{materialize, step_rng};
 use dalle2::core::{Component, EmbeddingScale, TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions};
+use dalle2_train::{materialize, step_rng};
 use rand::RngExt;
 
 /// Images in a batch of decoder, upsampler and CLIP.

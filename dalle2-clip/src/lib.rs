@@ -46,7 +46,6 @@ mod pretrained;
 mod processor;
 mod text;
 mod text_encoder;
-#[cfg(feature = "train")]
 pub mod train;
 mod vision;
 

@@ -3,15 +3,10 @@
 mod cached;
 mod task;
 
-use std::collections::HashMap;
-
-use burn::data::dataset::Dataset;
 use burn::prelude::*;
-use dalle2_core::data::CaptionedImage;
 use dalle2_core::image::{RgbImage, to_tensor};
 use dalle2_core::text::ClipTokenizer;
-use dalle2_core::train::{BatchSource, ShuffledIndices, step_rng};
-use dalle2_core::{ConfigError, Error, Result};
+use dalle2_core::{ConfigError, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -19,9 +14,6 @@ pub use task::{ClipLoss, ClipTask, ClipTaskOptions, ImageTower};
 
 use crate::text_encoder::{Overlong, tokenize};
 use crate::{ClipConfig, TokenBatch, preprocess};
-
-/// Random stream of augmentation and unknown words, see [`step_rng`].
-const STREAM: u64 = 0x63_6c69_7000;
 
 /// A batch of images and their captions.
 #[derive(Debug, Clone)]
@@ -213,52 +205,6 @@ fn bilinear(image: &RgbImage, x: f32, y: f32) -> [u8; 3] {
         (upper * (1.0 - fy) + lower * fy).round() as u8
     };
     [channel(0), channel(1), channel(2)]
-}
-
-/// The batches of a data set in random order; items under equal captions are of one class.
-#[derive(Debug)]
-pub struct ClipSource<D> {
-    dataset: D,
-    batcher: ClipBatcher,
-    order: ShuffledIndices,
-    batch_size: usize,
-    seed: u64,
-}
-
-impl<D: Dataset<CaptionedImage>> ClipSource<D> {
-    /// With all items of `dataset`, `batch_size` in each batch.
-    ///
-    /// # Errors
-    /// When the data set is empty or the batch has fewer than two items, which leaves nothing to contrast.
-    pub fn new(dataset: D, batcher: ClipBatcher, batch_size: usize, seed: u64) -> Result<Self> {
-        if batch_size < 2 {
-            return Err(ConfigError::new("batch_size", batch_size, "must be at least 2").into());
-        }
-        let order = ShuffledIndices::new(dataset.len(), seed)?;
-        Ok(Self { dataset, batcher, order, batch_size, seed })
-    }
-}
-
-impl<D: Dataset<CaptionedImage>> BatchSource for ClipSource<D> {
-    type Batch = ClipBatch;
-
-    fn batch(&self, step: u64, device: &Device) -> Result<ClipBatch> {
-        let items = self
-            .order
-            .batch(step, self.batch_size)
-            .into_iter()
-            .map(|index| self.dataset.get(index).map_err(|e| Error::Input(format!("item {index}: {e}"))))
-            .collect::<Result<Vec<_>>>()?;
-        let mut classes = HashMap::new();
-        let items: Vec<(&str, &RgbImage, usize)> = items
-            .iter()
-            .map(|item| {
-                let next = classes.len();
-                (item.caption.as_str(), &item.image, *classes.entry(item.caption.as_str()).or_insert(next))
-            })
-            .collect();
-        self.batcher.batch(&items, &mut step_rng(self.seed, STREAM, step), device)
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@
 //! | [`nn`] | the hot operations and the network blocks that several models use |
 //! | [`image`] | conversion between pixels and tensors, resizing, contact sheets |
 //! | [`text`] | the CLIP byte-pair tokenizer |
-//! | [`data`] | captioned images as Burn data sets |
-//! | `train` | the step-based trainer (feature `train`) |
+//! | `train` | what a model and its batches offer a trainer (feature `train`) |
 //! | [`store`] | strict safetensors storage with the configuration beside the weights |
 //! | [`diffusers`] | what reading and writing the layout of diffusers has in common for all parts |
 //! | [`metrics`] | figures for embeddings and images |
@@ -17,7 +16,6 @@
 //! [`Upsampler`]), so any of them can be replaced by an implementation of your own.
 
 mod condition;
-pub mod data;
 mod device;
 pub mod diffusers;
 pub mod diffusion;
@@ -26,18 +24,17 @@ pub mod image;
 mod inpainting;
 pub mod metrics;
 mod network;
-pub mod nn;
 mod parts;
 mod pca;
-mod pool;
 mod scale;
 mod slerp;
 pub mod store;
 pub mod text;
-#[cfg(feature = "train")]
 pub mod train;
 
 pub use condition::{TextCondition, TokenMask};
+pub use dalle2_kernels as nn;
+pub use dalle2_kernels::on_pool;
 pub use device::{device, keep_memory};
 pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
 pub use inpainting::Inpainting;
@@ -47,6 +44,5 @@ pub use parts::{
     check_flow,
 };
 pub use pca::{Components, EmbeddingPca};
-pub use pool::on_pool;
 pub use scale::EmbeddingScale;
 pub use slerp::slerp;

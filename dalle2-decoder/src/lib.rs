@@ -23,7 +23,6 @@ mod noise_level;
 mod presets;
 mod sampling;
 mod tiles;
-#[cfg(feature = "train")]
 pub mod train;
 pub mod unet;
 mod upsampler;

@@ -1,12 +1,11 @@
 //! Training steps of decoder and upsampler, by overfitting.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "train")]
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::prelude::*;
-use burn::train::TrainStep;
 use dalle2_core::diffusion::LossWeight;
+use dalle2_core::train::TrainTask;
 use dalle2_core::{TextCondition, TokenMask};
 use dalle2_decoder::degradation::BsrOptions;
 use dalle2_decoder::train::{
@@ -51,10 +50,10 @@ fn the_decoder_overfits_one_batch() {
     device.seed(1);
     let mut task = DecoderTask::new(&decoder_config(), &device).unwrap();
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
-    let mse = |task: &DecoderTask| task.loss(decoder_batch(0, &device)).mse.into_scalar::<f32>();
+    let mse = |task: &DecoderTask| task.loss_terms(decoder_batch(0, &device)).mse.into_scalar::<f32>();
     let before = mse(&task);
     for _ in 0..300 {
-        let out = task.step(decoder_batch(0, &device));
+        let out = task.gradients(decoder_batch(0, &device), 1.0);
         task = optim.step(3e-3, task, out.grads);
     }
     let after = mse(&task);
@@ -100,10 +99,10 @@ fn overfit(config: &UpsamplerConfig, options: CropOptions, images: impl Fn(usize
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
     let batch = |seed| UpsamplerBatch::draw(seed, images(16, &device), options, config).unwrap();
     assert_eq!(batch(0).low.dims(), [4, 3, 8, 8]);
-    let mse = |task: &UpsamplerTask| task.loss(batch(0)).mse.into_scalar::<f32>();
+    let mse = |task: &UpsamplerTask| task.loss_terms(batch(0)).mse.into_scalar::<f32>();
     let before = mse(&task);
     for _ in 0..300 {
-        let out = task.step(batch(0));
+        let out = task.gradients(batch(0), 1.0);
         task = optim.step(3e-3, task, out.grads);
     }
     (before, mse(&task))
@@ -141,7 +140,7 @@ fn every_parameter_of_the_decoder_has_a_gradient() {
     let batch = DecoderBatch::draw(3, images(8, &device), eye, &text(4, &device), &text(1, &device), dropout, 1000);
     let dropped = batch.drop_image.iter().filter(|&&d| d).count();
     assert!(dropped > 0 && dropped < 4, "the seed must give both cases, gave {dropped} of 4");
-    let out = task.step(batch);
+    let out = task.gradients(batch, 1.0);
     let mut visitor = WithoutGradient { grads: &out.grads, path: Vec::new(), missing: Vec::new() };
     task.visit(&mut visitor);
     assert!(visitor.missing.is_empty(), "{:?}", visitor.missing);
@@ -157,7 +156,7 @@ fn loss_and_gradients(device: &Device) -> (f32, Vec<Vec<f32>>) {
     }
     device.seed(4);
     let task = DecoderTask::new(&decoder_config(), device).unwrap();
-    let loss = task.loss(decoder_batch(3, device)).total;
+    let loss = task.loss_terms(decoder_batch(3, device)).total;
     let value = loss.clone().into_scalar::<f32>();
     let grads = GradientsParams::from_grads(loss.backward(), &task);
     let mut gradients = Gradients(&grads, Vec::new());
@@ -205,23 +204,23 @@ fn a_decoder_learns_to_inpaint_from_where_it_was() {
     let mut task = DecoderTask::new(&decoder_config(), &device).unwrap();
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
     for _ in 0..40 {
-        let out = task.step(decoder_batch(0, &device));
+        let out = task.gradients(decoder_batch(0, &device), 1.0);
         task = optim.step(3e-3, task, out.grads);
     }
-    let before = task.loss(decoder_batch(0, &device)).mse.into_scalar::<f32>();
+    let before = task.loss_terms(decoder_batch(0, &device)).mse.into_scalar::<f32>();
     let config = decoder_config().with_inpainting();
     let network = task.network.valid().train();
     let mut task = DecoderTask::with_network(&config, network).unwrap();
     let masked = || decoder_batch(0, &device).with_masks(9);
-    let start = task.loss(masked()).mse.into_scalar::<f32>();
+    let start = task.loss_terms(masked()).mse.into_scalar::<f32>();
     assert!((start - before).abs() < 1e-5, "new channels are ignored at first: {before} and {start}");
     let mut optim = AdamConfig::new().with_epsilon(1e-8).init();
     for _ in 0..60 {
-        let out = task.step(masked());
+        let out = task.gradients(masked(), 1.0);
         task = optim.step(3e-3, task, out.grads);
     }
-    let after = task.loss(masked()).mse.into_scalar::<f32>();
-    let blind = task.loss(decoder_batch(0, &device)).mse.into_scalar::<f32>();
+    let after = task.loss_terms(masked()).mse.into_scalar::<f32>();
+    let blind = task.loss_terms(decoder_batch(0, &device)).mse.into_scalar::<f32>();
     assert!(after < before && after < blind, "{before} -> {after}, and {blind} without the known pixels");
 }
 
@@ -237,7 +236,7 @@ fn self_conditioning_and_a_caption_encoder_train() {
         let mut batch = decoder_batch(3, &device);
         batch.text.mask = batch.text.mask.with_ids(ids.clone());
         batch.estimate_first = first;
-        let out = task.step(batch);
+        let out = task.gradients(batch, 1.0);
         let mut visitor = WithoutGradient { grads: &out.grads, path: Vec::new(), missing: Vec::new() };
         task.visit(&mut visitor);
         assert!(visitor.missing.is_empty(), "{:?}", visitor.missing);
@@ -253,7 +252,7 @@ fn the_first_loss_of_a_residual_upsampler_is_the_error_of_bicubic_enlargement() 
     let batch =
         UpsamplerBatch::draw(1, pictures, CropOptions { fraction: 0.5, ..Default::default() }, &config).unwrap();
     let error = (batch.low.clone() - batch.images.x_start.clone()).square().mean().into_scalar::<f32>();
-    let loss = UpsamplerTask::new(&config, &device).unwrap().loss(batch).mse.into_scalar::<f32>();
+    let loss = UpsamplerTask::new(&config, &device).unwrap().loss_terms(batch).mse.into_scalar::<f32>();
     assert!((loss - error).abs() < 1e-6 * error, "{loss} is not {error}");
 }
 

@@ -40,7 +40,6 @@ mod cache;
 mod caption;
 mod diffusion;
 mod import;
-#[cfg(feature = "train")]
 pub mod train;
 
 pub use autoregressive::{

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::train::TrainStep;
-use dalle2::core::train::{
-    BatchSource, LossOutput, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics,
-};
 use dalle2::core::{Prior, SampleOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, QuantizerOptions, TrainingCost};
+use dalle2_train::{BatchSource, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics};
 use serde::Serialize;
 
 use crate::settings::{Budget, Configs, Plan, train_config};
@@ -141,8 +138,7 @@ impl<'a> Lab<'a> {
         (task, source): (M, &S),
     ) -> Result<Trained>
     where
-        M: TrainTask<Input = S::Batch> + AsPrior,
-        M::Output: LossOutput,
+        M: TrainTask<Batch = S::Batch> + AsPrior,
         S: BatchSource,
     {
         let mut hooks = PriorHooks {
@@ -166,14 +162,14 @@ impl<'a> Lab<'a> {
 /// Median seconds of forward and backward pass over some batches.
 fn timed<M, S>(task: &M, source: &S, device: &dalle2::Device) -> Result<f64>
 where
-    M: TrainStep<Input = S::Batch>,
+    M: TrainTask<Batch = S::Batch>,
     S: BatchSource,
 {
     let ad = device.clone().autodiff();
     let mut seconds = Vec::new();
     for step in 0..=u64::from(TIMED) {
         let start = Instant::now();
-        drop(task.step(source.batch(step, &ad)?));
+        drop(task.gradients(source.batch(step, &ad)?, 1.0));
         device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
         seconds.push(start.elapsed().as_secs_f64());
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use burn::prelude::Tensor;
 use dalle2::Device;
-use dalle2::core::data::EmbeddingSet;
 use dalle2::core::image::RgbImage;
 use dalle2::core::{Decoder, TextEncoder};
 use dalle2::decoder::UnclipDecoder;
 use dalle2_emoji::{EmojiStore, NearestIndex};
+use dalle2_train::data::EmbeddingSet;
 
 use crate::settings::{Cli, Plan};
 use crate::shared::data::CACHE;

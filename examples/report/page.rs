@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dalle2::core::store::write_file;
-use dalle2::core::train::StepRecord;
+use dalle2_train::StepRecord;
 use plotters::style::RGBColor;
 
 use crate::curves::{COLORS, Figure, draw, short};

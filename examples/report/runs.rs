@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use dalle2::core::store::read_json;
-use dalle2::core::train::{StepRecord, read_metrics};
+use dalle2_train::{StepRecord, read_metrics};
 use serde_json::Value;
 
 /// A run with what it wrote.

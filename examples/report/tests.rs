@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use dalle2::core::image::{RgbImage, save_png};
 use dalle2::core::store::write_json;
-use dalle2::core::train::StepRecord;
+use dalle2_train::StepRecord;
 use serde_json::json;
 
 use crate::browser::{Browser, Screen, installed};

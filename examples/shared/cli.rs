@@ -1,20 +1,13 @@
 //! The command line of the training examples.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::module::ModuleDisplay;
-use burn::train::metric::{Adaptor, LossInput};
-use burn::train::{InferenceStep, TrainStep};
 use clap::{Args, ValueEnum};
-use dalle2::core::train::{
-    BatchSource, DeviceStrategy, Hooks, LossOutput, RunOptions, TrainConfig, TrainTask, Trainer, check_supervised,
-    resolve,
-};
-use dalle2::{ConfigError, Device, Error};
+use dalle2::Device;
 use dalle2_emoji::Subset;
+use dalle2_train::{BatchSource, Hooks, RunOptions, TrainTask, Trainer, resolve};
 
 use super::config::{ModelConfig, Options, RunConfig};
 
@@ -48,26 +41,6 @@ impl Preset {
             Self::Base => "base",
             Self::Karlo => "karlo",
             Self::Paper => "paper",
-        }
-    }
-}
-
-/// What drives the training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Engine {
-    /// This library's trainer.
-    Trainer,
-    /// Burn's own loop, data-parallel with NCCL on several CUDA devices. It has checkpoints by epoch (an epoch is
-    /// train.checkpoint_every steps), no average of the weights, no samples and no validation figures.
-    Burn,
-}
-
-impl Engine {
-    /// What a preset says, without what the engine cannot do: a preset asks for it of the trainer.
-    fn preset(self, train: TrainConfig) -> TrainConfig {
-        match self {
-            Self::Trainer => train,
-            Self::Burn => TrainConfig { ema_decay: None, sample_every: None, validate_every: None, ..train },
         }
     }
 }
@@ -110,9 +83,6 @@ pub struct TrainArgs {
     /// take a batch each, and `train.accumulation` becomes their number unless it is a multiple of it
     #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<String>,
-    /// What drives the training; not for CLIP, whose pairs would only see those of their own device
-    #[arg(long, value_enum, default_value = "trainer")]
-    pub engine: Engine,
     /// Computes cheap operations again in the backward pass, to keep less in memory
     #[arg(long)]
     pub gradient_checkpointing: bool,
@@ -171,36 +141,17 @@ impl TrainArgs {
         settings.extend(self.batch_size.map(|size| format!("train.batch_size={size}")));
         settings.extend(self.seed.map(|seed| format!("train.seed={seed}")));
         settings.extend(self.settings.iter().cloned());
-        let defaults = RunConfig { train: self.engine.preset(defaults.train), ..defaults };
         let mut run = resolve(&defaults, self.config.as_deref(), &settings)?;
         if !O::DIVIDES_BATCHES && !self.devices.is_empty() && !run.train.accumulation.is_multiple_of(self.devices.len())
         {
             run.train.accumulation = self.devices.len();
         }
         run.check()?;
-        self.check_engine::<O>(&run.train)?;
         if self.dry_run {
             println!("{}", run.describe(self.devices.len().max(1))?);
             return Ok(None);
         }
         Ok(Some(run))
-    }
-
-    /// Refuses what the engine would leave out.
-    fn check_engine<O: Options>(&self, train: &TrainConfig) -> dalle2::Result<()> {
-        if self.engine == Engine::Trainer {
-            return Ok(());
-        }
-        if O::DIVIDES_BATCHES {
-            let expected = "Burn's loop gives each device a batch of its own, and pairs on other devices would be no \
-                            negatives: leave it out, the trainer divides each batch among --devices";
-            return Err(ConfigError::new("engine", "burn", expected).into());
-        }
-        if let Some(seconds) = self.max_seconds {
-            let expected = "Burn's loop would lose the epoch that it stops in: leave it out, or use --engine trainer";
-            return Err(ConfigError::new("max-seconds", seconds, expected).into());
-        }
-        check_supervised(train).map_err(|e| Error::from(e.within("train")))
     }
 
     /// How this session of the run goes.
@@ -220,9 +171,7 @@ impl TrainArgs {
     where
         C: ModelConfig,
         O: Options,
-        M: TrainTask<Input = S::Batch> + InferenceStep<Input = S::Batch> + ModuleDisplay + 'static,
-        <M as TrainStep>::Output: LossOutput + Adaptor<LossInput>,
-        <M as InferenceStep>::Output: Adaptor<LossInput>,
+        M: TrainTask<Batch = S::Batch> + 'static,
         S: BatchSource + 'static,
         H: Hooks<M>,
     {
@@ -232,16 +181,9 @@ impl TrainArgs {
             .options(self.run_options())
             .describe("model", &config.model)?
             .describe("options", &config.options)?;
-        let trained = match (self.engine, self.several_devices()?) {
-            (Engine::Burn, devices) => {
-                let devices = devices.map_or_else(|| Ok(vec![self.device()?]), anyhow::Ok)?;
-                println!("Burn's loop, strategy {:?} on {devices:?}", DeviceStrategy::of(&devices));
-                trainer.run_supervised(&devices, model, Arc::new(source), hooks)?
-            }
-            (Engine::Trainer, Some(devices)) if !O::DIVIDES_BATCHES => {
-                trainer.run_on(&devices, model, &source, hooks)?
-            }
-            (Engine::Trainer, _) => trainer.run(model, &source, hooks)?,
+        let trained = match self.several_devices()? {
+            Some(devices) if !O::DIVIDES_BATCHES => trainer.run_on(&devices, model, &source, hooks)?,
+            _ => trainer.run(model, &source, hooks)?,
         };
         let report = trained.report;
         let overflows = match report.overflows {

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use dalle2::clip::ClipConfig;
-use dalle2::core::train::{MemoryEstimate, TrainConfig};
 use dalle2::decoder::train::CropOptions;
 use dalle2::decoder::{DecoderConfig, UpsamplerConfig};
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig};
 use dalle2::{ConfigError, Error};
+use dalle2_train::{MemoryEstimate, TrainConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use burn::prelude::Tensor;
 use dalle2::Device;
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::data::{CaptionedImage, DataSpec, Decoders, Mixture, MixtureItem};
 use dalle2::core::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
 use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
+use dalle2_train::data::{CaptionedImage, DataSpec, Decoders, Mixture, MixtureItem};
 
 use super::cli::{Preset, TrainArgs};
 

@@ -9,11 +9,11 @@ use burn::prelude::Tensor;
 use dalle2::Device;
 use dalle2::clip::train::Jitter;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::data::{CaptionedImage, EmbeddedPairs, EmbeddingInfo, EmbeddingSet, EmbeddingWriter};
 use dalle2::core::image::{RgbImage, fit_square, to_tensor};
-use dalle2::core::train::step_rng;
 use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2_emoji::{EmojiStore, Split, Subset, with_article};
+use dalle2_train::data::{CaptionedImage, EmbeddedPairs, EmbeddingInfo, EmbeddingSet, EmbeddingWriter};
+use dalle2_train::step_rng;
 use indicatif::ProgressBar;
 
 /// Images that are encoded at once.

@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use burn::prelude::Tensor;
 use clap::ValueEnum;
-use dalle2::core::data::EmbeddingSet;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::EmbeddingMetrics;
 use dalle2::core::store::Precision;
-use dalle2::core::train::{BatchSource, Hooks, ShuffledIndices, mix_seed};
 use dalle2::core::{Prior, SampleOptions, TextCondition};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, TrainingCost};
 use dalle2::{Device, Result, install_part};
+use dalle2_train::data::EmbeddingSet;
+use dalle2_train::{BatchSource, Hooks, ShuffledIndices, mix_seed};
 use serde::Serialize;
 
 use super::data::{Data, Frozen};

@@ -10,8 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use burn::train::TrainOutput;
-use dalle2_core::train::{DeviceThreads, StepOutput, mix_seed};
+use dalle2_core::train::{DeviceThreads, StepGradients, mix_seed};
 
 use super::task::{ImageTower, matched};
 use super::{ClipBatch, ClipTask};
@@ -27,7 +26,7 @@ static DRAWING: Mutex<()> = Mutex::new(());
 ///
 /// # Panics
 /// When the model does, on whichever device.
-pub(super) fn step(task: &ClipTask, batch: ClipBatch, scale: f64) -> TrainOutput<StepOutput> {
+pub(super) fn gradients(task: &ClipTask, batch: ClipBatch, scale: f64) -> StepGradients {
     let (b, main, threads) = (batch.len(), batch.pixels.device(), task.threads());
     let shares = shares(b, threads.map_or(1, |threads| threads.devices().len()), task.options().chunk);
     let jobs = shares.iter().map(|share| {
@@ -52,7 +51,7 @@ pub(super) fn step(task: &ClipTask, batch: ClipBatch, scale: f64) -> TrainOutput
     for of_share in everywhere(threads, &main, jobs) {
         grads.accumulate(task, of_share.to_device(&main, task));
     }
-    TrainOutput { grads: grads.grads(), item: task.report(value, hits / b as f64) }
+    StepGradients { grads: grads.grads(), output: task.report(value, hits / b as f64) }
 }
 
 /// The results of the jobs, the n-th one computed on the n-th device, or of the only job on `main`.

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use burn::module::Param;
-use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
-use dalle2_core::train::{DeviceThreads, StepOutput, TrainTask, kept_by_transformer};
+use dalle2_core::train::{DeviceThreads, StepGradients, StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{ConfigError, Result};
 use serde::{Deserialize, Serialize};
 
@@ -181,22 +179,12 @@ impl ClipTask {
         self.clip.text.forward(&batch.captions).pooled
     }
 
-    /// The loss of a batch in one piece, and what is reported of it.
-    fn forward(&self, batch: ClipBatch) -> (Tensor<1>, StepOutput) {
+    /// The loss of a batch in one piece.
+    fn forward(&self, batch: ClipBatch) -> StepOutput {
         let (b, targets) = (batch.len(), &batch.targets);
         let (image, text) = (self.embed_images(&batch), self.embed_captions(&batch));
         let LossShare { loss, logits } = self.objective().share(image, text, Some(targets), 0..b);
-        let output = self.report(loss.clone(), matched(logits, targets, 0..b) / b as f64);
-        (loss, output)
-    }
-
-    fn step_with(&self, batch: ClipBatch, scale: f64) -> TrainOutput<StepOutput> {
-        let at_once = self.options.chunk.unwrap_or(batch.len());
-        if at_once < batch.len() || self.threads.is_some() {
-            return cached::step(self, batch, scale);
-        }
-        let (loss, output) = self.forward(batch);
-        TrainOutput::new(self, (loss * scale).backward(), output)
+        self.report(loss, matched(logits, targets, 0..b) / b as f64)
     }
 
     /// The output of a step from its loss and accuracy.
@@ -217,36 +205,29 @@ pub(super) fn matched(logits: Tensor<2>, targets: &[usize], rows: std::ops::Rang
     matches.gather(1, logits.argmax(1)).greater_scalar(0.0).float().cast(FloatDType::F32).sum()
 }
 
-impl TrainStep for ClipTask {
-    type Input = ClipBatch;
-    type Output = StepOutput;
+impl TrainTask for ClipTask {
+    type Batch = ClipBatch;
 
-    fn step(&self, batch: ClipBatch) -> TrainOutput<StepOutput> {
-        self.step_with(batch, 1.0)
+    fn loss(&self, batch: ClipBatch) -> StepOutput {
+        self.forward(batch)
     }
 
-    /// Keeps the logit scale between 1 and 100: the loss does not see what is above, so nothing would bring it back.
-    fn optimize(self, optim: &mut ModuleOptimizer, lr: ModuleLearningRate, grads: GradientsParams) -> Self {
-        let mut task = optim.step(lr, self, grads);
-        task.clip.logit_scale = task.clip.logit_scale.map(|scale| {
+    fn gradients(&self, batch: ClipBatch, loss_scale: f64) -> StepGradients {
+        let chunk = self.options.chunk.unwrap_or(batch.len());
+        if chunk < batch.len() || self.threads.is_some() {
+            return cached::gradients(self, batch, loss_scale);
+        }
+        let output = self.forward(batch);
+        let grads = (output.loss.clone() * loss_scale).backward();
+        StepGradients { grads: GradientsParams::from_grads(grads, self), output: output.detach() }
+    }
+
+    /// Clamps the logit scale to 100: the loss is blind to values above, so no gradient would bring it back.
+    fn after_step(mut self) -> Self {
+        self.clip.logit_scale = self.clip.logit_scale.map(|scale| {
             let tracked = scale.is_require_grad();
             scale.clamp(0.0, MAX_LOGIT_SCALE).detach().set_require_grad(tracked)
         });
-        task
-    }
-}
-
-impl TrainTask for ClipTask {
-    fn scaled_step(&self, batch: ClipBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
-        Some(self.step_with(batch, scale))
-    }
-}
-
-impl InferenceStep for ClipTask {
-    type Input = ClipBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: ClipBatch) -> StepOutput {
-        self.forward(batch).1
+        self
     }
 }

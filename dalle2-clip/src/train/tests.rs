@@ -1,10 +1,9 @@
 use super::*;
-use burn::data::dataset::InMemDataset;
-use burn::optim::{AdamWConfig, GradientsParams};
-use burn::train::{InferenceStep, TrainStep};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use dalle2_core::text::END;
-use dalle2_core::train::{LossOutput, TrainConfig, TrainTask, optimizer};
+use dalle2_core::train::TrainTask;
 use rand::SeedableRng;
+use std::collections::HashMap;
 
 use crate::{TextTransformerConfig, VisionTransformerConfig};
 
@@ -37,6 +36,10 @@ fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(3)
 }
 
+fn adamw(weight_decay: f32) -> ModuleOptimizer {
+    AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).init()
+}
+
 #[test]
 fn sixteen_random_pairs_are_learned_by_heart() {
     let device = Device::flex().autodiff();
@@ -53,14 +56,14 @@ fn sixteen_random_pairs_are_learned_by_heart() {
     let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
     let mut losses = Vec::new();
     for _ in 0..60 {
-        let step = TrainStep::step(&model, batch.clone());
-        losses.push(step.item.loss().into_scalar::<f32>());
+        let step = model.gradients(batch.clone(), 1.0);
+        losses.push(step.output.loss.into_scalar::<f32>());
         model = optimizer.step(3e-3, model, step.grads);
     }
     assert!(losses[0] > 1.0, "an untrained model knows nothing: {}", losses[0]);
     assert!(losses[59] < 0.05, "{losses:?}");
-    let output = TrainStep::step(&model, batch).item;
-    let metrics = output.metrics();
+    let output = model.gradients(batch, 1.0).output;
+    let metrics = output.metrics;
     assert_eq!(metrics[0].0, "accuracy");
     assert_eq!(metrics[0].1.clone().into_scalar::<f32>(), 1.0);
 }
@@ -123,31 +126,6 @@ fn jitter_moves_the_picture_and_keeps_its_colours() {
     let batcher = || ClipBatcher::new(config()).unwrap();
     assert!(batcher().with_jitter(Jitter { shift: 0.5, scale: 0.0 }).is_err());
     assert!(batcher().with_unknown_probability(1.5).is_err());
-}
-
-#[test]
-fn a_source_gives_equal_captions_one_class_and_depends_on_the_step_alone() {
-    let device = Device::flex();
-    let captions = ["red car", "blue car", "red car", "green house"];
-    let items: Vec<CaptionedImage> = captions
-        .iter()
-        .enumerate()
-        .map(|(seed, caption)| CaptionedImage { caption: caption.to_string(), image: image(seed as u64, 16) })
-        .collect();
-    let source = || {
-        let batcher = ClipBatcher::new(config()).unwrap().with_jitter(Jitter { shift: 0.1, scale: 0.1 }).unwrap();
-        ClipSource::new(InMemDataset::new(items.clone()), batcher, 4, 9).unwrap()
-    };
-    let warm = source();
-    (0..5).for_each(|step| drop(warm.batch(step, &device).unwrap()));
-    let [again, fresh] = [warm, source()].map(|source| source.batch(5, &device).unwrap());
-    again.pixels.into_data().assert_eq(&fresh.pixels.into_data(), true);
-    again.captions.rows.clone().into_data().assert_eq(&fresh.captions.rows.into_data(), true);
-
-    let mut targets = fresh.targets;
-    targets.sort_unstable();
-    assert!([vec![0, 0, 1, 2], vec![0, 1, 1, 2], vec![0, 1, 2, 2]].contains(&targets), "{targets:?}");
-    assert!(ClipSource::new(InMemDataset::new(items.clone()), ClipBatcher::new(config()).unwrap(), 1, 9).is_err());
 }
 
 #[test]
@@ -221,9 +199,9 @@ fn a_batch_in_parts_has_the_gradients_of_the_whole() {
             let step = |chunk| {
                 let options = ClipTaskOptions { loss, chunk, ..Default::default() };
                 let task = ClipTask::with_clip(clip.clone(), &options).unwrap();
-                let step = TrainStep::step(&task, batch.clone());
-                let value = step.item.loss().into_scalar::<f32>();
-                let accuracy = step.item.metrics()[0].1.clone().into_scalar::<f32>();
+                let step = task.gradients(batch.clone(), 1.0);
+                let value = step.output.loss.into_scalar::<f32>();
+                let accuracy = step.output.metrics[0].1.clone().into_scalar::<f32>();
                 (gradients(&task, &step.grads), value, accuracy)
             };
             let (whole, value, accuracy) = step(None);
@@ -263,7 +241,7 @@ fn both_passes_drop_the_same_elements() {
     let chunk = 6;
     let cached = task(&ClipTaskOptions { chunk: Some(chunk), ..Default::default() }, 0.3, &device);
     device.seed(1);
-    let found = TrainStep::step(&cached, batch.clone());
+    let found = cached.gradients(batch.clone(), 1.0);
 
     let (images, texts): (Vec<_>, Vec<_>) = (0..16usize.div_ceil(chunk))
         .map(|i| {
@@ -274,11 +252,11 @@ fn both_passes_drop_the_same_elements() {
         .unzip();
     let (images, texts) = (Tensor::cat(images, 0), Tensor::cat(texts, 0));
     let loss = cached.objective().loss(images, texts, Some(&batch.targets));
-    assert!((loss.clone().into_scalar::<f32>() - found.item.loss().into_scalar::<f32>()).abs() < 1e-5);
+    assert!((loss.clone().into_scalar::<f32>() - found.output.loss.into_scalar::<f32>()).abs() < 1e-5);
     let expected = GradientsParams::from_grads(loss.backward(), &cached);
     assert_same_gradients(&gradients(&cached, &found.grads), &gradients(&cached, &expected));
     // And dropout matters.
-    let other = TrainStep::step(&cached, ClipBatch { seed: batch.seed + 1, ..batch });
+    let other = cached.gradients(ClipBatch { seed: batch.seed + 1, ..batch }, 1.0);
     assert_ne!(gradients(&cached, &other.grads), gradients(&cached, &found.grads));
 }
 
@@ -304,14 +282,14 @@ fn a_locked_image_tower_stays_and_the_text_tower_learns_to_fit_it() {
         let mut task = task(&options, 0.1, &device);
         let batch = ClipBatch { targets: (0..16).collect(), ..batch(&device, 0.0) };
         let before = task.embed_images(&batch).into_data();
-        let mut optimizer = optimizer(&TrainConfig { weight_decay: 0.1, ..Default::default() }, &task);
+        let mut optimizer = adamw(0.1);
         let mut losses = Vec::new();
         for _ in 0..40 {
-            let step = TrainStep::step(&task, batch.clone());
-            losses.push(step.item.loss().into_scalar::<f32>());
+            let step = task.gradients(batch.clone(), 1.0);
+            losses.push(step.output.loss.into_scalar::<f32>());
             let paths: Vec<String> = gradients(&task, &step.grads).into_iter().map(|(path, _)| path).collect();
             assert!(!paths.iter().any(|path| path.starts_with("clip.vision")), "{paths:?}");
-            task = TrainStep::optimize(task, &mut optimizer, 3e-3.into(), step.grads);
+            task = optimizer.step(3e-3, task, step.grads).after_step();
         }
         task.embed_images(&batch).into_data().assert_eq(&before, true);
         assert!(losses[39] < 0.5 * losses[0], "{losses:?}");
@@ -324,19 +302,19 @@ fn the_sigmoid_loss_learns_and_its_bias_with_it() {
     let options = ClipTaskOptions { loss: ClipLoss::Sigmoid, ..Default::default() };
     let mut task = task(&options, 0.0, &device);
     let batch = ClipBatch { targets: (0..16).collect(), ..batch(&device, 0.0) };
-    let mut optimizer = optimizer(&TrainConfig::default(), &task);
+    let mut optimizer = adamw(0.0);
     let mut first = None;
     for _ in 0..80 {
-        let step = TrainStep::step(&task, batch.clone());
-        first.get_or_insert(step.item.loss().into_scalar::<f32>());
-        task = TrainStep::optimize(task, &mut optimizer, 3e-3.into(), step.grads);
+        let step = task.gradients(batch.clone(), 1.0);
+        first.get_or_insert(step.output.loss.into_scalar::<f32>());
+        task = optimizer.step(3e-3, task, step.grads).after_step();
     }
-    let output = InferenceStep::step(&task.valid(), batch);
+    let output = task.valid().loss(batch);
     let metrics: HashMap<&str, f32> =
-        output.metrics().into_iter().map(|(name, value)| (name, value.into_scalar::<f32>())).collect();
+        output.metrics.into_iter().map(|(name, value)| (name, value.into_scalar::<f32>())).collect();
     // Two captions may have become alike: some words of a batch are hidden.
     assert!(metrics["accuracy"] > 0.9, "{metrics:?}");
-    let last = output.loss().into_scalar::<f32>();
+    let last = output.loss.into_scalar::<f32>();
     assert!(last < 0.25 * first.unwrap(), "from {first:?} to {last}, {metrics:?}");
     assert!(metrics["logit_bias"] != -10.0 && metrics["logit_scale"] != 10.0, "{metrics:?}");
 }
@@ -345,11 +323,11 @@ fn the_sigmoid_loss_learns_and_its_bias_with_it() {
 fn the_temperature_comes_back_from_its_limit() {
     let device = Device::flex().autodiff();
     let mut task = task(&ClipTaskOptions::default(), 0.0, &device);
-    let mut optimizer = optimizer(&TrainConfig::default(), &task);
-    let step = |task: ClipTask, optimizer: &mut _, gradient: f32| {
+    let mut optimizer = adamw(0.0);
+    let step = |task: ClipTask, optimizer: &mut ModuleOptimizer, gradient: f32| {
         let mut grads = GradientsParams::new();
         grads.register(task.clip.logit_scale.id, Tensor::<1>::from_floats([gradient], &Device::flex()));
-        TrainStep::optimize(task, optimizer, 0.5.into(), grads)
+        optimizer.step(0.5, task, grads).after_step()
     };
     let read = |task: &ClipTask| f64::from(task.clip.logit_scale.val().into_scalar::<f32>());
     for _ in 0..20 {

@@ -14,7 +14,7 @@ const MAX_SIDE: u32 = 16_384;
 /// Most pixels of an image that is read.
 const MAX_PIXELS: u64 = 64 << 20;
 /// Largest image file that is read, in bytes.
-pub(crate) const MAX_FILE: u64 = 256 << 20;
+pub const MAX_FILE: u64 = 256 << 20;
 
 /// Reads a PNG, JPEG or WebP file as [`decode`] does.
 ///

@@ -1,110 +1,16 @@
-//! The step-based trainer (feature `train`).
+//! The contract between a model, its batches and a trainer (feature `train`).
 //!
-//! Burn's `SupervisedTraining` thinks in epochs and has neither a moving average of the weights nor a position in the
-//! data; [`Trainer`] supplies both and uses Burn's own traits: a model is anything that implements
-//! [`TrainStep`](burn::train::TrainStep) with an output that is a [`LossOutput`], and [`TrainTask`], which may be empty.
-//!
-//! A run is a function of its configuration: batch, dropout and learning rate of step N depend on the seed and N alone
-//! ([`BatchSource`], [`step_rng`]). So a run that was killed and resumed gives the weights of one that was not, bit
-//! for bit on a device that computes deterministically.
-//!
-//! [`Trainer::run_supervised`] trains the same models under Burn's loop, for data-parallel training over several GPUs.
-//!
-//! ```
-//! use burn::nn::{Linear, LinearConfig};
-//! use burn::prelude::*;
-//! use burn::train::{TrainOutput, TrainStep};
-//! use dalle2_core::Result;
-//! use dalle2_core::train::{BatchSource, RunOptions, StepOutput, TrainConfig, TrainTask, Trainer, step_rng};
-//! use rand::RngExt;
-//!
-//! /// Learns to double numbers.
-//! #[derive(Module, Debug)]
-//! struct Double {
-//!     linear: Linear,
-//! }
-//!
-//! impl TrainStep for Double {
-//!     type Input = Tensor<2>;
-//!     type Output = StepOutput;
-//!
-//!     fn step(&self, x: Tensor<2>) -> TrainOutput<StepOutput> {
-//!         let loss = (self.linear.forward(x.clone()) - x * 2.0).square().mean();
-//!         TrainOutput::new(self, loss.backward(), StepOutput::new(loss))
-//!     }
-//! }
-//!
-//! impl TrainTask for Double {}
-//!
-//! struct Numbers;
-//!
-//! impl BatchSource for Numbers {
-//!     type Batch = Tensor<2>;
-//!
-//!     fn batch(&self, step: u64, device: &Device) -> Result<Tensor<2>> {
-//!         let mut rng = step_rng(7, 0, step);
-//!         let values: Vec<f32> = (0..8).map(|_| rng.random_range(-1.0..1.0)).collect();
-//!         Ok(Tensor::from_data(TensorData::new(values, [8, 1]), device))
-//!     }
-//! }
-//!
-//! # fn main() -> Result<()> {
-//! # let run = tempfile::tempdir().unwrap();
-//! # let run = run.path();
-//! let device = Device::flex().autodiff();
-//! let config = TrainConfig { steps: 200, batch_size: 8, learning_rate: 0.05, ..Default::default() };
-//! let model = Double { linear: LinearConfig::new(1, 1).init(&device) };
-//! let trained = Trainer::new(config, run)
-//!     .options(RunOptions { resume: true, ..Default::default() })
-//!     .run(model, &Numbers, &mut ())?;
-//! assert!(trained.report.loss.unwrap() < 1e-2);
-//! # Ok(())
-//! # }
-//! ```
+//! A task is a module with a loss; a batch is a pure function of (seed, step). The trainer itself is the crate
+//! `dalle2-train`.
 
-mod adamw;
-mod checkpoint;
-mod config;
-mod display;
-mod ema;
-mod gather;
-mod grads;
-mod hooks;
-mod host;
-mod loader;
-mod loss_scale;
-mod memory;
-mod output;
-mod precision;
+mod activations;
 mod prepare;
-mod run_dir;
-mod session;
-mod settings;
 mod source;
-mod state;
-mod supervised;
 mod task;
 mod threads;
-mod trainer;
-mod values;
 
-pub use adamw::optimizer;
-pub use checkpoint::read_checkpoint;
-pub use config::{Goal, Schedule, TrainConfig, Watch};
-pub use display::DisplayMode;
-pub use ema::Ema;
-pub use grads::{clip_global_norm, global_norm};
-pub use hooks::Hooks;
-pub use loader::SourceLoader;
-pub use loss_scale::LossScaling;
-pub use memory::{MemoryEstimate, kept_by_transformer};
-pub use output::{LossOutput, StepOutput};
-pub use precision::Precision;
+pub use activations::kept_by_transformer;
 pub use prepare::materialize;
-pub use run_dir::{StepRecord, read_metrics};
-pub use settings::resolve;
-pub use source::{BatchSource, ShuffledIndices, mix_seed, step_rng};
-pub use supervised::{DeviceStrategy, check_supervised};
-pub use task::TrainTask;
-pub use threads::DeviceThreads;
-pub use trainer::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};
+pub use source::{BatchSource, mix_seed, step_rng};
+pub use task::{StepGradients, StepOutput, TrainTask};
+pub use threads::{DeviceThreads, panic_message};

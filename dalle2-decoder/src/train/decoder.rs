@@ -1,13 +1,12 @@
 //! Training of the decoder.
 
 use burn::prelude::*;
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule};
 use dalle2_core::train::{StepOutput, TrainTask};
 use dalle2_core::{Result, TextCondition};
 use rand::RngExt;
 
-use super::{differentiated, masked, noised, output, rng};
+use super::{masked, noised, output, rng};
 use crate::{DecoderConfig, DecoderNetwork, DiffusionLoss, Noised};
 
 /// How often the conditions are dropped, which makes guidance possible (DALL·E 2, section 2.1).
@@ -73,7 +72,7 @@ impl DecoderBatch {
     }
 }
 
-/// The decoder's network with what its loss needs; implements Burn's [`TrainStep`].
+/// The decoder's network with what its loss needs.
 #[derive(Module, Debug)]
 pub struct DecoderTask {
     /// The network that is trained.
@@ -111,7 +110,7 @@ impl DecoderTask {
     }
 
     /// The loss of a batch.
-    pub fn loss(&self, batch: DecoderBatch) -> DiffusionLoss {
+    pub fn loss_terms(&self, batch: DecoderBatch) -> DiffusionLoss {
         let conditioning = &self.network.conditioning;
         let scaled = conditioning.scale(batch.embedding);
         let [b, d] = scaled.dims();
@@ -131,27 +130,10 @@ impl DecoderTask {
     }
 }
 
-impl TrainStep for DecoderTask {
-    type Input = DecoderBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: DecoderBatch) -> TrainOutput<StepOutput> {
-        differentiated(self, self.loss(batch), 1.0)
-    }
-}
-
 impl TrainTask for DecoderTask {
-    fn scaled_step(&self, batch: DecoderBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
-        Some(differentiated(self, self.loss(batch), scale))
-    }
-}
+    type Batch = DecoderBatch;
 
-/// For validation under Burn's own training loop.
-impl InferenceStep for DecoderTask {
-    type Input = DecoderBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: DecoderBatch) -> StepOutput {
-        output(&self.loss(batch))
+    fn loss(&self, batch: DecoderBatch) -> StepOutput {
+        output(self.loss_terms(batch))
     }
 }

@@ -13,7 +13,6 @@ pub use mask::MaskShape;
 pub use upsampler::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 
 use burn::prelude::*;
-use burn::train::TrainOutput;
 use dalle2_core::diffusion::Known;
 use dalle2_core::train::{StepOutput, mix_seed};
 use rand::{RngExt, SeedableRng};
@@ -53,15 +52,10 @@ fn rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
-/// The gradients of `scale` times a loss.
-fn differentiated<M: Module>(model: &M, loss: DiffusionLoss, scale: f64) -> TrainOutput<StepOutput> {
-    TrainOutput::new(model, (loss.total.clone() * scale).backward(), output(&loss))
-}
-
-fn output(loss: &DiffusionLoss) -> StepOutput {
-    let output = StepOutput::new(loss.total.clone()).with("mse", loss.mse.clone());
-    match &loss.vlb {
-        Some(vlb) => output.with("vlb", vlb.clone()),
+fn output(loss: DiffusionLoss) -> StepOutput {
+    let output = StepOutput::new(loss.total).with("mse", loss.mse);
+    match loss.vlb {
+        Some(vlb) => output.with("vlb", vlb),
         None => output,
     }
 }

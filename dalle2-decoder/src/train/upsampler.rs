@@ -1,7 +1,6 @@
 //! Training of the upsamplers.
 
 use burn::prelude::*;
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{Known, NoiseSchedule, standard_normal};
 use dalle2_core::image::{gaussian_blur, resize_area};
 use dalle2_core::train::{StepOutput, TrainTask};
@@ -9,7 +8,7 @@ use dalle2_core::{ConfigError, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{differentiated, masked, noised, output, rng};
+use super::{masked, noised, output, rng};
 use crate::degradation::{BsrOptions, bsr, image_to_planes, planes_to_image};
 use crate::unet::UNet;
 use crate::upsampler::enlarge;
@@ -180,7 +179,7 @@ impl LowDegradation {
     }
 }
 
-/// The upsampler's network with what its loss needs; implements Burn's [`TrainStep`].
+/// The upsampler's network with what its loss needs.
 #[derive(Module, Debug)]
 pub struct UpsamplerTask {
     /// The network that is trained.
@@ -216,7 +215,7 @@ impl UpsamplerTask {
     }
 
     /// The loss of a batch.
-    pub fn loss(&self, batch: UpsamplerBatch) -> DiffusionLoss {
+    pub fn loss_terms(&self, batch: UpsamplerBatch) -> DiffusionLoss {
         let x_t = batch.images.x_t(&self.schedule);
         let emb = self.network.time_embedding(&batch.images.t, &x_t.device());
         let input = self.config.input(x_t, batch.low.clone(), batch.known.as_ref());
@@ -225,27 +224,10 @@ impl UpsamplerTask {
     }
 }
 
-impl TrainStep for UpsamplerTask {
-    type Input = UpsamplerBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: UpsamplerBatch) -> TrainOutput<StepOutput> {
-        differentiated(self, self.loss(batch), 1.0)
-    }
-}
-
 impl TrainTask for UpsamplerTask {
-    fn scaled_step(&self, batch: UpsamplerBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
-        Some(differentiated(self, self.loss(batch), scale))
-    }
-}
+    type Batch = UpsamplerBatch;
 
-/// For validation under Burn's own training loop.
-impl InferenceStep for UpsamplerTask {
-    type Input = UpsamplerBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: UpsamplerBatch) -> StepOutput {
-        output(&self.loss(batch))
+    fn loss(&self, batch: UpsamplerBatch) -> StepOutput {
+        output(self.loss_terms(batch))
     }
 }

@@ -2,7 +2,6 @@
 
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{Result, TextCondition};
 use rand::{RngExt, SeedableRng};
@@ -64,7 +63,7 @@ impl AutoregressivePriorConfig {
     }
 }
 
-/// The network with what its loss needs; implements Burn's [`TrainStep`].
+/// The network with what its loss needs.
 #[derive(Module, Debug)]
 pub struct AutoregressiveTask {
     /// The network that is trained.
@@ -113,7 +112,7 @@ impl AutoregressiveTask {
     }
 
     /// The loss of a batch.
-    pub fn loss(&self, batch: AutoregressiveBatch) -> AutoregressiveLoss {
+    pub fn loss_terms(&self, batch: AutoregressiveBatch) -> AutoregressiveLoss {
         let logits = self.network.forward(&batch.text, batch.dot, batch.tokens.clone());
         let best = logits.clone().without_autodiff().argmax(2).squeeze_dim::<2>(2).float();
         let true_bucket = batch.tokens.clone().float().without_autodiff();
@@ -122,40 +121,15 @@ impl AutoregressiveTask {
         let cross_entropy = log_softmax(logits, 2).gather(2, target).mean().neg();
         AutoregressiveLoss { cross_entropy, distance }
     }
-
-    fn step_with(&self, batch: AutoregressiveBatch, scale: f64) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        TrainOutput::new(self, (loss.cross_entropy.clone() * scale).backward(), output(loss))
-    }
-}
-
-impl TrainStep for AutoregressiveTask {
-    type Input = AutoregressiveBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: AutoregressiveBatch) -> TrainOutput<StepOutput> {
-        self.step_with(batch, 1.0)
-    }
 }
 
 impl TrainTask for AutoregressiveTask {
-    fn scaled_step(&self, batch: AutoregressiveBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
-        Some(self.step_with(batch, scale))
+    type Batch = AutoregressiveBatch;
+
+    fn loss(&self, batch: AutoregressiveBatch) -> StepOutput {
+        let terms = self.loss_terms(batch);
+        StepOutput::new(terms.cross_entropy).with("distance", terms.distance)
     }
-}
-
-/// For validation under Burn's own training loop.
-impl InferenceStep for AutoregressiveTask {
-    type Input = AutoregressiveBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: AutoregressiveBatch) -> StepOutput {
-        output(self.loss(batch))
-    }
-}
-
-fn output(loss: AutoregressiveLoss) -> StepOutput {
-    StepOutput::new(loss.cross_entropy).with("distance", loss.distance)
 }
 
 #[cfg(test)]
@@ -225,7 +199,7 @@ mod tests {
         let (text, null) = (text(1, 8, &device), text(9, 1, &device));
         let batch =
             AutoregressiveBatch::draw(0, &text, &null, random(3, [8, D], &device), 0.1, task.quantizer()).unwrap();
-        let loss = task.loss(batch).cross_entropy.into_scalar::<f32>();
+        let loss = task.loss_terms(batch).cross_entropy.into_scalar::<f32>();
         assert!((loss - 1024f32.ln()).abs() < 0.5, "{loss}");
     }
 
@@ -236,7 +210,7 @@ mod tests {
         let task = AutoregressiveTask::new(&config(), quantizer(&device), &ad).unwrap();
         let (text, null) = (text(1, 4, &ad), text(9, 1, &ad));
         let batch = AutoregressiveBatch::draw(0, &text, &null, random(3, [4, D], &ad), 0.1, task.quantizer()).unwrap();
-        let output = TrainStep::step(&task, batch);
+        let output = task.gradients(batch, 1.0);
         // Three linear layers and the final norm with weight and bias, two tables, positions, and 16 tensors per block.
         assert_eq!(output.grads.len(), 2 * 4 + 3 + 2 * 16);
     }
@@ -268,7 +242,7 @@ mod tests {
         for step in 0..STEPS {
             let images = on_ad.2.clone();
             let batch = AutoregressiveBatch::draw(step, &on_ad.0, &on_ad.1, images, 0.1, task.quantizer()).unwrap();
-            let grads = GradientsParams::from_grads(task.loss(batch).cross_entropy.backward(), &task);
+            let grads = GradientsParams::from_grads(task.loss_terms(batch).cross_entropy.backward(), &task);
             let lr = 3e-3 * (1.0 - step as f64 / STEPS as f64);
             task = optimizer.step(lr, task, grads);
         }

@@ -4,12 +4,10 @@ mod config;
 mod network;
 mod prefix;
 mod prior;
-#[cfg(feature = "train")]
 mod train;
 
 pub use config::{DiffusionPriorConfig, XStartBound};
 pub use network::PriorNetwork;
 pub use prefix::Prefix;
 pub use prior::DiffusionPrior;
-#[cfg(feature = "train")]
 pub use train::{CAPTION_DROPOUT, PriorBatch, PriorLoss, PriorTask};

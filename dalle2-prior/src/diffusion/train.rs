@@ -4,7 +4,6 @@
 //! is a pure function of (seed, step).
 
 use burn::prelude::*;
-use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use dalle2_core::diffusion::{LossWeight, NoiseSchedule, PredictionType, item_mse, standard_normal};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
@@ -69,7 +68,7 @@ impl DiffusionPriorConfig {
     }
 }
 
-/// The network with what its loss needs; implements Burn's [`TrainStep`].
+/// The network with what its loss needs.
 #[derive(Module, Debug)]
 pub struct PriorTask {
     /// The network that is trained.
@@ -130,8 +129,8 @@ impl PriorTask {
         &self.config
     }
 
-    /// The loss of a batch.
-    pub fn loss(&self, batch: PriorBatch) -> PriorLoss {
+    /// Computes the loss of a batch and its terms.
+    pub fn loss_terms(&self, batch: PriorBatch) -> PriorLoss {
         let scale = &self.config.image_scale;
         let x_start = scale.scale(batch.embedding);
         let x_t = self.schedule.q_sample(x_start.clone(), &batch.t, batch.noise);
@@ -154,40 +153,15 @@ impl PriorTask {
         };
         PriorLoss { total, mse, cosine: (found * expected).sum_dim(1).mean() }
     }
-
-    fn step_with(&self, batch: PriorBatch, scale: f64) -> TrainOutput<StepOutput> {
-        let loss = self.loss(batch);
-        TrainOutput::new(self, (loss.total.clone() * scale).backward(), output(loss))
-    }
-}
-
-impl TrainStep for PriorTask {
-    type Input = PriorBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: PriorBatch) -> TrainOutput<StepOutput> {
-        self.step_with(batch, 1.0)
-    }
 }
 
 impl TrainTask for PriorTask {
-    fn scaled_step(&self, batch: PriorBatch, scale: f64) -> Option<TrainOutput<StepOutput>> {
-        Some(self.step_with(batch, scale))
+    type Batch = PriorBatch;
+
+    fn loss(&self, batch: PriorBatch) -> StepOutput {
+        let terms = self.loss_terms(batch);
+        StepOutput::new(terms.total).with("mse", terms.mse).with("cosine", terms.cosine)
     }
-}
-
-/// For validation under Burn's own training loop.
-impl InferenceStep for PriorTask {
-    type Input = PriorBatch;
-    type Output = StepOutput;
-
-    fn step(&self, batch: PriorBatch) -> StepOutput {
-        output(self.loss(batch))
-    }
-}
-
-fn output(loss: PriorLoss) -> StepOutput {
-    StepOutput::new(loss.total).with("mse", loss.mse).with("cosine", loss.cosine)
 }
 
 #[cfg(test)]
@@ -241,7 +215,7 @@ mod tests {
         let (text, null) = (text(1, 8, &device), text(9, 1, &device));
         let batch = PriorBatch::draw(0, &text, &null, random(3, [8, D], &device), CAPTION_DROPOUT, 1000);
         // The network starts at 0, and scaled embeddings have unit variance.
-        assert!((task.loss(batch).mse.into_scalar::<f32>() - 1.0).abs() < 1e-5);
+        assert!((task.loss_terms(batch).mse.into_scalar::<f32>() - 1.0).abs() < 1e-5);
     }
 
     #[test]
@@ -250,7 +224,7 @@ mod tests {
         let task = PriorTask::new(&config(), &device).unwrap();
         let (text, null) = (text(1, 4, &device), text(9, 1, &device));
         let batch = PriorBatch::draw(0, &text, &null, random(3, [4, D], &device), CAPTION_DROPOUT, 1000);
-        let output = TrainStep::step(&task, batch);
+        let output = task.gradients(batch, 1.0);
         // Six linear layers and the final norm with weight and bias, query, positions, and 16 tensors per block.
         assert_eq!(output.grads.len(), 2 * 7 + 2 + 2 * 16);
     }
@@ -264,7 +238,7 @@ mod tests {
         let schedule = config().noise_schedule().unwrap();
         let expected: f64 = batch.t.iter().map(|t| schedule.snr(*t).min(5.0)).sum::<f64>() / 8.0;
         // A fresh network predicts 0, so every error is the variance of a scaled embedding, 1.
-        let loss = task().with_loss_weight(LossWeight::MinSnr { gamma: 5.0 }).unwrap().loss(batch);
+        let loss = task().with_loss_weight(LossWeight::MinSnr { gamma: 5.0 }).unwrap().loss_terms(batch);
         assert!((f64::from(loss.total.into_scalar::<f32>()) / expected - 1.0).abs() < 1e-4);
         assert!((loss.mse.into_scalar::<f32>() - 1.0).abs() < 1e-5);
         let error = task().with_loss_weight(LossWeight::MinSnr { gamma: f64::NAN }).unwrap_err().to_string();
@@ -282,11 +256,7 @@ mod tests {
         let own = (0..200).filter(|seed| draw(*seed).own_estimate).count();
         assert!((70..130).contains(&own), "{own} of 200");
         let seed = (0..).find(|seed| draw(*seed).own_estimate).unwrap();
-        assert_eq!(
-            TrainStep::step(&task, draw(seed)).grads.len(),
-            2 * 7 + 2 + 1 + 2 * 16,
-            "one more matrix than without"
-        );
+        assert_eq!(task.gradients(draw(seed), 1.0).grads.len(), 2 * 7 + 2 + 1 + 2 * 16, "one more matrix than without");
     }
 
     #[test]
@@ -304,7 +274,7 @@ mod tests {
         let on_ad = (captions.to_device(&ad), null.to_device(&ad), images.clone().to_device(&ad));
         for step in 0..STEPS {
             let batch = PriorBatch::draw(step, &on_ad.0, &on_ad.1, on_ad.2.clone(), CAPTION_DROPOUT, 1000);
-            let grads = GradientsParams::from_grads(task.loss(batch).total.backward(), &task);
+            let grads = GradientsParams::from_grads(task.loss_terms(batch).total.backward(), &task);
             let lr = 2e-3 * (1.0 - step as f64 / STEPS as f64);
             task = optimizer.step(lr, task, grads);
         }

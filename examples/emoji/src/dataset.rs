@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use burn::data::dataset::{Dataset, DatasetError};
-use dalle2_core::data::CaptionedImage;
 use dalle2_core::{ConfigError, Error, Result};
+use dalle2_train::data::CaptionedImage;
 use image::RgbImage;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

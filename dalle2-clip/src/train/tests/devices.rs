@@ -14,9 +14,9 @@ fn assert_divides(options: &ClipTaskOptions, patch_dropout: f64, counts: &[usize
     let clip = task(options, 0.0, &device).clip;
     let step = |options: &ClipTaskOptions, count: usize| {
         let task = ClipTask::with_clip(clip.clone(), options).unwrap().with_devices(&devices(count)).unwrap();
-        let step = TrainStep::step(&task, batch.clone());
-        let value = step.item.loss().into_scalar::<f32>();
-        let accuracy = step.item.metrics()[0].1.clone().into_scalar::<f32>();
+        let step = task.gradients(batch.clone(), 1.0);
+        let value = step.output.loss.clone().into_scalar::<f32>();
+        let accuracy = step.output.metrics[0].1.clone().into_scalar::<f32>();
         (gradients(&task, &step.grads), value, accuracy)
     };
     let (whole, value, accuracy) = step(&ClipTaskOptions { chunk: None, ..options.clone() }, 1);
@@ -45,7 +45,7 @@ fn negatives_come_from_other_devices() {
     let options = ClipTaskOptions::default();
     let whole = batch(&device, 0.0);
     let one = task(&options, 0.0, &device);
-    let loss = |task: &ClipTask, batch: ClipBatch| TrainStep::step(task, batch).item.loss().into_scalar::<f32>();
+    let loss = |task: &ClipTask, batch: ClipBatch| task.gradients(batch, 1.0).output.loss.into_scalar::<f32>();
     let halves = [0..8, 8..16].map(|rows| loss(&one, whole.part(&rows)));
     let apart = halves.iter().sum::<f32>() / 2.0;
     let together = loss(&one.clone().with_devices(&devices(2)).unwrap(), whole.clone());
@@ -62,7 +62,7 @@ fn a_locked_tower_has_no_gradients_on_any_device() {
     let device = Device::flex().autodiff();
     let options = ClipTaskOptions { image_tower: ImageTower::Locked, ..Default::default() };
     let task = task(&options, 0.0, &device).with_devices(&devices(2)).unwrap();
-    let step = TrainStep::step(&task, batch(&device, 0.0));
+    let step = task.gradients(batch(&device, 0.0), 1.0);
     assert!(gradients(&task, &step.grads).iter().all(|(path, _)| !path.starts_with("clip.vision")));
 }
 
@@ -72,9 +72,9 @@ fn there_may_be_more_devices_than_pairs() {
     let options = ClipTaskOptions::default();
     let three = batch(&device, 0.0).part(&(0..3));
     let one = task(&options, 0.0, &device);
-    let expected = TrainStep::step(&one, three.clone());
+    let expected = one.gradients(three.clone(), 1.0);
     let several = one.clone().with_devices(&devices(5)).unwrap();
-    let found = TrainStep::step(&several, three);
+    let found = several.gradients(three, 1.0);
     assert_same_gradients(&gradients(&several, &found.grads), &gradients(&one, &expected.grads));
 }
 
@@ -102,10 +102,10 @@ fn devices_draw_dropout_in_turn() {
     for chunk in [None, Some(3)] {
         let task = task(&ClipTaskOptions { chunk, ..Default::default() }, 0.3, &device);
         let task = task.with_devices(&devices(2)).unwrap();
-        let step = || gradients(&task, &TrainStep::step(&task, batch.clone()).grads);
+        let step = || gradients(&task, &task.gradients(batch.clone(), 1.0).grads);
         let first = step();
         (0..5).for_each(|_| assert_eq!(step(), first));
-        let other = TrainStep::step(&task, ClipBatch { seed: batch.seed + 1, ..batch.clone() });
+        let other = task.gradients(ClipBatch { seed: batch.seed + 1, ..batch.clone() }, 1.0);
         assert_ne!(gradients(&task, &other.grads), first, "and dropout matters");
     }
 }
@@ -117,9 +117,9 @@ fn the_scale_of_the_loss_is_that_of_the_gradients() {
     for (chunk, count) in [(None, 1), (Some(5), 1), (None, 2)] {
         let task = task(&ClipTaskOptions { chunk, ..Default::default() }, 0.0, &device);
         let task = task.with_devices(&devices(count)).unwrap();
-        let plain = TrainStep::step(&task, batch.clone());
-        let scaled = task.scaled_step(batch.clone(), 1024.0).unwrap();
-        let [plain_loss, loss] = [&plain, &scaled].map(|step| step.item.loss().into_scalar::<f32>());
+        let plain = task.gradients(batch.clone(), 1.0);
+        let scaled = task.gradients(batch.clone(), 1024.0);
+        let [plain_loss, loss] = [&plain, &scaled].map(|step| step.output.loss.clone().into_scalar::<f32>());
         assert_eq!(plain_loss, loss, "what is reported is not scaled");
         let divided = gradients(&task, &scaled.grads).into_iter().map(|(path, grad)| {
             let values: Vec<f32> = grad.iter::<f32>().map(|v| v / 1024.0).collect();
