@@ -18,7 +18,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use dalle2::core::store::write_json;
 use dalle2::core::{image::to_tensor, metrics::psnr};
-use dalle2::{ComputeType, GenerateRequest, LoadOptions, Pipeline, Residency};
+use dalle2::{FloatType, GenerateRequest, LoadOptions, Pipeline, Residency};
 use serde_json::json;
 
 /// Measure seconds per step and peak memory of every stage of a pipeline.
@@ -133,9 +133,9 @@ fn main() -> Result<()> {
         Keep::Resident => Residency::Resident,
     };
     let compute = match cli.compute {
-        Compute::F32 => ComputeType::F32,
-        Compute::F16 => ComputeType::F16,
-        Compute::Bf16 => ComputeType::BF16,
+        Compute::F32 => FloatType::F32,
+        Compute::F16 => FloatType::F16,
+        Compute::Bf16 => FloatType::Bf16,
     };
     let start = Instant::now();
     let pipeline = Pipeline::from_pretrained_with(

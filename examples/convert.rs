@@ -11,8 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use dalle2::core::store::Precision;
-use dalle2::{Device, LoadOptions, Pipeline, Residency};
+use dalle2::{Device, FloatType, LoadOptions, Pipeline, Residency};
 
 /// Write a pipeline in the layout of diffusers.
 #[derive(Debug, Parser)]
@@ -36,9 +35,9 @@ enum Type {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let precision = match cli.precision {
-        Type::F32 => Precision::F32,
-        Type::F16 => Precision::F16,
-        Type::Bf16 => Precision::BF16,
+        Type::F32 => FloatType::F32,
+        Type::F16 => FloatType::F16,
+        Type::Bf16 => FloatType::Bf16,
     };
     // One part at a time in memory is enough for copying.
     let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage);

@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 use dalle2::core::Tiling;
 use dalle2::core::image::{self, Provenance, save_png_with};
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{ComputeType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, SampleOptions};
+use dalle2::{FloatType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, SampleOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -113,9 +113,9 @@ impl Cli {
     fn options(&self) -> Result<LoadOptions> {
         let residency = if self.one_stage { Residency::OneStage } else { Residency::Resident };
         let compute_type = match self.compute_type {
-            Type::F32 => ComputeType::F32,
-            Type::F16 => ComputeType::F16,
-            Type::Bf16 => ComputeType::BF16,
+            Type::F32 => FloatType::F32,
+            Type::F16 => FloatType::F16,
+            Type::Bf16 => FloatType::Bf16,
         };
         Ok(LoadOptions::new(&dalle2::device(&self.device)?).residency(residency).compute_type(compute_type))
     }

@@ -17,10 +17,9 @@ use clap::Parser;
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions, ImageTower, Jitter};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder, eval};
 use dalle2::core::image::to_tensor;
-use dalle2::core::store::Precision;
 use dalle2::core::text::ClipTokenizer;
 use dalle2::core::{ImageEncoder, TextEncoder};
-use dalle2::{ConfigError, Device, install_part};
+use dalle2::{ConfigError, Device, FloatType, install_part};
 use dalle2_train::{BatchSource, Hooks, TrainConfig, materialize, step_rng};
 use serde::{Deserialize, Serialize};
 use shared::cli::{Preset, TrainArgs, init_logging};
@@ -121,8 +120,8 @@ impl Hooks<ClipTask> for ClipHooks<'_> {
     fn export(&mut self, model: &ClipTask, _dir: &Path) -> dalle2::Result<()> {
         let (text, image) = self.encoders(model)?;
         let dir = self.args.export_dir();
-        install_part(&dir, "text_encoder", &text, Precision::F16)?;
-        install_part(&dir, "image_encoder", &image, Precision::F16)
+        install_part(&dir, "text_encoder", &text, FloatType::F16)?;
+        install_part(&dir, "image_encoder", &image, FloatType::F16)
     }
 }
 

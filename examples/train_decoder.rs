@@ -16,10 +16,9 @@ use clap::Parser;
 use dalle2::core::Decoder;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor};
-use dalle2::core::store::Precision;
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, UnclipDecoder};
-use dalle2::{Device, SampleOptions, install_part};
+use dalle2::{Device, FloatType, SampleOptions, install_part};
 use dalle2_train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
 use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::config::{NoOptions, RunConfig};
@@ -101,7 +100,7 @@ impl Hooks<DecoderTask> for DecoderHooks<'_> {
     }
 
     fn export(&mut self, model: &DecoderTask, _dir: &Path) -> dalle2::Result<()> {
-        install_part(self.args.export_dir(), "decoder", &self.decoder(model)?, Precision::F16)
+        install_part(self.args.export_dir(), "decoder", &self.decoder(model)?, FloatType::F16)
     }
 }
 

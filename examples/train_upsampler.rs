@@ -17,11 +17,10 @@ use clap::{Parser, ValueEnum};
 use dalle2::core::Upsampler;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor, resize_bicubic, to_tensor};
-use dalle2::core::store::Precision;
 use dalle2::decoder::degradation::BsrOptions;
 use dalle2::decoder::train::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DiffusionUpsampler, UpsamplerConfig};
-use dalle2::{Device, SampleOptions, install_part};
+use dalle2::{Device, FloatType, SampleOptions, install_part};
 use dalle2_train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed, step_rng};
 use image::imageops;
 use rand::RngExt;
@@ -159,7 +158,7 @@ impl Hooks<UpsamplerTask> for UpsamplerHooks<'_> {
     }
 
     fn export(&mut self, model: &UpsamplerTask, _dir: &Path) -> dalle2::Result<()> {
-        install_part(self.args.export_dir(), self.stage.part(), &self.upsampler(model)?, Precision::F16)
+        install_part(self.args.export_dir(), self.stage.part(), &self.upsampler(model)?, FloatType::F16)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::diffusers::{IndexEntry, VERSION};
-use dalle2_core::store::{Precision, write_json};
-use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
+use dalle2_core::store::write_json;
+use dalle2_core::{Component, Error, FloatType, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
 use dalle2_prior::DiffusionPrior;
 use serde_json::{Map, Value, json};
@@ -145,8 +145,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Error::Mismatch`] with everything that the layout cannot express, see [`Pipeline::diffusers_faults`]; when a
-    /// file cannot be written, or a value does not fit `precision`.
-    pub fn save_diffusers(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    /// file cannot be written, or a value is not finite in `float_type`.
+    pub fn save_diffusers(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let (dir, faults) = (dir.as_ref(), self.diffusers_faults());
         if !faults.is_empty() {
             let faults = faults.join("\n  ");
@@ -154,7 +154,7 @@ impl Pipeline {
         }
         let mut entries = Vec::new();
         for part in self.components() {
-            entries.extend(part.save_diffusers(dir, precision)?);
+            entries.extend(part.save_diffusers(dir, float_type)?);
         }
         write_json(dir.join(INDEX_FILE), &self.diffusers_index(entries))
     }

@@ -42,7 +42,7 @@ pub use dalle2_clip as clip;
 pub use dalle2_core as core;
 pub use dalle2_core::image::RgbImage;
 pub use dalle2_core::{
-    ComputeType, ConfigError, Error, LoadOptions, Residency, Result, SampleOptions, device, keep_memory,
+    ConfigError, Error, FloatType, LoadOptions, Residency, Result, SampleOptions, device, keep_memory,
 };
 pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::Precision;
-use dalle2_core::{Component, ImageEncoder, Result, TextCondition, TextEncoder};
+use dalle2_core::{Component, FloatType, ImageEncoder, Result, TextCondition, TextEncoder};
 
 type Load<T> = Arc<dyn Fn() -> Result<T> + Send + Sync>;
 
@@ -59,16 +58,16 @@ impl<T: Component> Component for OnDemand<T> {
         &self.class
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
-        (self.load)()?.save(dir, precision)
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
+        (self.load)()?.save(dir, float_type)
     }
 
     fn diffusers_faults(&self) -> Vec<String> {
         self.diffusers_faults.clone()
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
-        (self.load)()?.save_diffusers(root, precision)
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
+        (self.load)()?.save_diffusers(root, float_type)
     }
 }
 

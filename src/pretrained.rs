@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
-use dalle2_core::store::{Precision, read_json, write_json};
-use dalle2_core::{Component, Error, LoadOptions, Residency, Result};
+use dalle2_core::store::{read_json, write_json};
+use dalle2_core::{Component, Error, FloatType, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
 use dalle2_prior::{AutoregressivePrior, DiffusionPrior};
 use serde_json::{Map, Value, json};
@@ -36,10 +36,10 @@ impl Pipeline {
     /// diffusion networks compute.
     ///
     /// ```no_run
-    /// use dalle2::{ComputeType, Device, LoadOptions, Pipeline, Residency};
+    /// use dalle2::{Device, FloatType, LoadOptions, Pipeline, Residency};
     ///
     /// # fn main() -> dalle2::Result<()> {
-    /// let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage).compute_type(ComputeType::F16);
+    /// let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage).compute_type(FloatType::F16);
     /// let pipeline = Pipeline::from_pretrained_with("karlo-v1-alpha", &options)?;
     /// # Ok(())
     /// # }
@@ -91,19 +91,19 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::save_pretrained_as`].
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
-        self.save_pretrained_as(dir, Precision::F32)
+        self.save_pretrained_as(dir, FloatType::F32)
     }
 
-    /// Like [`Pipeline::save_pretrained`], with weights in `precision`.
+    /// Like [`Pipeline::save_pretrained`], with weights in `float_type`.
     ///
     /// The index is written last, so a directory that could not be finished is not taken for a pipeline.
     ///
     /// # Errors
     /// When a file cannot be written, or a part has no form on disk.
-    pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let dir = dir.as_ref();
         if self.diffusers_faults().is_empty() {
-            return self.save_diffusers(dir, precision);
+            return self.save_diffusers(dir, float_type);
         }
         let mut index = Map::new();
         index.insert("_class_name".into(), CLASS.into());
@@ -120,7 +120,7 @@ impl Pipeline {
             parts.push((format!("upsampler_{}", i + 1), &**upsampler));
         }
         for (name, part) in parts {
-            part.save(&dir.join(&name), precision)?;
+            part.save(&dir.join(&name), float_type)?;
             index.insert(name, json!([LIBRARY, part.class_name()]));
         }
         write_json(dir.join(INDEX_FILE), &index)
@@ -133,7 +133,7 @@ impl Pipeline {
 ///
 /// # Errors
 /// When a file cannot be written, or the index that is there is not one of this library.
-pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, precision: Precision) -> Result<()> {
+pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, float_type: FloatType) -> Result<()> {
     let dir = dir.as_ref();
     let path = dir.join(INDEX_FILE);
     let mut index: BTreeMap<String, Value> = if path.exists() { read_json(&path)? } else { BTreeMap::new() };
@@ -142,7 +142,7 @@ pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, pre
         Some(Some(CLASS)) => {}
         _ => return Err(Error::format(&path, format!("is not the index of a {CLASS}: choose another directory"))),
     }
-    part.save(&dir.join(name), precision)?;
+    part.save(&dir.join(name), float_type)?;
     index.insert("_class_name".into(), CLASS.into());
     index.insert("_dalle2_version".into(), env!("CARGO_PKG_VERSION").into());
     index.insert(name.to_owned(), json!([LIBRARY, part.class_name()]));

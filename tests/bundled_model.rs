@@ -7,7 +7,7 @@ use dalle2::core::image::{Mask, RgbImage, to_tensor};
 use dalle2::core::metrics::psnr;
 use dalle2::core::store::read_json;
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{ComputeType, Device, GenerateRequest, Inpaint, InvertOptions, LoadOptions, Pipeline};
+use dalle2::{Device, FloatType, GenerateRequest, Inpaint, InvertOptions, LoadOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
@@ -37,10 +37,10 @@ fn weights_of_16_bits_draw_nearly_the_same() {
         let request = GenerateRequest::new("red apple").seed(3).num_images(2).decoder_steps(20);
         to_tensor(&pipeline.generate(request).unwrap().images, &device).unwrap()
     };
-    let exact = draw(ComputeType::F32);
+    let exact = draw(FloatType::F32);
     // The files hold f16, which is widened to what f32 would have been.
-    assert_eq!(psnr(draw(ComputeType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
-    let found = psnr(draw(ComputeType::BF16), exact).unwrap();
+    assert_eq!(psnr(draw(FloatType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
+    let found = psnr(draw(FloatType::Bf16), exact).unwrap();
     assert!(found.iter().all(|psnr| *psnr > 35.0 && psnr.is_finite()), "{found:?} dB");
 }
 

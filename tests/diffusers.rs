@@ -11,12 +11,11 @@ use burn::module::Module;
 use burn::tensor::{Distribution, Tensor};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::store::Precision;
 use dalle2::core::{Component, EmbeddingScale, Upsampler};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{
-    ComputeType, Device, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, SampleOptions, Stage,
+    Device, FloatType, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, SampleOptions, Stage,
 };
 use safetensors::Dtype;
 use serde_json::Value;
@@ -96,7 +95,7 @@ fn a_reloaded_pipeline_draws_the_same_to_the_last_bit() {
 
 #[test]
 fn half_precision_files_stay_as_they_are() {
-    for (precision, dtype) in [(Precision::F16, Dtype::F16), (Precision::BF16, Dtype::BF16)] {
+    for (precision, dtype) in [(FloatType::F16, Dtype::F16), (FloatType::Bf16, Dtype::BF16)] {
         let original = text_to_image("tall-unclip");
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         load(original.path()).save_pretrained_as(first.path(), precision).unwrap();
@@ -174,7 +173,7 @@ fn a_stage_on_disk_is_checked_when_the_pipeline_is_opened() {
 fn half_precision_networks_draw_nearly_the_same() {
     let dir = text_to_image("tiny-unclip");
     let exact = load(dir.path()).generate(request()).unwrap();
-    for (compute_type, bound) in [(ComputeType::F16, 0.02), (ComputeType::BF16, 0.15)] {
+    for (compute_type, bound) in [(FloatType::F16, 0.02), (FloatType::Bf16, 0.15)] {
         let options = LoadOptions::new(&Device::flex()).compute_type(compute_type);
         let half = Pipeline::from_pretrained_with(dir.path(), &options).unwrap().generate(request()).unwrap();
         let error = (embeddings(&half) - embeddings(&exact)).abs().max().into_scalar::<f32>();
@@ -289,8 +288,8 @@ fn what_the_layout_cannot_express_is_listed_and_written_under_own_names() {
     let mut decoder = DecoderConfig::tiny(64, 64);
     decoder.image_size = 16;
     let (text, prior) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    portable.text_encoder().save(text.path(), Precision::F32).unwrap();
-    portable.prior().unwrap().save(prior.path(), Precision::F32).unwrap();
+    portable.text_encoder().save(text.path(), FloatType::F32).unwrap();
+    portable.prior().unwrap().save(prior.path(), FloatType::F32).unwrap();
     let pipeline = Pipeline::builder()
         .text_encoder(ClipTextEncoder::load(text.path(), &device).unwrap())
         .prior(DiffusionPrior::load(prior.path(), &device).unwrap())
@@ -299,7 +298,7 @@ fn what_the_layout_cannot_express_is_listed_and_written_under_own_names() {
         .build()
         .unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = pipeline.save_diffusers(dir.path(), Precision::F32).unwrap_err().to_string();
+    let error = pipeline.save_diffusers(dir.path(), FloatType::F32).unwrap_err().to_string();
     for part in ["decoder: `unet.patch` = 2", "`prediction` = V", "pooled_text", "embedding_scale", "super-resolution"]
     {
         assert!(error.contains(part), "{error} does not name {part}");
@@ -315,7 +314,7 @@ fn a_network_for_the_last_step_survives_in_both_forms() {
     let (device, dir) = (Device::flex(), tempfile::tempdir().unwrap());
     let original =
         DiffusionUpsampler::load_diffusers(fixture("tall-unclip/pipeline"), &LoadOptions::new(&device)).unwrap();
-    original.save(dir.path(), Precision::F32).unwrap();
+    original.save(dir.path(), FloatType::F32).unwrap();
     let own = DiffusionUpsampler::load(dir.path(), &device).unwrap();
     assert_eq!(own.config(), original.config());
     let low = Tensor::<4>::random([1, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);

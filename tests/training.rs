@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
+use dalle2::FloatType;
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions, ImageTower};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
 use dalle2::core::diffusion::standard_normal;
@@ -16,7 +17,7 @@ use dalle2::decoder::{DecoderConfig, UpsamplerConfig};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, PriorBatch, PriorTask};
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use dalle2_train::{
-    BatchSource, DisplayMode, LossScaling, Precision, RunOptions, StepRecord, TrainConfig, TrainTask, Trained, Trainer,
+    BatchSource, DisplayMode, LossScaling, RunOptions, StepRecord, TrainConfig, TrainTask, Trained, Trainer,
     materialize, read_metrics, step_rng,
 };
 use rand::RngExt;
@@ -262,7 +263,7 @@ fn the_prior_trains_on_two_devices_as_on_one() {
 }
 
 /// Trains twelve steps in f32 and in a 16-bit type, and compares the losses and what the weights are.
-fn assert_trains_in<M, S>(precision: Precision, make: impl Fn() -> M, source: &S)
+fn assert_trains_in<M, S>(precision: FloatType, make: impl Fn() -> M, source: &S)
 where
     M: TrainTask<Batch = S::Batch>,
     S: BatchSource,
@@ -270,10 +271,10 @@ where
     let _alone = alone();
     let temp = tempfile::tempdir().unwrap();
     let config = TrainConfig { steps: 12, learning_rate: 0.003, warmup: 1, ..Default::default() };
-    let run = |precision: Precision| {
+    let run = |precision: FloatType| {
         let dir = temp.path().join(format!("{precision:?}"));
         // A factor that no gradient overflows with: a step left out would make another run of it.
-        let loss_scaling = (precision == Precision::F16).then(|| LossScaling { initial: 1024.0, ..Default::default() });
+        let loss_scaling = (precision == FloatType::F16).then(|| LossScaling { initial: 1024.0, ..Default::default() });
         let config = TrainConfig { loss_scaling, precision, ..config.clone() };
         let options = RunOptions { display: DisplayMode::Quiet, ..Default::default() };
         let task = make();
@@ -282,7 +283,7 @@ where
         let steps = read_metrics(dir.join("metrics.jsonl")).unwrap();
         (trained.model, steps)
     };
-    let ((full, expected), (mixed, found)) = (run(Precision::F32), run(precision));
+    let ((full, expected), (mixed, found)) = (run(FloatType::F32), run(precision));
     let losses = |steps: &[StepRecord]| steps.iter().map(|step| step.loss.unwrap()).collect::<Vec<_>>();
     assert!(found.iter().all(|step| step.overflows.unwrap_or(0) == 0), "{found:?}");
     for (found, expected) in losses(&found).iter().zip(&losses(&expected)) {
@@ -295,7 +296,7 @@ where
 }
 
 /// Every part in a 16-bit type.
-fn assert_all_train_in(precision: Precision) {
+fn assert_all_train_in(precision: FloatType) {
     let mut decoder = decoder_config();
     decoder.unet.dropout = 0.0;
     assert_trains_in(precision, || DecoderTask::new(&decoder, &device()).unwrap(), &decoder_source());
@@ -320,12 +321,12 @@ fn assert_all_train_in(precision: Precision) {
 
 #[test]
 fn bf16_trains_f32_weights_to_nearly_the_same_losses() {
-    assert_all_train_in(Precision::Bf16);
+    assert_all_train_in(FloatType::Bf16);
 }
 
 #[test]
 fn f16_trains_f32_weights_to_nearly_the_same_losses() {
-    assert_all_train_in(Precision::F16);
+    assert_all_train_in(FloatType::F16);
 }
 
 #[test]

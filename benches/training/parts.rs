@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::Result;
 use burn::module::Module;
 use burn::prelude::*;
+use dalle2::FloatType;
 use dalle2::clip::train::{ClipBatch, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, ImportOptions, PretrainedClip};
 use dalle2::core::diffusion::standard_normal;
-use dalle2::core::store::{Precision, WeightsWriter};
+use dalle2::core::store::WeightsWriter;
 use dalle2::core::{Component, EmbeddingScale, TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder, UpsamplerConfig};
@@ -142,7 +143,7 @@ pub fn upsampler(device: &Device) -> Result<(UpsamplerTask, UpsamplerBatch)> {
 /// Writes the decoder's folders in the layout of diffusers, and its batch as `decoder_batch.safetensors`.
 pub fn export_decoder(dir: &Path, device: &Device) -> Result<()> {
     let (task, batch) = decoder(device)?;
-    UnclipDecoder::new(decoder_config(), task.network)?.save_diffusers(dir, Precision::F32)?;
+    UnclipDecoder::new(decoder_config(), task.network)?.save_diffusers(dir, FloatType::F32)?;
     let numbers = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [BATCH]), device);
     let (t, drop) = (&batch.images.t, &batch.drop_image);
     let mut file = Batch::default();
@@ -161,9 +162,9 @@ pub fn export_decoder(dir: &Path, device: &Device) -> Result<()> {
 pub fn export_clip(dir: &Path, device: &Device) -> Result<()> {
     let (task, batch) = clip(device)?;
     let folder = dir.join("clip");
-    ClipConfig::small().save(&task.clip.valid(), &folder, Precision::F32)?;
+    ClipConfig::small().save(&task.clip.valid(), &folder, FloatType::F32)?;
     let options = ImportOptions::default();
-    PretrainedClip::load(&folder, &options, &device.clone().inner())?.save(&folder, Precision::F32)?;
+    PretrainedClip::load(&folder, &options, &device.clone().inner())?.save(&folder, FloatType::F32)?;
     let mut file = Batch::default();
     file.add("pixels", batch.pixels)?;
     file.add("ids", batch.captions.rows.float())?;
@@ -183,7 +184,7 @@ impl Batch {
 
     fn write(self, path: &Path) -> Result<()> {
         let shapes = self.0.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect();
-        let mut writer = WeightsWriter::create(path, Precision::F32, shapes, &BTreeMap::new())?;
+        let mut writer = WeightsWriter::create(path, FloatType::F32, shapes, &BTreeMap::new())?;
         for (name, (_, values)) in &self.0 {
             writer.write(name, values)?;
         }

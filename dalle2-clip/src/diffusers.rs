@@ -5,9 +5,8 @@ use std::path::Path;
 
 use burn::prelude::Device;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::Precision;
 use dalle2_core::text::ClipTokenizer;
-use dalle2_core::{ConfigError, Error, Result};
+use dalle2_core::{ConfigError, Error, FloatType, Result};
 
 use crate::{ClipImageEncoder, ClipTextEncoder, ImageProcessor};
 
@@ -81,10 +80,10 @@ pub(crate) fn save_text(
     encoder: &ClipTextEncoder,
     tokenizer: &ClipTokenizer,
     root: &Path,
-    precision: Precision,
+    float_type: FloatType,
 ) -> Result<Vec<IndexEntry>> {
     let config = encoder.config();
-    encoder.save_pretrained(root.join(TEXT), precision)?;
+    encoder.save_pretrained(root.join(TEXT), float_type)?;
     let class = tokenizer.save(root.join(TOKENIZER), config.context_length, config.pad_token)?;
     Ok(vec![
         IndexEntry::new(TEXT, LIBRARY, ClipTextEncoder::PRETRAINED_CLASS),
@@ -93,8 +92,8 @@ pub(crate) fn save_text(
 }
 
 /// Writes the image encoder's folders.
-pub(crate) fn save_image(encoder: &ClipImageEncoder, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
-    encoder.save_pretrained(root.join(IMAGE), precision)?;
+pub(crate) fn save_image(encoder: &ClipImageEncoder, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
+    encoder.save_pretrained(root.join(IMAGE), float_type)?;
     let clips_own = || ImageProcessor::new(encoder.config());
     encoder.processor().cloned().unwrap_or_else(clips_own).save(root.join(PROCESSOR))?;
     Ok(vec![

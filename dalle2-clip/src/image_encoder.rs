@@ -5,8 +5,8 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
-use dalle2_core::{Component, ConfigError, Error, ImageEncoder, Result, on_pool};
+use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
+use dalle2_core::{Component, ConfigError, Error, FloatType, ImageEncoder, Result, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
@@ -107,9 +107,9 @@ impl Component for ClipImageEncoder {
         Self::CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &vision_tensor_name)?;
+        store::save_module_as(&self.model, weights, float_type, &BTreeMap::new(), &vision_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
     }
 
@@ -117,8 +117,8 @@ impl Component for ClipImageEncoder {
         Vec::new()
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
-        diffusers::save_image(self, root, precision)
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
+        diffusers::save_image(self, root, float_type)
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
     fn saved_and_loaded_is_the_same_and_damage_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let encoder = encoder();
-        encoder.save(dir.path(), Precision::F32).unwrap();
+        encoder.save(dir.path(), FloatType::F32).unwrap();
         let loaded = ClipImageEncoder::load(dir.path(), &Device::flex()).unwrap();
         let images = Tensor::random([2, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &Device::flex());
         let embed = |encoder: &ClipImageEncoder| encoder.encode(images.clone()).unwrap().into_data();

@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::module::Param;
 use burn::prelude::*;
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
-use dalle2_core::{ConfigError, Error, Result};
+use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
+use dalle2_core::{ConfigError, Error, FloatType, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::import::clip_tensor_name;
@@ -147,11 +147,11 @@ impl ClipConfig {
     /// Writes this configuration and a model of it to a directory, under Hugging Face's tensor names.
     ///
     /// # Errors
-    /// When a file cannot be written or a weight does not fit the precision.
-    pub fn save(&self, model: &Clip, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    /// When a file cannot be written or a weight is not finite in `float_type`.
+    pub fn save(&self, model: &Clip, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let dir = dir.as_ref();
         let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(model, weights, precision, &BTreeMap::new(), &clip_tensor_name)?;
+        store::save_module_as(model, weights, float_type, &BTreeMap::new(), &clip_tensor_name)?;
         store::write_config(dir, CLASS, self)
     }
 

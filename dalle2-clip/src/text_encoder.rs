@@ -5,9 +5,9 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE};
+use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
-use dalle2_core::{Component, Error, Result, TextCondition, TextEncoder, TokenMask, on_pool};
+use dalle2_core::{Component, Error, FloatType, Result, TextCondition, TextEncoder, TokenMask, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
@@ -106,9 +106,9 @@ impl Component for ClipTextEncoder {
         Self::CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(&self.model, weights, precision, &BTreeMap::new(), &text_tensor_name)?;
+        store::save_module_as(&self.model, weights, float_type, &BTreeMap::new(), &text_tensor_name)?;
         store::write_config(dir, Self::CLASS, &self.config)
     }
 
@@ -116,8 +116,8 @@ impl Component for ClipTextEncoder {
         diffusers::text_faults(self)
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
-        diffusers::save_text(self, &self.tokenizer, root, precision)
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
+        diffusers::save_text(self, &self.tokenizer, root, float_type)
     }
 }
 
@@ -244,7 +244,7 @@ mod tests {
     fn saved_and_loaded_is_the_same_and_a_wrong_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let encoder = encoder();
-        encoder.save(dir.path(), Precision::F32).unwrap();
+        encoder.save(dir.path(), FloatType::F32).unwrap();
         let loaded = ClipTextEncoder::load(dir.path(), &Device::flex()).unwrap();
         assert_eq!(loaded.config(), encoder.config());
         let embed = |encoder: &ClipTextEncoder| encoder.encode(&["red apple"]).unwrap().pooled.into_data();

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use burn::prelude::*;
 use burn::tensor::Tolerance;
 use dalle2_clip::{TextTransformerConfig, VisionTransformerConfig, preprocess, text_tensor_name, vision_tensor_name};
-use dalle2_core::store::{Precision, load_module_as, save_module_as};
+use dalle2_core::FloatType;
+use dalle2_core::store::{load_module_as, save_module_as};
 use safetensors::{Dtype, SafeTensors};
 
 fn fixture(name: &str) -> PathBuf {
@@ -84,7 +85,7 @@ fn saved_files_hold_the_tensors_of_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let model = load_module_as(text_config().init(&device), fixture("text_encoder_model"), &text_tensor_name).unwrap();
-    save_module_as(&model, &path, Precision::F32, &Default::default(), &text_tensor_name).unwrap();
+    save_module_as(&model, &path, FloatType::F32, &Default::default(), &text_tensor_name).unwrap();
     let (written, reference) = (std::fs::read(&path).unwrap(), std::fs::read(fixture("text_encoder_model")).unwrap());
     let (written, reference) =
         (SafeTensors::deserialize(&written).unwrap(), SafeTensors::deserialize(&reference).unwrap());

@@ -9,8 +9,8 @@ use burn::prelude::*;
 use burn::tensor::Tolerance;
 use dalle2_clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder, ImageProcessor, ImportOptions, PretrainedClip};
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{Precision, Weights, read_json, write_json};
-use dalle2_core::{Error, ImageEncoder};
+use dalle2_core::store::{Weights, read_json, write_json};
+use dalle2_core::{Error, FloatType, ImageEncoder};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -109,7 +109,7 @@ fn load_config(name: &str) -> ClipConfig {
 fn a_clip_of_any_form_is_written_in_the_form_of_transformers() {
     let dir = tempfile::tempdir().unwrap();
     for (name, file) in [("whole/openai.pt", "whole/openai"), ("whole/transformers", "whole/transformers")] {
-        load(name).save(dir.path(), Precision::F32).unwrap();
+        load(name).save(dir.path(), FloatType::F32).unwrap();
         let again = PretrainedClip::load(dir.path(), &ImportOptions::default(), &Device::flex()).unwrap();
         computes_what_was_recorded_but_for_the_cut(&again, file);
     }
@@ -167,19 +167,19 @@ fn towers_are_written_as_they_were_read() {
     };
     ClipTextEncoder::load_pretrained(text.path(), &device)
         .unwrap()
-        .save_pretrained(out.path(), Precision::F32)
+        .save_pretrained(out.path(), FloatType::F32)
         .unwrap();
     unchanged(text.path());
     let image = tower("image_encoder");
     ClipImageEncoder::load_pretrained(image.path(), &device)
         .unwrap()
-        .save_pretrained(out.path(), Precision::F32)
+        .save_pretrained(out.path(), FloatType::F32)
         .unwrap();
     unchanged(image.path());
     // One that was never on disk has the same fields.
     let own = ClipImageEncoder::load_pretrained(image.path(), &device).unwrap();
     let own = ClipImageEncoder::new(own.config().clone(), own.model()).unwrap();
-    own.save_pretrained(out.path(), Precision::F16).unwrap();
+    own.save_pretrained(out.path(), FloatType::F16).unwrap();
     let mut expected: Value = read_json(image.path().join("config.json")).unwrap();
     expected["dtype"] = "float16".into();
     expected.as_object_mut().unwrap().remove("transformers_version");

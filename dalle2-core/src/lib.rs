@@ -20,6 +20,7 @@ mod device;
 pub mod diffusers;
 pub mod diffusion;
 mod error;
+mod float_type;
 pub mod image;
 mod inpainting;
 pub mod metrics;
@@ -37,8 +38,9 @@ pub use dalle2_kernels as nn;
 pub use dalle2_kernels::on_pool;
 pub use device::{device, keep_memory};
 pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
+pub use float_type::FloatType;
 pub use inpainting::Inpainting;
-pub use network::{ComputeType, LoadOptions, Network, Reading, Residency, compute_type};
+pub use network::{LoadOptions, Network, Reading, Residency, compute_type};
 pub use parts::{
     Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Tiling, Upsampler,
     check_flow,

@@ -10,7 +10,7 @@ use burn::tensor::FloatDType;
 
 use crate::nn;
 use crate::store::{Weights, check_module_from, load_converted};
-use crate::{ConfigError, Result};
+use crate::{ConfigError, FloatType, Result};
 
 /// How long the weights of a stage stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,28 +23,13 @@ pub enum Residency {
     OneStage,
 }
 
-/// The element type in which networks compute. Norms, softmax and the arithmetic of schedules stay in f32.
-///
-/// On the CPU it is the type of the weights of linear and convolution layers, and activations stay in f32, see
-/// [`narrow_weights`](crate::nn::narrow_weights): half the memory, and in bf16 more speed where the processor has AMX.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ComputeType {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit IEEE floats.
-    F16,
-    /// 16-bit floats with the range of 32-bit ones.
-    BF16,
-}
-
 /// How a pipeline, or a part of one, is loaded.
 ///
 /// ```
 /// use burn::prelude::Device;
-/// use dalle2_core::{ComputeType, LoadOptions, Residency};
+/// use dalle2_core::{FloatType, LoadOptions, Residency};
 ///
-/// let options = LoadOptions::new(&Device::flex()).residency(Residency::OneStage).compute_type(ComputeType::F16);
+/// let options = LoadOptions::new(&Device::flex()).residency(Residency::OneStage).compute_type(FloatType::F16);
 /// assert_eq!(options.residency, Residency::OneStage);
 /// options.validate().unwrap();
 /// ```
@@ -54,14 +39,17 @@ pub struct LoadOptions {
     pub device: Device,
     /// How long weights stay in memory.
     pub residency: Residency,
-    /// The element type of the diffusion networks; CLIP's encoders, which run once per caption or image, stay in f32.
-    pub compute_type: ComputeType,
+    /// The element type in which the diffusion networks compute. Norms, softmax, schedules and CLIP's encoders stay in f32.
+    ///
+    /// On the CPU it is the type of the weights of linear and convolution layers, and activations stay in f32, see
+    /// [`narrow_weights`](crate::nn::narrow_weights): half the memory, and in bf16 more speed on processors with AMX.
+    pub compute_type: FloatType,
 }
 
 impl LoadOptions {
     /// Everything resident, in f32.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), residency: Residency::default(), compute_type: ComputeType::default() }
+        Self { device: device.clone(), residency: Residency::default(), compute_type: FloatType::default() }
     }
 
     /// How long weights stay in memory.
@@ -71,7 +59,7 @@ impl LoadOptions {
     }
 
     /// The element type in which networks compute.
-    pub fn compute_type(mut self, compute_type: ComputeType) -> Self {
+    pub fn compute_type(mut self, compute_type: FloatType) -> Self {
         self.compute_type = compute_type;
         self
     }
@@ -81,13 +69,11 @@ impl LoadOptions {
     /// # Errors
     /// When the device has no arithmetic in the element type.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        match self.device.supports_dtype(self.compute_type.dtype()) {
-            true => Ok(()),
-            false => {
-                let expected = format!("the device {:?} does not compute in it: use F32", self.device);
-                Err(ConfigError::new("compute_type", format!("{:?}", self.compute_type), expected))
-            }
+        if self.device.supports_dtype(self.compute_type.dtype()) {
+            return Ok(());
         }
+        let expected = format!("the device {:?} does not compute in it: use f32", self.device);
+        Err(ConfigError::new("compute_type", self.compute_type, expected))
     }
 
     /// Holds the network that `load` reads: reads it now; or compares its files with the configuration now, and reads
@@ -99,7 +85,7 @@ impl LoadOptions {
         self.validate()?;
         let dtype = self.compute_type;
         // What was not read by `Reading::module` is converted now; the rest was as it was read.
-        let values = move |load: &dyn Fn(Reading) -> Result<M>| Ok(dtype.convert(load(Reading::Values(dtype))?));
+        let values = move |load: &dyn Fn(Reading) -> Result<M>| Ok(convert(load(Reading::Values(dtype))?, dtype));
         match self.residency {
             Residency::Resident => Ok(Network::Resident(values(&load)?)),
             Residency::OneStage => {
@@ -116,7 +102,7 @@ pub enum Reading {
     /// Names, shapes and element types, to be compared with the module, which is left as it is.
     Headers,
     /// Everything, each parameter converted to the type before the next one is read.
-    Values(ComputeType),
+    Values(FloatType),
 }
 
 impl Reading {
@@ -141,22 +127,11 @@ impl Reading {
     }
 }
 
-impl ComputeType {
-    /// Burn's name of the type.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::F16 => FloatDType::F16,
-            Self::BF16 => FloatDType::BF16,
-        }
-    }
-
-    /// Converts the parameters, one after another.
-    fn convert<M: Module>(self, module: M) -> M {
-        match self {
-            Self::F32 => module,
-            _ => module.map(&mut Convert::to(self)),
-        }
+/// Converts the parameters, one after another.
+fn convert<M: Module>(module: M, float_type: FloatType) -> M {
+    match float_type {
+        FloatType::F32 => module,
+        _ => module.map(&mut Convert::to(float_type)),
     }
 }
 
@@ -167,9 +142,9 @@ struct Convert {
 }
 
 impl Convert {
-    fn to(kind: ComputeType) -> Self {
+    fn to(kind: FloatType) -> Self {
         let dtype = kind.dtype();
-        Self { dtype: (kind != ComputeType::F32).then_some(dtype), layers: nn::Narrow::to(dtype) }
+        Self { dtype: (kind != FloatType::F32).then_some(dtype), layers: nn::Narrow::to(dtype) }
     }
 }
 
@@ -274,7 +249,7 @@ mod tests {
 
     #[test]
     fn parameters_have_the_type_that_was_asked_for() {
-        for kind in [ComputeType::F32, ComputeType::F16, ComputeType::BF16] {
+        for kind in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
             let reads = Arc::new(AtomicUsize::new(0));
             let network = LoadOptions::new(&Device::flex()).compute_type(kind).hold(load(&reads)).unwrap();
             assert_eq!(compute_type(&network.get().unwrap()), kind.dtype());

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use burn::prelude::*;
 
+use crate::diffusers::IndexEntry;
 use crate::diffusion::{Clip, GuidanceInterval, NoiseSchedule, NoiseSource, Sampler, SamplingPlan, Spacing};
-use crate::{ConfigError, Error, Inpainting, Result, TextCondition, diffusers::IndexEntry, store::Precision};
+use crate::{ConfigError, Error, FloatType, Inpainting, Result, TextCondition};
 
 /// A part of a pipeline as it stands on disk.
 ///
@@ -19,9 +20,9 @@ pub trait Component {
     /// Writes the part's configuration and weights into `dir`.
     ///
     /// # Errors
-    /// When a file cannot be written, a value does not fit the precision, or the part has no form on disk.
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
-        let _ = precision;
+    /// When a file cannot be written, a value is not finite in `float_type`, or the part has no form on disk.
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
+        let _ = float_type;
         Err(Error::Mismatch(format!("{}: a {} has no form on disk", dir.display(), self.class_name())))
     }
 
@@ -34,9 +35,9 @@ pub trait Component {
     /// `model_index.json`. Call it only when [`Component::diffusers_faults`] finds none.
     ///
     /// # Errors
-    /// When a file cannot be written, a value does not fit the precision, or the part has no such form.
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
-        let _ = precision;
+    /// When a file cannot be written, a value is not finite in `float_type`, or the part has no such form.
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
+        let _ = float_type;
         Err(Error::Mismatch(format!("{}: diffusers has no {}", root.display(), self.class_name())))
     }
 }

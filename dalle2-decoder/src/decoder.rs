@@ -6,10 +6,10 @@ use std::path::Path;
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
-use dalle2_core::store::{self, Precision};
+use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Decoder, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook,
-    TextCondition, on_pool,
+    Component, ConfigError, Decoder, Error, FloatType, Inpainting, LoadOptions, Network, Result, SampleOptions,
+    StepHook, TextCondition, on_pool,
 };
 
 use crate::DecoderConfig;
@@ -220,18 +220,18 @@ impl Component for UnclipDecoder {
         CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         store::write_config(dir, CLASS, &self.config)?;
-        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), float_type, &BTreeMap::new())
     }
 
     fn diffusers_faults(&self) -> Vec<String> {
         import::decoder_faults(&self.config)
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
         let files = self.files.clone().unwrap_or_else(|| import::decoder_files(&self.config));
-        import::save_decoder(self.network.get()?, &files, root, precision)
+        import::save_decoder(self.network.get()?, &files, root, float_type)
     }
 }
 

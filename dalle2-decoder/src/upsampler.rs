@@ -8,9 +8,10 @@ use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, draw};
 use dalle2_core::image::resize_bicubic;
-use dalle2_core::store::{self, Precision};
+use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Error, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook, on_pool,
+    Component, ConfigError, Error, FloatType, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook,
+    on_pool,
 };
 
 use crate::channels::known_channels;
@@ -211,12 +212,12 @@ impl Component for DiffusionUpsampler {
         CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         store::write_config(dir, CLASS, &self.config)?;
         let UpsamplerNetworks { first, last } = self.networks.get()?;
-        store::save_module(&first, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())?;
+        store::save_module(&first, dir.join(store::WEIGHTS_FILE), float_type, &BTreeMap::new())?;
         match last {
-            Some(last) => store::save_module(&last, dir.join(LAST_STEP_FILE), precision, &BTreeMap::new()),
+            Some(last) => store::save_module(&last, dir.join(LAST_STEP_FILE), float_type, &BTreeMap::new()),
             None => Ok(()),
         }
     }
@@ -225,9 +226,9 @@ impl Component for DiffusionUpsampler {
         import::upsampler_faults(&self.config)
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
         let files = self.files.clone().unwrap_or_else(|| import::upsampler_files(&self.config));
-        import::save_upsampler(&self.networks.get()?, &files, root, precision)
+        import::save_upsampler(&self.networks.get()?, &files, root, float_type)
     }
 }
 

@@ -8,8 +8,7 @@ use std::ops::ControlFlow;
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
 use dalle2_core::diffusion::SeededNoise;
-use dalle2_core::store::Precision;
-use dalle2_core::{Component, Decoder, Error, SampleOptions, TextCondition, TokenMask, Upsampler};
+use dalle2_core::{Component, Decoder, Error, FloatType, SampleOptions, TextCondition, TokenMask, Upsampler};
 use dalle2_decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 
 use support::Randomise;
@@ -95,7 +94,7 @@ fn a_saved_decoder_and_upsampler_draw_the_same_images() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let saved = decoder(&device);
-    saved.save(dir.path(), Precision::F32).unwrap();
+    saved.save(dir.path(), FloatType::F32).unwrap();
     let loaded = UnclipDecoder::load(dir.path(), &device).unwrap();
     let images = decode(&saved, &[3], &options(), &device).unwrap();
     decode(&loaded, &[3], &options(), &device).unwrap().into_data().assert_eq(&images.into_data(), true);
@@ -104,7 +103,7 @@ fn a_saved_decoder_and_upsampler_draw_the_same_images() {
     assert!(error.contains("_class_name") && error.contains("Dalle2Upsampler"), "{error}");
 
     let saved = upsampler(&device);
-    saved.save(dir.path(), Precision::F32).unwrap();
+    saved.save(dir.path(), FloatType::F32).unwrap();
     let loaded = DiffusionUpsampler::load(dir.path(), &device).unwrap();
     let low = Tensor::<4>::random([1, 3, 8, 12], Distribution::Uniform(-1.0, 1.0), &device);
     let run = |upsampler: &DiffusionUpsampler| {

@@ -14,8 +14,8 @@ use dalle2_core::diffusers::{
 };
 use dalle2_core::diffusion::{BetaSchedule, Clip, PredictionType, Sampler, VarianceType};
 use dalle2_core::nn::Transformer;
-use dalle2_core::store::{CONFIG_FILE, Precision, Weights, write_json};
-use dalle2_core::{ConfigError, EmbeddingScale, Error, Reading, Result};
+use dalle2_core::store::{CONFIG_FILE, Weights, write_json};
+use dalle2_core::{ConfigError, EmbeddingScale, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{DiffusionPriorConfig, PriorNetwork, XStartBound};
@@ -278,7 +278,7 @@ pub(crate) fn save_prior(
     config: &DiffusionPriorConfig,
     files: &PriorFiles,
     root: &Path,
-    precision: Precision,
+    float_type: FloatType,
 ) -> Result<Vec<IndexEntry>> {
     let (d, device) = (config.embed_dim, network.query.val().device());
     let statistics = match &config.image_scale {
@@ -293,7 +293,7 @@ pub(crate) fn save_prior(
     let dir = root.join(FOLDER);
     let positions = [&network.query, &network.positions];
     let positions = positions.map(|param| Param::from_tensor(param.val().unsqueeze::<3>()));
-    save_weights(&OnDisk::new(network, positions, statistics), &dir, precision, &tensor_name)?;
+    save_weights(&OnDisk::new(network, positions, statistics), &dir, float_type, &tensor_name)?;
     write_json(dir.join(CONFIG_FILE), &files.network)?;
     UnclipScheduler::write(&root.join(SCHEDULER), &files.scheduler)?;
     let [library, class] = UnclipScheduler::ENTRY;

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dalle2::FloatType;
 use dalle2::Result;
-use dalle2::core::store::{Precision, WeightsWriter, write_json};
+use dalle2::core::store::{WeightsWriter, write_json};
 use dalle2::core::text::ClipTokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -382,7 +383,7 @@ pub fn write(dir: &Path, sizes: &Sizes, seed: u64, mut report: impl FnMut(&str, 
             let path = dir.join(folder).join(file);
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(number as u64);
-            let mut writer = WeightsWriter::create(path, Precision::F16, tensors.clone(), &BTreeMap::new())?;
+            let mut writer = WeightsWriter::create(path, FloatType::F16, tensors.clone(), &BTreeMap::new())?;
             for (name, shape) in tensors {
                 writer.write(&name, &values(&name, &shape, &mut rng))?;
             }

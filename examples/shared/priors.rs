@@ -8,11 +8,10 @@ use burn::prelude::Tensor;
 use clap::ValueEnum;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::EmbeddingMetrics;
-use dalle2::core::store::Precision;
 use dalle2::core::{Prior, SampleOptions, TextCondition};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, TrainingCost};
-use dalle2::{Device, Result, install_part};
+use dalle2::{Device, FloatType, Result, install_part};
 use dalle2_train::data::EmbeddingSet;
 use dalle2_train::{BatchSource, Hooks, ShuffledIndices, mix_seed};
 use serde::Serialize;
@@ -237,7 +236,7 @@ impl<T: AsPrior> Hooks<T> for PriorHooks {
 
     fn export(&mut self, model: &T, _dir: &Path) -> Result<()> {
         match &self.export {
-            Some(dir) => install_part(dir, "prior", &*model.as_prior()?, Precision::F16),
+            Some(dir) => install_part(dir, "prior", &*model.as_prior()?, FloatType::F16),
             None => Ok(()),
         }
     }

@@ -83,7 +83,7 @@ fn saved_and_loaded_is_equal_bit_for_bit() {
     let config = config();
     let model = config.init(&device);
     let (pixels, captions) = batch(&config, &device);
-    config.save(&model, dir.path(), Precision::F32).unwrap();
+    config.save(&model, dir.path(), FloatType::F32).unwrap();
     let (loaded_config, loaded) = ClipConfig::load(dir.path(), &device).unwrap();
     assert_eq!(loaded_config, config);
     let loss = |model: &Clip| model.loss(pixels.clone(), &captions, None).into_data();

@@ -1,8 +1,8 @@
 //! The configurations of CLIP as transformers writes them, and ours.
 
 use dalle2_core::ConfigError;
+use dalle2_core::FloatType;
 use dalle2_core::nn::Activation;
-use dalle2_core::store::Precision;
 use dalle2_core::text::{END, START};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -209,11 +209,11 @@ pub(super) fn vision_json(config: &VisionTransformerConfig) -> Map<String, Value
 }
 
 /// PyTorch's name of an element type.
-pub(super) fn dtype_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "float32",
-        Precision::F16 => "float16",
-        Precision::BF16 => "bfloat16",
+pub(super) fn dtype_name(float_type: FloatType) -> &'static str {
+    match float_type {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::prelude::Device;
-use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE, Weights, read_json, write_json};
-use dalle2_core::{Error, Result};
+use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE, Weights, read_json, write_json};
+use dalle2_core::{Error, FloatType, Result};
 use serde_json::{Map, Value};
 
 use super::config::{TextJson, VisionJson, dtype_name, text_json, vision_json};
@@ -43,8 +43,8 @@ impl ClipTextEncoder {
     ///
     /// # Errors
     /// When the vocabulary is restricted, which the reference implementation does not know; when a file cannot be
-    /// written or a weight does not fit the precision.
-    pub fn save_pretrained(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    /// written or a weight is not finite in `float_type`.
+    pub fn save_pretrained(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         if self.config().vocabulary.is_some() {
             let message = "this text encoder has a restricted vocabulary, which no class of transformers can express";
             return Err(Error::format(dir.as_ref(), message));
@@ -53,7 +53,7 @@ impl ClipTextEncoder {
             Some(source) => source.clone(),
             None => text_json(self.config()),
         };
-        write_tower(dir.as_ref(), json, Self::PRETRAINED_CLASS, precision, self.model(), &text_tensor_name)
+        write_tower(dir.as_ref(), json, Self::PRETRAINED_CLASS, float_type, self.model(), &text_tensor_name)
     }
 }
 
@@ -81,13 +81,13 @@ impl ClipImageEncoder {
     /// Writes a directory that the reference implementation opens. What was read from one is written as it was.
     ///
     /// # Errors
-    /// When a file cannot be written or a weight does not fit the precision.
-    pub fn save_pretrained(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    /// When a file cannot be written or a weight is not finite in `float_type`.
+    pub fn save_pretrained(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let json = match self.source() {
             Some(source) => source.clone(),
             None => vision_json(self.config()),
         };
-        write_tower(dir.as_ref(), json, Self::PRETRAINED_CLASS, precision, self.model(), &vision_tensor_name)
+        write_tower(dir.as_ref(), json, Self::PRETRAINED_CLASS, float_type, self.model(), &vision_tensor_name)
     }
 }
 
@@ -121,18 +121,18 @@ fn write_tower<M: Module>(
     dir: &Path,
     mut json: Map<String, Value>,
     class: &str,
-    precision: Precision,
+    float_type: FloatType,
     model: &M,
     rename: &dyn Fn(&str) -> String,
 ) -> Result<()> {
     json.entry("architectures").or_insert_with(|| Value::from(vec![class]));
-    set_dtype(&mut json, precision);
-    store::save_module_as(model, dir.join(WEIGHTS_FILE), precision, &BTreeMap::new(), rename)?;
+    set_dtype(&mut json, float_type);
+    store::save_module_as(model, dir.join(WEIGHTS_FILE), float_type, &BTreeMap::new(), rename)?;
     write_json(dir.join(CONFIG_FILE), &json)
 }
 
 /// The element type under its present name, or under the former one where a file has that.
-pub(super) fn set_dtype(json: &mut Map<String, Value>, precision: Precision) {
+pub(super) fn set_dtype(json: &mut Map<String, Value>, float_type: FloatType) {
     let key = if json.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-    json.insert(key.into(), dtype_name(precision).into());
+    json.insert(key.into(), dtype_name(float_type).into());
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use burn::prelude::Device;
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{self, CONFIG_FILE, Precision, WEIGHTS_FILE, Weights, read_json, write_json};
+use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE, Weights, read_json, write_json};
 use dalle2_core::text::ClipTokenizer;
-use dalle2_core::{Error, Result};
+use dalle2_core::{Error, FloatType, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -162,8 +162,8 @@ impl PretrainedClip {
     ///
     /// # Errors
     /// When the vocabulary is restricted, which transformers does not know; when a file cannot be written or a weight
-    /// does not fit the precision.
-    pub fn save(&self, dir: impl AsRef<Path>, precision: Precision) -> Result<()> {
+    /// is not finite in `float_type`.
+    pub fn save(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let dir = dir.as_ref();
         if self.config.text.vocabulary.is_some() {
             return Err(Error::format(dir, "a restricted vocabulary cannot be expressed by transformers' CLIPModel"));
@@ -172,8 +172,8 @@ impl PretrainedClip {
             Some(source) => source.clone(),
             None => self.json(),
         };
-        set_dtype(&mut json, precision);
-        store::save_module_as(&self.model, dir.join(WEIGHTS_FILE), precision, &BTreeMap::new(), &clip_tensor_name)?;
+        set_dtype(&mut json, float_type);
+        store::save_module_as(&self.model, dir.join(WEIGHTS_FILE), float_type, &BTreeMap::new(), &clip_tensor_name)?;
         match &self.processor {
             Some(processor) => processor.save(dir)?,
             None => ImageProcessor::new(&self.config.vision).save(dir)?,

@@ -5,8 +5,8 @@ use std::path::Path;
 use burn::module::Module;
 
 use super::WEIGHTS_STEM;
-use crate::store::{self, Precision, Weights};
-use crate::{Reading, Result};
+use crate::store::{self, Weights};
+use crate::{FloatType, Reading, Result};
 
 /// Reads a module, or compares it, as [`Reading::module`] does it, from a model's folder. The weights may have any of the
 /// names that [`store::find_weights`] knows.
@@ -24,9 +24,9 @@ pub fn load_weights<M: Module>(reading: Reading, module: M, dir: &Path, rename: 
 pub fn save_weights<M: Module>(
     module: &M,
     dir: &Path,
-    precision: Precision,
+    float_type: FloatType,
     rename: &dyn Fn(&str) -> String,
 ) -> Result<()> {
     let path = dir.join(format!("{WEIGHTS_STEM}.safetensors"));
-    store::save_module_as(module, path, precision, &Default::default(), rename)
+    store::save_module_as(module, path, float_type, &Default::default(), rename)
 }

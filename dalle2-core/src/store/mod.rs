@@ -24,7 +24,7 @@ pub use load::{check_module_from, load_module, load_module_as, load_module_from}
 pub use names::module_tensors;
 pub use safetensors::Dtype;
 pub use source::Weights;
-pub use write::{Precision, WeightsWriter, save_module, save_module_as};
+pub use write::{WeightsWriter, save_module, save_module_as};
 
 #[cfg(test)]
 mod tests;

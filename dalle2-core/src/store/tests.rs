@@ -6,7 +6,7 @@ use burn::prelude::*;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::Error;
+use crate::{Error, FloatType};
 
 #[derive(Module, Debug)]
 struct Toy {
@@ -33,7 +33,7 @@ fn saved_and_loaded_is_equal_and_named_as_in_pytorch() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sub/model.safetensors");
     let saved = toy(5, &device);
-    save_module(&saved, &path, Precision::F32, &BTreeMap::new()).unwrap();
+    save_module(&saved, &path, FloatType::F32, &BTreeMap::new()).unwrap();
     let loaded = load_module(toy(5, &device), &path).unwrap();
     assert_eq!(weights(&saved), weights(&loaded));
     let x = Tensor::<2>::random([7, 3], burn::tensor::Distribution::Default, &device);
@@ -52,7 +52,7 @@ fn every_deviation_is_listed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let rename = |name: &str| name.replace("norms.1", "extra");
-    save_module_as(&toy(5, &device), &path, Precision::F16, &BTreeMap::new(), &rename).unwrap();
+    save_module_as(&toy(5, &device), &path, FloatType::F16, &BTreeMap::new(), &rename).unwrap();
     let Err(Error::Weights { missing, unexpected, mismatched, .. }) = load_module(toy(4, &device), &path) else {
         panic!("must be refused");
     };
@@ -67,7 +67,7 @@ fn truncated_and_foreign_files_are_refused() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
-    save_module(&toy(5, &device), &path, Precision::F32, &BTreeMap::new()).unwrap();
+    save_module(&toy(5, &device), &path, FloatType::F32, &BTreeMap::new()).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     for cut in [0, 4, 8, 100, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..cut]).unwrap();
@@ -87,10 +87,10 @@ fn values_that_do_not_fit_are_refused() {
     let path = dir.path().join("model.safetensors");
     let mut module = toy(5, &device);
     module.scale = Param::from_tensor(Tensor::from_floats([1e6], &device));
-    let error = save_module(&module, &path, Precision::F16, &BTreeMap::new()).unwrap_err().to_string();
+    let error = save_module(&module, &path, FloatType::F16, &BTreeMap::new()).unwrap_err().to_string();
     assert!(error.contains("scale"), "{error}");
     assert!(!path.exists());
-    save_module(&module, &path, Precision::BF16, &BTreeMap::new()).unwrap();
+    save_module(&module, &path, FloatType::Bf16, &BTreeMap::new()).unwrap();
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn a_file_that_was_loaded_is_written_again_byte_for_byte() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first.safetensors"), dir.path().join("second.safetensors"));
-    for precision in [Precision::F32, Precision::F16, Precision::BF16] {
-        save_module(&toy(5, &device), &first, precision, &BTreeMap::new()).unwrap();
+    for float_type in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
+        save_module(&toy(5, &device), &first, float_type, &BTreeMap::new()).unwrap();
         let loaded = load_module(toy(5, &device), &first).unwrap();
-        save_module(&loaded, &second, precision, &BTreeMap::new()).unwrap();
-        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap(), "{precision:?}");
+        save_module(&loaded, &second, float_type, &BTreeMap::new()).unwrap();
+        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap(), "{float_type:?}");
     }
     // The crate of the format writes the same file from the same tensors.
     let bytes = std::fs::read(&first).unwrap();
@@ -117,7 +117,7 @@ fn tensors_without_usable_values_are_all_listed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let module = toy(5, &device);
-    save_module(&module, &path, Precision::F32, &BTreeMap::new()).unwrap();
+    save_module(&module, &path, FloatType::F32, &BTreeMap::new()).unwrap();
     let message = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         let Err(error @ Error::Weights { .. }) = load_module(toy(5, &device), &path) else {
@@ -144,14 +144,14 @@ fn a_writer_takes_exactly_what_was_announced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let shapes = BTreeMap::from([("a".to_owned(), vec![2, 3]), ("b".to_owned(), vec![1])]);
-    let mut writer = WeightsWriter::create(&path, Precision::F16, shapes.clone(), &BTreeMap::new()).unwrap();
+    let mut writer = WeightsWriter::create(&path, FloatType::F16, shapes.clone(), &BTreeMap::new()).unwrap();
     assert!(writer.write("c", &[1.0]).unwrap_err().to_string().contains("c was not announced"));
     writer.write("b", &[0.5]).unwrap();
     assert!(writer.write("b", &[0.5]).is_err());
     assert!(writer.finish().unwrap_err().to_string().contains("not written: a"));
     assert!(!path.exists());
 
-    let mut writer = WeightsWriter::create(&path, Precision::F16, shapes, &BTreeMap::new()).unwrap();
+    let mut writer = WeightsWriter::create(&path, FloatType::F16, shapes, &BTreeMap::new()).unwrap();
     writer.write("b", &[0.5]).unwrap();
     writer.write("a", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
     writer.finish().unwrap();

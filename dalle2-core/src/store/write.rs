@@ -11,50 +11,34 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::json::UnfinishedFile;
 use super::names::{Layout, Names, module_tensors};
-use crate::{Error, Result};
+use crate::{Error, FloatType, Result};
 
 /// Elements that are converted and written at a time.
 const CHUNK: usize = 1 << 18;
 
-/// The element type of a weights file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// 32-bit floats: nothing is lost.
-    #[default]
-    F32,
-    /// 16-bit IEEE floats: half the size; values beyond ±65504 are refused.
-    F16,
-    /// 16-bit floats with the range of 32-bit ones.
-    BF16,
+/// The name of the type in the header of a file.
+fn dtype(float_type: FloatType) -> Dtype {
+    match float_type {
+        FloatType::F32 => Dtype::F32,
+        FloatType::F16 => Dtype::F16,
+        FloatType::Bf16 => Dtype::BF16,
+    }
 }
 
-impl Precision {
-    fn dtype(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-            Self::BF16 => Dtype::BF16,
-        }
+fn encode(float_type: FloatType, data: &[f32], bytes: &mut Vec<u8>) {
+    match float_type {
+        FloatType::F32 => bytes.extend(data.iter().flat_map(|v| v.to_le_bytes())),
+        FloatType::F16 => bytes.extend(data.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes())),
+        FloatType::Bf16 => bytes.extend(data.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())),
     }
+}
 
-    fn bytes(self) -> usize {
-        self.dtype().bitsize() / 8
-    }
-
-    fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
-        match self {
-            Self::F32 => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-            Self::F16 => bytes.extend(values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes())),
-            Self::BF16 => bytes.extend(values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())),
-        }
-    }
-
-    fn holds(self, value: f32) -> bool {
-        match self {
-            Self::F32 => value.is_finite(),
-            Self::F16 => half::f16::from_f32(value).is_finite(),
-            Self::BF16 => half::bf16::from_f32(value).is_finite(),
-        }
+/// Whether the value stays finite in the type.
+fn is_representable(float_type: FloatType, value: f32) -> bool {
+    match float_type {
+        FloatType::F32 => value.is_finite(),
+        FloatType::F16 => half::f16::from_f32(value).is_finite(),
+        FloatType::Bf16 => half::bf16::from_f32(value).is_finite(),
     }
 }
 
@@ -65,28 +49,28 @@ impl Precision {
 pub fn save_module<M: Module>(
     module: &M,
     path: impl AsRef<Path>,
-    precision: Precision,
+    float_type: FloatType,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    save_module_as(module, path, precision, metadata, &str::to_owned)
+    save_module_as(module, path, float_type, metadata, &str::to_owned)
 }
 
 /// Writes the parameters of `module` to `path`, each under the name that `rename` gives to its field path.
 ///
-/// One tensor at a time is converted and written. A file in the same precision from which the module was loaded has
+/// One tensor at a time is converted and written. A file in the same float type from which the module was loaded has
 /// the same tensors byte for byte.
 ///
 /// # Errors
-/// When a value is not finite or does not fit the precision (the tensor is named), two parameters get one name, or the
+/// When a value is not finite or is not finite in `float_type` (the tensor is named), two parameters get one name, or the
 /// file cannot be written.
 pub fn save_module_as<M: Module>(
     module: &M,
     path: impl AsRef<Path>,
-    precision: Precision,
+    float_type: FloatType,
     metadata: &BTreeMap<String, String>,
     rename: &dyn Fn(&str) -> String,
 ) -> Result<()> {
-    let writer = WeightsWriter::create(path, precision, module_tensors(module, rename), metadata)?;
+    let writer = WeightsWriter::create(path, float_type, module_tensors(module, rename), metadata)?;
     let mut visitor = Saver { names: Names::default(), rename, writer, error: None };
     module.visit(&mut visitor);
     match visitor.error {
@@ -101,7 +85,7 @@ pub fn save_module_as<M: Module>(
 #[derive(Debug)]
 pub struct WeightsWriter {
     file: UnfinishedFile,
-    precision: Precision,
+    float_type: FloatType,
     /// Position and number of elements of the tensors that are still to be written.
     pending: BTreeMap<String, (u64, usize)>,
     written: BTreeSet<String>,
@@ -114,7 +98,7 @@ impl WeightsWriter {
     /// When a shape has more elements than can be counted, or the file cannot be written.
     pub fn create(
         path: impl AsRef<Path>,
-        precision: Precision,
+        float_type: FloatType,
         tensors: BTreeMap<String, Vec<usize>>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self> {
@@ -124,11 +108,11 @@ impl WeightsWriter {
         let mut end = 0usize;
         for (name, shape) in tensors {
             let numel = shape.iter().try_fold(1usize, |numel, n| numel.checked_mul(*n));
-            let place = numel.and_then(|n| Some((n, end.checked_add(n.checked_mul(precision.bytes())?)?)));
+            let place = numel.and_then(|n| Some((n, end.checked_add(n.checked_mul(float_type.bytes())?)?)));
             let (numel, next) = place
                 .ok_or_else(|| Error::format(path, format!("tensor {name}: shape {shape:?} cannot be counted")))?;
             pending.insert(name.clone(), (end as u64, numel));
-            infos.push((name, TensorInfo { dtype: precision.dtype(), shape, data_offsets: (end, next) }));
+            infos.push((name, TensorInfo { dtype: dtype(float_type), shape, data_offsets: (end, next) }));
             end = next;
         }
         let mut all: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -144,20 +128,20 @@ impl WeightsWriter {
         let length = (header.len() as u64).to_le_bytes();
         let written = file.file().write_all(&length).and_then(|()| file.file().write_all(&header));
         written.map_err(|e| Error::io(path, e))?;
-        Ok(Self { file, precision, pending, written: BTreeSet::new() })
+        Ok(Self { file, float_type, pending, written: BTreeSet::new() })
     }
 
     /// Writes the values of one tensor, in row-major order.
     ///
     /// # Errors
-    /// When a value is not finite or does not fit the precision, the file has no such tensor or has it already, the
+    /// When a value is not finite or is not finite in `float_type`, the file has no such tensor or has it already, the
     /// number of values is not that of its shape, or the file cannot be written.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let path = self.file.path().to_path_buf();
         let unfit = |message: String| Err(Error::format(&path, message));
-        if let Some(i) = values.iter().position(|v| !self.precision.holds(*v)) {
-            let precision = self.precision;
-            return unfit(format!("tensor {name}: element {i} is {}, which {precision:?} cannot hold", values[i]));
+        if let Some(i) = values.iter().position(|v| !is_representable(self.float_type, *v)) {
+            let float_type = self.float_type;
+            return unfit(format!("tensor {name}: element {i} is {}, which {float_type} cannot represent", values[i]));
         }
         let Some((offset, numel)) = self.pending.remove(name) else {
             return match self.written.contains(name) {
@@ -170,10 +154,10 @@ impl WeightsWriter {
         }
         let file = self.file.file();
         file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&path, e))?;
-        let mut bytes = Vec::with_capacity(CHUNK.min(values.len()) * self.precision.bytes());
+        let mut bytes = Vec::with_capacity(CHUNK.min(values.len()) * self.float_type.bytes());
         for values in values.chunks(CHUNK) {
             bytes.clear();
-            self.precision.encode(values, &mut bytes);
+            encode(self.float_type, values, &mut bytes);
             file.write_all(&bytes).map_err(|e| Error::io(&path, e))?;
         }
         self.written.insert(name.to_owned());

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use dalle2_core::diffusers::{Fields, IndexEntry, UnclipScheduler, VERSION, load_weights, save_weights};
 use dalle2_core::diffusion::VarianceType;
-use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
-use dalle2_core::{ConfigError, EmbeddingScale, Error, Reading, Result};
+use dalle2_core::store::{CONFIG_FILE, write_json};
+use dalle2_core::{ConfigError, EmbeddingScale, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value, json};
 
 use super::names::{conditioning_tensor_name, unet_tensor_name};
@@ -129,13 +129,13 @@ pub(crate) fn save_decoder(
     network: DecoderNetwork,
     files: &DecoderFiles,
     root: &Path,
-    precision: Precision,
+    float_type: FloatType,
 ) -> Result<Vec<IndexEntry>> {
     let (unet_dir, text_proj_dir) = (root.join(UNET), root.join(TEXT_PROJ));
-    save_weights(&network.unet, &unet_dir, precision, &unet_tensor_name)?;
+    save_weights(&network.unet, &unet_dir, float_type, &unet_tensor_name)?;
     write_json(unet_dir.join(CONFIG_FILE), &files.unet)?;
     let conditioning = network.conditioning.reorder_context(ContextOrder::ToChannelsFirst);
-    save_weights(&conditioning, &text_proj_dir, precision, &conditioning_tensor_name)?;
+    save_weights(&conditioning, &text_proj_dir, float_type, &conditioning_tensor_name)?;
     write_json(text_proj_dir.join(CONFIG_FILE), &files.text_proj)?;
     UnclipScheduler::write(&root.join(SCHEDULER), &files.scheduler)?;
     let [library, class] = UnclipScheduler::ENTRY;

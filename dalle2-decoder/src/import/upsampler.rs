@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use dalle2_core::diffusers::{IndexEntry, UnclipScheduler, load_weights, save_weights};
-use dalle2_core::store::{CONFIG_FILE, Precision, write_json};
-use dalle2_core::{ConfigError, Error, Reading, Result};
+use dalle2_core::store::{CONFIG_FILE, write_json};
+use dalle2_core::{ConfigError, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value};
 
 use super::names::unet_tensor_name;
@@ -101,11 +101,11 @@ pub(crate) fn save_upsampler(
     networks: &UpsamplerNetworks,
     files: &UpsamplerFiles,
     root: &Path,
-    precision: Precision,
+    float_type: FloatType,
 ) -> Result<Vec<IndexEntry>> {
     let last = networks.last.as_ref().unwrap_or(&networks.first);
     for (folder, network, json) in [(FIRST, &networks.first, &files.first), (LAST, last, &files.last)] {
-        save_weights(network, &root.join(folder), precision, &unet_tensor_name)?;
+        save_weights(network, &root.join(folder), float_type, &unet_tensor_name)?;
         write_json(root.join(folder).join(CONFIG_FILE), json)?;
     }
     UnclipScheduler::write(&root.join(SCHEDULER), &files.scheduler)?;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, guide_halves};
-use dalle2_core::store::{self, Precision};
+use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Error, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition, check_flow,
-    on_pool,
+    Component, ConfigError, Error, FloatType, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition,
+    check_flow, on_pool,
 };
 
 use super::config::check_sampling;
@@ -150,10 +150,10 @@ impl Component for AutoregressivePrior {
         Self::CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         store::write_config(dir, Self::CLASS, &self.config)?;
         self.quantizer.save(dir)?;
-        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        store::save_module(&self.network, dir.join(store::WEIGHTS_FILE), float_type, &BTreeMap::new())
     }
 }
 

@@ -7,10 +7,10 @@ use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{AnalyticEstimator, NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
 use dalle2_core::nn::l2_normalize;
-use dalle2_core::store::{self, Precision};
+use dalle2_core::store;
 use dalle2_core::{
-    Component, EmbeddingScale, Error, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent, StepHook,
-    TextCondition, on_pool,
+    Component, EmbeddingScale, Error, FloatType, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent,
+    StepHook, TextCondition, on_pool,
 };
 
 use super::{DiffusionPriorConfig, PriorNetwork};
@@ -194,18 +194,18 @@ impl Component for DiffusionPrior {
         Self::CLASS
     }
 
-    fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, float_type: FloatType) -> Result<()> {
         store::write_config(dir, Self::CLASS, &self.config)?;
-        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), precision, &BTreeMap::new())
+        store::save_module(&self.network.get()?, dir.join(store::WEIGHTS_FILE), float_type, &BTreeMap::new())
     }
 
     fn diffusers_faults(&self) -> Vec<String> {
         import::prior_faults(&self.config)
     }
 
-    fn save_diffusers(&self, root: &Path, precision: Precision) -> Result<Vec<IndexEntry>> {
+    fn save_diffusers(&self, root: &Path, float_type: FloatType) -> Result<Vec<IndexEntry>> {
         let files = self.files.clone().unwrap_or_else(|| import::prior_files(&self.config));
-        import::save_prior(self.network.get()?, &self.config, &files, root, precision)
+        import::save_prior(self.network.get()?, &self.config, &files, root, float_type)
     }
 }
 

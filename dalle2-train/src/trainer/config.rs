@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LossScaling, Precision};
+use super::LossScaling;
 use dalle2_core::ConfigError;
+use dalle2_core::FloatType;
 
 /// How the learning rate goes on after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -97,8 +98,12 @@ pub struct TrainConfig {
     pub max_grad_norm: Option<f64>,
     /// Decay of the moving average of the weights, warmed up as min(decay, (1 + n) / (10 + n)); `None` keeps none.
     pub ema_decay: Option<f64>,
-    /// The element type of forward and backward pass; the weights that are trained are f32.
-    pub precision: Precision,
+    /// The element type of the forward and backward pass.
+    ///
+    /// Weights, summed gradients, the optimizer's moments, the average of the weights and checkpoints are f32 in any case.
+    /// In the 16-bit types each step works on a cast copy of the weights, so the model must cast its inputs to their type.
+    /// In f16 the loss is scaled, see [`LossScaling`].
+    pub precision: FloatType,
     /// The factor on the loss. `None` scales it in f16 only, with the defaults.
     pub loss_scaling: Option<LossScaling>,
     /// Seed of everything random in the run.
@@ -141,7 +146,7 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
             ema_decay: Some(0.9999),
-            precision: Precision::F32,
+            precision: FloatType::F32,
             loss_scaling: None,
             seed: 0,
             log_every: 50,
@@ -215,7 +220,7 @@ impl TrainConfig {
 
     /// How the loss is scaled, if it is.
     pub fn scaling(&self) -> Option<LossScaling> {
-        self.loss_scaling.or_else(|| (self.precision == Precision::F16).then(LossScaling::default))
+        self.loss_scaling.or_else(|| (self.precision == FloatType::F16).then(LossScaling::default))
     }
 
     /// The learning rate of step `step`, where the first step is 0.

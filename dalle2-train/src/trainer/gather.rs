@@ -7,10 +7,11 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 
 use super::mix_seed;
+use super::precision::{cast_gradients, cast_model};
 use super::source::Prefetch;
 use super::values::Values;
-use super::{BatchSource, DeviceThreads, Precision, StepGradients, StepOutput, TrainConfig, TrainTask};
-use dalle2_core::{Error, Result, on_pool};
+use super::{BatchSource, DeviceThreads, StepGradients, StepOutput, TrainConfig, TrainTask};
+use dalle2_core::{Error, FloatType, Result, on_pool};
 
 /// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
 const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
@@ -41,7 +42,7 @@ where
 {
     fn gather(&mut self, model: &M, step: u64, scale: Option<f64>) -> Result<Gathered> {
         let mut sum = Sum::new(self.device.clone().inner(), self.config.precision);
-        let mut working = self.config.precision.working(model);
+        let mut working = cast_model(model, self.config.precision);
         for part in 0..self.config.accumulation as u64 {
             let batch = self.batches.next()?;
             self.device.seed(mix_seed(self.config.seed, DROPOUT, step * self.config.accumulation as u64 + part));
@@ -92,7 +93,7 @@ where
         let devices = self.threads.devices();
         let main = devices[0].clone();
         let mut sum = Sum::new(main.clone().inner(), self.config.precision);
-        let working = self.config.precision.working(model);
+        let working = cast_model(model, self.config.precision);
         for round in 0..accumulation / devices.len() as u64 {
             for (index, device) in devices.iter().enumerate() {
                 let micro_step = step * accumulation + round * devices.len() as u64 + index as u64;
@@ -116,17 +117,17 @@ struct Sum<M> {
     grads: GradientsAccumulator<M>,
     values: Values,
     device: Device,
-    precision: Precision,
+    precision: FloatType,
 }
 
 impl<M: Module> Sum<M> {
-    fn new(device: Device, precision: Precision) -> Self {
+    fn new(device: Device, precision: FloatType) -> Self {
         Self { grads: GradientsAccumulator::new(), values: Values::default(), device, precision }
     }
 
     fn add(&mut self, model: &M, grads: GradientsParams, output: &StepOutput) {
         self.values.add(output, &self.device);
-        self.grads.accumulate(model, self.precision.widen(grads, model));
+        self.grads.accumulate(model, cast_gradients(grads, model, self.precision));
     }
 
     fn finish(mut self) -> Result<Gathered> {

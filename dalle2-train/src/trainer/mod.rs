@@ -94,7 +94,6 @@ pub use hooks::Hooks;
 pub use interrupt::Interrupter;
 pub use loss_scale::LossScaling;
 pub use memory::MemoryEstimate;
-pub use precision::Precision;
 pub use run_dir::{StepRecord, read_metrics};
 pub use settings::resolve;
 pub use source::ShuffledIndices;

@@ -12,6 +12,7 @@ use super::checkpoint::{self, Learner};
 use super::display;
 use super::gather::{ManyDevices, OneDevice};
 use super::loss_scale::LossScale;
+use super::precision;
 use super::prepare::prepare;
 use super::run_dir::{MetricsLog, RunDir};
 use super::session::Session;
@@ -237,7 +238,7 @@ impl Trainer {
             return Err(ConfigError::new("prefetch", 0, "must be at least 1").into());
         }
         let device = prepare(model, self.config.seed)?;
-        self.config.precision.check(&device)?;
+        precision::check(self.config.precision, &device)?;
         Ok(device)
     }
 

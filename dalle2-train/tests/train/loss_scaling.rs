@@ -1,6 +1,7 @@
 //! Training with a scaled loss, in f32 and in f16.
 
-use dalle2_train::{LossScaling, Precision};
+use dalle2_core::FloatType;
+use dalle2_train::LossScaling;
 
 use super::*;
 
@@ -11,7 +12,7 @@ fn scaled(initial: f64) -> TrainConfig {
 /// In f16, from a factor that every gradient overflows with, which grows after three good steps.
 fn f16() -> TrainConfig {
     let loss_scaling = LossScaling { initial: 2f64.powi(30), growth_interval: 3, ..Default::default() };
-    TrainConfig { steps: 40, precision: Precision::F16, loss_scaling: Some(loss_scaling), ..config() }
+    TrainConfig { steps: 40, precision: FloatType::F16, loss_scaling: Some(loss_scaling), ..config() }
 }
 
 fn loss_scales(dir: &Path) -> Vec<f64> {
@@ -83,13 +84,13 @@ fn the_scale_runs_down_without_a_step_and_without_divergence_and_then_grows() {
 fn f16_learns_what_f32_learns() {
     let _alone = alone();
     let temp = tempfile::tempdir().unwrap();
-    let run = |precision: Precision| {
+    let run = |precision: FloatType| {
         let dir = temp.path().join(format!("{precision:?}"));
         let config = TrainConfig { precision, steps: 60, ..config() };
         let trained = Trainer::new(config, &dir).options(quiet()).run(mlp(0.0), &Points::new(), &mut ()).unwrap();
         (trained, timeless(&dir))
     };
-    let ((full, expected), (half, found)) = (run(Precision::F32), run(Precision::F16));
+    let ((full, expected), (half, found)) = (run(FloatType::F32), run(FloatType::F16));
     assert_eq!((half.report.overflows, half.report.skipped), (0, 0));
     assert_eq!(found[0].loss_scale, Some(65_536.0), "the default");
     for (found, expected) in found.iter().zip(&expected) {

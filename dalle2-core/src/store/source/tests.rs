@@ -6,7 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::*;
-use crate::store::{Precision, WeightsWriter, write_json};
+use crate::FloatType;
+use crate::store::{WeightsWriter, write_json};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pytorch").join(name)
@@ -20,7 +21,7 @@ fn values(weights: &Weights) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
 
 fn write(path: &Path, tensors: &[(&str, &[usize])]) {
     let shapes = tensors.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
-    let mut writer = WeightsWriter::create(path, Precision::F32, shapes, &BTreeMap::new()).unwrap();
+    let mut writer = WeightsWriter::create(path, FloatType::F32, shapes, &BTreeMap::new()).unwrap();
     for (i, (name, shape)) in tensors.iter().enumerate() {
         let numel: usize = shape.iter().product();
         let values: Vec<f32> = (0..numel).map(|v| (v + 100 * i) as f32).collect();

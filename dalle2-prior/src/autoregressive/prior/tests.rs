@@ -213,7 +213,7 @@ fn saved_and_loaded_it_samples_the_same() {
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
     let dir = tempfile::tempdir().unwrap();
-    prior.save(dir.path(), Precision::F32).unwrap();
+    prior.save(dir.path(), FloatType::F32).unwrap();
     let loaded = AutoregressivePrior::load(dir.path(), &device).unwrap();
     assert_eq!((loaded.config(), loaded.quantizer()), (prior.config(), prior.quantizer()));
     let [a, b] = [&prior, &loaded].map(|p| run(p, &text, &null, &SampleOptions::default(), &[1]).into_data());

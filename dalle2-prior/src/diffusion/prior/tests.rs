@@ -179,7 +179,7 @@ fn the_measured_variance_is_sampled_with_and_saved() {
         run(&measured, &text, &null, &options(), &[1, 2, 3]),
     );
     let dir = tempfile::tempdir().unwrap();
-    measured.save(dir.path(), Precision::F32).unwrap();
+    measured.save(dir.path(), FloatType::F32).unwrap();
     assert_eq!(DiffusionPrior::load(dir.path(), &device).unwrap().config(), measured.config());
     let wide = Tensor::ones([3, D + 1], &device);
     let error = prior(&device).with_measured_variance(&text, wide, 10, &mut noise).unwrap_err().to_string();
@@ -225,7 +225,7 @@ fn saved_and_loaded_it_samples_the_same() {
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
     let dir = tempfile::tempdir().unwrap();
-    prior.save(dir.path(), Precision::F32).unwrap();
+    prior.save(dir.path(), FloatType::F32).unwrap();
     let loaded = DiffusionPrior::load(dir.path(), &device).unwrap();
     assert_eq!(loaded.config(), prior.config());
     let [a, b] = [&prior, &loaded].map(|prior| run(prior, &text, &null, &options(), &[1]).into_data());
