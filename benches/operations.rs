@@ -55,7 +55,7 @@ struct Cli {
     /// Prints all medians as one JSON object, in seconds
     #[arg(long)]
     json: bool,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

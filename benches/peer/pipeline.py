@@ -1,5 +1,5 @@
 """Generates one image with diffusers and prints seconds per step and peak memory as JSON, in the form of
-`bench_pipeline --json`.
+`cargo bench --bench pipeline -- --json FILE`.
 
     python benches/peer/pipeline.py MODEL --prior-steps 3 --decoder-steps 3 --upsampler-steps 3
 

@@ -40,7 +40,7 @@ struct Cli {
     /// Prints the results as one JSON object
     #[arg(long)]
     json: bool,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

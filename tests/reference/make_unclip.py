@@ -13,7 +13,7 @@ The weights are random, no tensor is constant, so a tensor that is dropped or sw
 tests/fixtures/tiny-unclip (two levels, one block each, FiLM in the decoder), `tall` those of tests/fixtures/tall-unclip
 (three levels, two blocks each, FiLM in the super-resolution, attention on the finest level, head sizes that differ).
 With --pipeline the checkpoint is not made but opened: DIR is a text-to-image pipeline with an image encoder, written by this
-library or by diffusers. If `parity OUT` then passes, diffusers computes with DIR what this library computes.
+library or by diffusers. If `cargo run --release -p xtask -- parity OUT` then passes, diffusers computes with DIR what this library computes.
 
 Needs diffusers 0.36, transformers 4.57 and torch; a CPU is enough.
 """

@@ -1,4 +1,4 @@
-//! What would go to the registry, and whether it is small enough.
+//! The archives that would be published: files and sizes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{cargo, run};
+use crate::command::{cargo, output, run};
 
-/// What crates.io accepts at most, in bytes of the compressed archive.
+/// The largest compressed archive that crates.io accepts, in bytes.
 const MAX_BYTES: u64 = 10_000_000;
 
-/// Folders of the repository that no archive may hold, at any depth.
-const LEFT_OUT: [&str; 3] = ["models", "fixtures", "runs"];
+/// Folders that no archive may contain, at any depth.
+const EXCLUDED: [&str; 3] = ["models", "fixtures", "runs"];
 
-/// A crate of the workspace that is published.
+/// A published crate of the workspace.
 #[derive(Debug, PartialEq)]
 struct Published {
     name: String,
     version: String,
 }
 
-/// Packs every published crate, prints its files and sizes, and checks both.
+/// Packs every published crate, prints the number of files and the size, and checks both.
 pub fn run_all() -> Result<()> {
     let (crates, target) = workspace()?;
     let mut arguments = vec!["package", "--no-verify", "--allow-dirty"];
@@ -42,45 +42,43 @@ pub fn run_all() -> Result<()> {
 }
 
 fn check_size(name: &str, bytes: u64) -> Result<()> {
-    ensure!(bytes < MAX_BYTES, "{name} has {bytes} bytes; the registry takes fewer than {MAX_BYTES}");
+    ensure!(bytes < MAX_BYTES, "{name} has {bytes} bytes; the registry accepts fewer than {MAX_BYTES}");
     Ok(())
 }
 
 fn check_files(name: &str, files: &[String]) -> Result<()> {
-    let left_out = |file: &&String| {
+    let is_excluded = |file: &&String| {
         let folders = file.rsplit_once('/').map_or("", |(folders, _)| folders);
-        !file.starts_with("src/") && folders.split('/').any(|folder| LEFT_OUT.contains(&folder))
+        !file.starts_with("src/") && folders.split('/').any(|folder| EXCLUDED.contains(&folder))
     };
-    match files.iter().find(left_out) {
-        Some(file) => bail!("{name} would be published with {file}: leave it out with `include` or `exclude`"),
+    match files.iter().find(is_excluded) {
+        Some(file) => bail!("{name} would be published with {file}: exclude it with `include` or `exclude`"),
         None => Ok(()),
     }
 }
 
-/// The paths in a crate's archive.
+/// Returns the paths in a crate's archive.
 fn files(name: &str) -> Result<Vec<String>> {
-    let output = cargo(&["package", "--list", "--allow-dirty", "--package", name]).output()?;
-    ensure!(output.status.success(), "cannot list {name}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.lines().map(|line| line.replace('\\', "/")).collect())
+    let output = output(cargo(&["package", "--list", "--allow-dirty", "--package", name]))?;
+    Ok(String::from_utf8(output)?.lines().map(|line| line.replace('\\', "/")).collect())
 }
 
-/// The published crates and the target directory.
+/// Returns the published crates and the target directory.
 fn workspace() -> Result<(Vec<Published>, PathBuf)> {
-    let output = cargo(&["metadata", "--format-version", "1", "--no-deps"]).output()?;
-    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let target = metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?;
+    let output = output(cargo(&["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_slice(&output)?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata lacks target_directory")?;
     Ok((published(&metadata)?, Path::new(target).to_path_buf()))
 }
 
-/// The packages without `publish = false`.
+/// Returns the packages without `publish = false`.
 fn published(metadata: &Value) -> Result<Vec<Published>> {
     let text = |package: &Value, key: &str| {
         package[key].as_str().map(str::to_owned).with_context(|| format!("a package without {key} in cargo metadata"))
     };
     metadata["packages"]
         .as_array()
-        .context("cargo metadata has no packages")?
+        .context("cargo metadata lacks packages")?
         .iter()
         .filter(|package| package["publish"].is_null())
         .map(|package| Ok(Published { name: text(package, "name")?, version: text(package, "version")? }))
@@ -93,7 +91,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn packages_that_are_not_published_are_left_out() {
+    fn unpublished_packages_are_skipped() {
         let metadata = json!({"packages": [
             {"name": "a", "version": "1.2.3", "publish": null},
             {"name": "b", "version": "1.2.3", "publish": []},

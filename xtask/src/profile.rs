@@ -1,6 +1,6 @@
 //! `cargo xtask profile`: which operations a generation spends its time in, stage by stage.
 //!
-//! `bench_pipeline` runs on one thread under `perf`, which notes the stack many times a second; a sample counts for the
+//! `benches/pipeline.rs` runs on one thread under `perf`, which notes the stack many times a second; a sample counts for the
 //! innermost operation of `dalle2_core::nn` on it, and for the stage below.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::command::{line, root, run};
 use crate::program::Program;
-use crate::{line, root, run};
 
 /// Bytes of the stack that perf keeps of each sample: the most that it can.
 const STACK: usize = 65528;
@@ -57,7 +57,7 @@ pub fn run_all(profile: &Profile) -> Result<()> {
     if profile.frequency == 0 {
         bail!("--frequency 0: at least one sample a second is needed");
     }
-    let bench = Program::example("bench_pipeline")?;
+    let bench = Program::bench("pipeline")?;
     let data = std::env::temp_dir().join(format!("xtask-profile-{}.data", std::process::id()));
     let result = record(profile, &bench, &data).and_then(|()| stacks(&data));
     if data.exists() {
@@ -152,7 +152,7 @@ mod tests {
           34 dalle2_core::nn::linear::linear
           56 dalle2_core::nn::attention::attention
           78 dalle2_prior::diffusion::prior::DiffusionPrior::sample
-          90 bench_pipeline::main
+          90 pipeline::main
 
           12 gemm_f32::microkernel
           34 dalle2_core::nn::conv::conv2d

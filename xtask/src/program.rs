@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{cargo, line, root};
+use crate::command::{cargo, line, root};
 
 /// A program that is built once, so that no measurement waits for cargo.
 #[derive(Debug)]
@@ -19,10 +19,6 @@ pub struct Program {
 impl Program {
     pub fn bench(name: &str) -> Result<Self> {
         Self::build(name, &["bench", "--bench", name, "--no-run"])
-    }
-
-    pub fn example(name: &str) -> Result<Self> {
-        Self::build(name, &["build", "--release", "--example", name])
     }
 
     fn build(name: &str, arguments: &[&str]) -> Result<Self> {

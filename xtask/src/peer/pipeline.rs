@@ -1,4 +1,4 @@
-//! `examples/bench_pipeline.rs` beside `benches/peer/pipeline.py`.
+//! `benches/pipeline.rs` beside `benches/peer/pipeline.py`.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,9 @@ use serde::Deserialize;
 use super::Common;
 use super::report::{Report, Unit, median};
 use super::sides::{self, Theirs};
+use crate::command::root;
 use crate::program::Program;
-use crate::{root, run};
+use crate::tools;
 
 /// Steps of prior, decoder and super-resolution in a whole generation: the defaults of diffusers' `UnCLIPPipeline`.
 const WHOLE: [usize; 3] = [25, 25, 7];
@@ -41,7 +42,7 @@ enum Compute {
 }
 
 impl Compute {
-    /// The names of PyTorch and of `bench_pipeline`.
+    /// The names of PyTorch and of `benches/pipeline.rs`.
     fn names(self) -> [&'static str; 2] {
         match self {
             Self::F32 => ["float32", "f32"],
@@ -122,10 +123,9 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
         bail!("--steps {steps}: must be at least 3, one for each network of super-resolution behind the first");
     }
     let model = root().join(model);
-    let bench = Program::example("bench_pipeline")?;
+    let bench = Program::bench("pipeline")?;
     if !model.join("model_index.json").is_file() {
-        let make = Program::example("make_random_checkpoint")?;
-        run(make.command(&["--preset".as_ref(), "karlo".as_ref(), "--out".as_ref(), model.as_os_str()]))?;
+        tools::run_all("random-checkpoint", &["--preset".into(), "karlo".into(), "--out".into(), (&model).into()])?;
     }
     let steps = steps.to_string();
     let flags = ["--prior-steps", &steps, "--decoder-steps", &steps, "--upsampler-steps", &steps];
@@ -139,7 +139,7 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
         let ours: Generation = sides::written_by(common, &bench, &arguments)?;
         theirs.check("PyTorch", options.steps)?;
-        ours.check("bench_pipeline", options.steps)?;
+        ours.check("benches/pipeline.rs", options.steps)?;
         add(report, &ours, &theirs)?;
     }
     report.note(format!(

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Common;
+use crate::command::{line, root};
 use crate::program::Program;
-use crate::{line, root};
 
 /// What the programs of the other side print.
 #[derive(Debug, Deserialize)]

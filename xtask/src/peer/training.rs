@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::Common;
 use super::report::{Report, Unit};
 use super::sides::{self, Theirs};
+use crate::command::{root, run};
 use crate::program::Program;
-use crate::{root, run};
 
 /// Parts that the other side has, and parts that are measured here alone.
 const COMPARED: [&str; 2] = ["decoder", "clip"];

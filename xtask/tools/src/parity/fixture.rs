@@ -25,7 +25,7 @@ impl Fixture {
         &self.name
     }
 
-    /// Names of the arrays that begin with `prefix`, in order.
+    /// Returns the sorted names of the arrays with a prefix.
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let file = SafeTensors::deserialize(&self.bytes).with_context(|| self.path.display().to_string())?;
         let mut names: Vec<String> =
@@ -40,27 +40,27 @@ impl Fixture {
         Ok((view.dtype(), view.shape().to_vec(), view.data().to_vec()))
     }
 
-    /// Shape and values of an array of floats.
+    /// Returns shape and values of a float array.
     pub fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         match self.read(name)? {
             (Dtype::F32, shape, bytes) => {
                 Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
             }
-            (other, ..) => bail!("{}: array {name} is of {other:?}, expected F32", self.path.display()),
+            (other, ..) => bail!("{}: array {name} has type {other:?}, expected F32", self.path.display()),
         }
     }
 
-    /// Values of an array of integers.
+    /// Returns the values of an integer array.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
         match self.read(name)? {
             (Dtype::I64, _, bytes) => Ok(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
             (Dtype::I32, _, bytes) => Ok(bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()),
             (Dtype::BOOL | Dtype::U8, _, bytes) => Ok(bytes.iter().map(|b| i64::from(*b)).collect()),
-            (other, ..) => bail!("{}: array {name} is of {other:?}, expected integers", self.path.display()),
+            (other, ..) => bail!("{}: array {name} has type {other:?}, expected integers", self.path.display()),
         }
     }
 
-    /// Timesteps.
+    /// Returns an integer array as timesteps.
     pub fn timesteps(&self, name: &str) -> Result<Vec<usize>> {
         Ok(self.integers(name)?.into_iter().map(usize::try_from).collect::<Result<_, _>>()?)
     }
@@ -73,15 +73,15 @@ impl Fixture {
         Ok(Tensor::from_data(TensorData::new(values, shape), device))
     }
 
-    /// A mask of 0 and 1 `[B, S]`.
+    /// Returns a mask of 0 and 1 `[B, S]`.
     pub fn mask(&self, name: &str, device: &Device) -> Result<Tensor<2, Bool>> {
         let (_, shape, _) = self.read(name)?;
-        let [b, s] = shape.as_slice() else { bail!("{}: {name} is no matrix", self.path.display()) };
+        let [b, s] = shape.as_slice() else { bail!("{}: array {name} is not a matrix", self.path.display()) };
         let values: Vec<bool> = self.integers(name)?.into_iter().map(|v| v != 0).collect();
         Ok(Tensor::from_data(TensorData::new(values, [*b, *s]), device))
     }
 
-    /// The arrays that are stacked along the first axis.
+    /// Returns the arrays stacked along the first axis.
     pub fn stack<const D: usize>(&self, name: &str, device: &Device) -> Result<Vec<Tensor<D>>> {
         let (shape, values) = self.floats(name)?;
         let Some(Ok(item)) = shape.get(1..).map(<[usize; D]>::try_from) else {
@@ -91,13 +91,13 @@ impl Fixture {
         Ok(values.chunks(size).map(|v| Tensor::from_data(TensorData::new(v.to_vec(), item), device)).collect())
     }
 
-    /// An image of 8-bit values `[H, W, 3]`.
+    /// Returns an 8-bit image `[H, W, 3]`.
     pub fn image(&self, name: &str) -> Result<RgbImage> {
         let (dtype, shape, bytes) = self.read(name)?;
         let (Dtype::U8, [height, width, 3]) = (dtype, shape.as_slice()) else {
             bail!("{}: array {name} is {dtype:?} {shape:?}, expected U8 [H, W, 3]", self.path.display());
         };
         let image = RgbImage::from_raw(u32::try_from(*width)?, u32::try_from(*height)?, bytes);
-        image.with_context(|| format!("{}: array {name} is cut short", self.path.display()))
+        image.with_context(|| format!("{}: array {name} is truncated", self.path.display()))
     }
 }

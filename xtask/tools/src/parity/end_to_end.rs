@@ -1,4 +1,4 @@
-//! Both recorded generations: every step from the recorded latent, and the whole way from the noise alone.
+//! Both recorded generations: each step from its recorded latent, and all steps from the noise.
 
 use std::ops::ControlFlow;
 
@@ -11,18 +11,18 @@ use dalle2::core::{Decoder, ImageEncoder, Prior, SampleOptions, StepEvent, TextC
 use super::schedules::{push, split};
 use super::{Comparison, Fixture};
 
-/// Guidance of the recorded generations: the reference pipelines' defaults.
+/// Guidance scale of the recorded generations, the reference pipelines' default.
 const PRIOR_GUIDANCE: f64 = 4.0;
 const DECODER_GUIDANCE: f64 = 8.0;
 
-/// The recorded noises and latents of one stage: the first noise is what it starts from.
+/// The recorded noise and latents of one stage; the first noise is its initial sample.
 struct Stage<const D: usize> {
     name: String,
     noises: Vec<Tensor<D>>,
     latents: Vec<Tensor<D>>,
 }
 
-/// Where in a file the next stage's arrays begin.
+/// Reads the arrays of one stage after another.
 struct Reader<'a> {
     file: &'a Fixture,
     device: Device,
@@ -30,7 +30,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The arrays of a stage of `steps` steps, which draws as many noises.
+    /// Reads the arrays of a stage with `steps` steps: one noise and one latent per step.
     fn stage<const D: usize>(&mut self, name: &str, steps: usize) -> Result<Stage<D>> {
         let range = self.next..self.next + steps;
         self.next += steps;
@@ -62,7 +62,7 @@ impl Comparison {
         let stage = reader.stage::<2>("prior", self.manifest.steps.prior)?;
         self.prior_steps(&stage, &text, &null)?;
         let options = options(self.manifest.steps.prior, Some(PRIOR_GUIDANCE));
-        let embedding = self.parts.prior.sample(&text, &null, &options, &mut stage.noise()?, &mut go_on)?;
+        let embedding = self.parts.prior.sample(&text, &null, &options, &mut stage.noise()?, &mut keep_going)?;
         self.check(file, "image_embeddings", embedding.clone())?;
         self.images(file, &mut reader, embedding, &text, &null)
     }
@@ -76,7 +76,7 @@ impl Comparison {
         self.images(file, &mut reader, embedding, &null, &null)
     }
 
-    /// Decoder and super-resolution, from an embedding to the image.
+    /// Runs decoder and super-resolution from an image embedding.
     fn images(
         &mut self,
         file: &Fixture,
@@ -89,27 +89,28 @@ impl Comparison {
         let recorded = file.tensor::<2>("image_embeddings", &self.device)?;
         let stage = reader.stage::<4>("decoder", steps)?;
         self.decoder_steps(&stage, recorded, text, null)?;
-        let options_ = options(steps, Some(DECODER_GUIDANCE));
-        let low = self.parts.decoder.sample(embedding, text, null, &options_, &mut stage.noise()?, &mut go_on)?;
+        let decoder_options = options(steps, Some(DECODER_GUIDANCE));
+        let low =
+            self.parts.decoder.sample(embedding, text, null, &decoder_options, &mut stage.noise()?, &mut keep_going)?;
         let recorded_low = stage.latents.last().context("the decoder has no steps")?.clone().clamp(-1.0, 1.0);
 
         let stage = reader.stage::<4>("super_res", sr_steps)?;
         self.super_res_steps(&stage, recorded_low)?;
         let noise = &mut stage.noise()?;
-        let high = self.parts.upsampler.sample(low, &options(sr_steps, None), noise, &mut go_on)?;
+        let high = self.parts.upsampler.sample(low, &options(sr_steps, None), noise, &mut keep_going)?;
         // [B, 3, H, W] in [-1, 1] -> [B, H, W, 3] in [0, 1]
         self.check(file, "image", high.clone().permute([0, 2, 3, 1]) * 0.5 + 0.5)?;
         self.pixels(file, high)
     }
 
-    /// The image of 8-bit values: how far it is from the recorded one beyond rounding.
+    /// Compares the 8-bit image; differences up to rounding count as 0.
     fn pixels(&mut self, file: &Fixture, high: Tensor<4>) -> Result<()> {
         let (_, expected) = file.floats("image")?;
         let images = from_tensor(high)?;
-        let found = images.iter().flat_map(|image| image.as_raw().iter().copied());
-        let beyond: Vec<f64> = found
+        let bytes = images.iter().flat_map(|image| image.as_raw().iter().copied());
+        let beyond: Vec<f64> = bytes
             .zip(&expected)
-            .map(|(found, expected)| ((f64::from(found) - f64::from(*expected) * 255.0).abs() - 0.5).max(0.0) / 255.0)
+            .map(|(byte, expected)| ((f64::from(byte) - f64::from(*expected) * 255.0).abs() - 0.5).max(0.0) / 255.0)
             .collect();
         let zeros = vec![0.0; beyond.len()];
         self.values(format!("{}/8-bit image beyond rounding", file.name()), &beyond, &zeros, self.tolerance);
@@ -165,7 +166,7 @@ impl Comparison {
         })
     }
 
-    /// Compares every latent with the one that a step from the recorded latent before it gives.
+    /// Compares each recorded latent with one step from the latent before it.
     fn steps<const D: usize>(
         &mut self,
         stage: &Stage<D>,
@@ -173,7 +174,7 @@ impl Comparison {
         options: &SamplerOptions,
         network: impl Fn(Tensor<D>, usize) -> Tensor<D>,
     ) -> Result<()> {
-        let mut found = Vec::new();
+        let mut latents = Vec::new();
         for k in 0..plan.num_steps() {
             let from = if k == 0 { &stage.noises[0] } else { &stage.latents[k - 1] };
             let mut noise = RecordedNoise::new();
@@ -183,9 +184,9 @@ impl Comparison {
             let mut denoise = |x_t: Tensor<D>, t: usize| Ok(split(network(x_t, t), options.variance));
             let mut on_step = |_: usize, _: usize, _: &Tensor<D>| ControlFlow::Continue(());
             let part = plan.part(k..k + 1)?;
-            found.push(sample(&part, options, from.clone(), &mut denoise, &mut noise, &mut on_step)?);
+            latents.push(sample(&part, options, from.clone(), &mut denoise, &mut noise, &mut on_step)?);
         }
-        self.row(format!("{}/steps", stage.name), Tensor::cat(found, 0), Tensor::cat(stage.latents.clone(), 0))
+        self.row(format!("{}/steps", stage.name), Tensor::cat(latents, 0), Tensor::cat(stage.latents.clone(), 0))
     }
 }
 
@@ -193,6 +194,6 @@ fn options(steps: usize, guidance: Option<f64>) -> SampleOptions {
     SampleOptions { steps: Some(steps), guidance, ..Default::default() }
 }
 
-fn go_on(_: StepEvent<'_>) -> ControlFlow<()> {
+fn keep_going(_: StepEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }

@@ -1,4 +1,4 @@
-//! The networks of prior, decoder and super-resolution, one forward pass each.
+//! One forward pass of each network: prior, decoder, super-resolution.
 
 use anyhow::Result;
 use burn::prelude::*;

@@ -1,4 +1,4 @@
-//! The schedulers: timesteps, tables, and every step of recorded sequences.
+//! The schedulers: timesteps, tables and every recorded step.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +10,7 @@ use dalle2::core::diffusion::{
 
 use super::{Comparison, Fixture};
 
-/// A network's recorded output: prediction and, for a learned variance, the variance behind it on the second axis.
+/// Splits a recorded network output `[B, C, …]` into the prediction and, if it is learned, the variance.
 pub fn split<const D: usize>(output: Tensor<D>, variance: VarianceType) -> Prediction<D> {
     match variance {
         VarianceType::LearnedRange => {
@@ -27,8 +27,8 @@ impl Comparison {
         let schedule = self.parts.prior.config().noise_schedule()?;
         for name in file.names("n")? {
             let plan = SamplingPlan::new(&schedule, name[1..].parse()?)?;
-            let found: Vec<i64> = plan.timesteps().into_iter().map(|t| t as i64).collect();
-            self.exact(format!("timesteps/{name}"), &found, &file.integers(&name)?)?;
+            let timesteps: Vec<i64> = plan.timesteps().into_iter().map(|t| t as i64).collect();
+            self.exact(format!("timesteps/{name}"), &timesteps, &file.integers(&name)?)?;
         }
         Ok(())
     }
@@ -58,9 +58,9 @@ impl Comparison {
         let recorded = file.names("")?;
         for (name, table) in [("betas", schedule.betas()), ("alphas_cumprod", schedule.alphas_cumprod())] {
             if recorded.iter().any(|recorded| recorded == name) {
-                let expected = super::widen(&file.floats(name)?.1);
+                let expected = super::to_f64(&file.floats(name)?.1);
                 if expected.len() != table.len() {
-                    bail!("{name} has {} values, recorded are {}", table.len(), expected.len());
+                    bail!("{name}: {} values, expected the recorded {}", table.len(), expected.len());
                 }
                 self.values(format!("{}/{name}", file.name()), table, &expected, self.tolerance);
             }
@@ -68,7 +68,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Steps with recorded outputs and noise: each one from the recorded sample, and all of them in a chain.
+    /// Takes the recorded steps with recorded outputs and noise: each from its recorded sample, then all in sequence.
     fn sequence<const D: usize>(
         &mut self,
         file: &Fixture,
@@ -115,7 +115,7 @@ impl Comparison {
     }
 }
 
-/// Appends a recorded array to a source.
+/// Appends a recorded array to a noise source.
 pub fn push<const D: usize>(source: &mut RecordedNoise, noise: Tensor<D>) -> Result<()> {
     let shape = noise.dims();
     let values = noise.into_data().try_to_vec::<f32>().map_err(|e| anyhow::anyhow!("recorded noise: {e}"))?;

@@ -1,7 +1,10 @@
-//! The files of an unCLIP checkpoint in the layout of diffusers, described by its sizes alone.
+//! An unCLIP checkpoint with random weights in the layout of diffusers, described by its sizes.
 //!
-//! This list is written from the layout and not from the library's models, so that loading such a checkpoint, which is
-//! strict, compares the two.
+//! Names and shapes follow the published layout, not the library's models. Loading such a checkpoint is strict, so it
+//! compares the two.
+
+mod list;
+mod unet;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,20 +17,23 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
+use list::List;
+use unet::UNet;
+
 /// Names and shapes.
 pub type Tensors = BTreeMap<String, Vec<usize>>;
 
-/// Token that Karlo's tokenizer puts behind captions: "!".
+/// Padding token of Karlo's tokenizer: "!".
 const PAD_TOKEN: u32 = 0;
 const VERSION: &str = "0.36.0";
 
-/// What distinguishes one checkpoint of the family from another.
+/// Sizes of a checkpoint of the unCLIP family.
 pub struct Sizes {
-    /// Width of the joint space and of the text encoder.
+    /// Width of the joint embedding space and of the text encoder.
     pub embed_dim: usize,
     /// Layers, heads and feed-forward width of the text encoder.
     pub text: [usize; 3],
-    /// Layers, heads and width of a head of the prior.
+    /// Layers, heads and head width of the prior.
     pub prior: [usize; 3],
     /// Side of the decoder's images.
     pub decoder_size: usize,
@@ -51,16 +57,16 @@ pub struct Sizes {
 pub struct Part {
     /// Name of the folder.
     pub folder: &'static str,
-    /// Library and class in the index.
+    /// Library and class in `model_index.json`.
     pub class: [&'static str; 2],
-    /// Name and content of the configuration file.
+    /// Name and contents of the configuration file.
     pub config: (&'static str, Value),
-    /// File of the weights, and what it holds.
+    /// Name and tensors of the weights file, if there are weights.
     pub weights: Option<(&'static str, Tensors)>,
 }
 
 impl Sizes {
-    /// Those of Karlo v1 alpha: 3.3 G parameters.
+    /// Returns the sizes of Karlo v1 alpha: 3.3 G parameters.
     pub fn karlo() -> Self {
         Self {
             embed_dim: 768,
@@ -77,7 +83,7 @@ impl Sizes {
         }
     }
 
-    /// Small enough for a test: 16 px, then 32.
+    /// Returns sizes for tests: 16 px, upsampled to 32.
     pub fn tiny() -> Self {
         Self {
             embed_dim: 32,
@@ -94,7 +100,7 @@ impl Sizes {
         }
     }
 
-    /// All folders but the tokenizer's.
+    /// Returns every folder except the tokenizer's.
     pub fn parts(&self) -> Vec<Part> {
         const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
         let network = |folder, class, config, tensors| Part {
@@ -261,118 +267,12 @@ impl Sizes {
     }
 }
 
-/// The tensors of a U-Net.
-struct UNet<'a> {
-    channels: &'a [usize],
-    /// Channels of input and output.
-    image: [usize; 2],
-    /// Width of the context where there is attention.
-    context: Option<usize>,
-    /// Outputs of the timestep's projection for each channel.
-    film: usize,
-}
-
-impl UNet<'_> {
-    fn tensors(&self, layers: usize) -> Tensors {
-        let mut list = List::default();
-        let (first, n) = (self.channels[0], self.channels.len());
-        list.conv("conv_in", self.image[0], first, 3);
-        list.linear("time_embedding.linear_1", first, 4 * first);
-        list.linear("time_embedding.linear_2", 4 * first, 4 * first);
-        for (i, &channels) in self.channels.iter().enumerate() {
-            let block = format!("down_blocks.{i}");
-            let before = self.channels[i.saturating_sub(1)];
-            for j in 0..layers {
-                self.resnet(
-                    &mut list,
-                    &format!("{block}.resnets.{j}"),
-                    if j == 0 { before } else { channels },
-                    channels,
-                );
-                if i > 0 {
-                    self.attention(&mut list, &format!("{block}.attentions.{j}"), channels);
-                }
-            }
-            if i + 1 < n {
-                self.resnet(&mut list, &format!("{block}.downsamplers.0"), channels, channels);
-            }
-        }
-        let deepest = self.channels[n - 1];
-        self.resnet(&mut list, "mid_block.resnets.0", deepest, deepest);
-        self.attention(&mut list, "mid_block.attentions.0", deepest);
-        self.resnet(&mut list, "mid_block.resnets.1", deepest, deepest);
-        for i in 0..n {
-            let block = format!("up_blocks.{i}");
-            let level = n - 1 - i;
-            let channels = self.channels[level];
-            let before = self.channels[(level + 1).min(n - 1)];
-            let outer = self.channels[level.saturating_sub(1)];
-            for j in 0..=layers {
-                let from = if j == 0 { before } else { channels };
-                let skip = if j == layers { outer } else { channels };
-                self.resnet(&mut list, &format!("{block}.resnets.{j}"), from + skip, channels);
-                if level > 0 {
-                    self.attention(&mut list, &format!("{block}.attentions.{j}"), channels);
-                }
-            }
-            if level > 0 {
-                self.resnet(&mut list, &format!("{block}.upsamplers.0"), channels, channels);
-            }
-        }
-        list.norm("conv_norm_out", first);
-        list.conv("conv_out", first, self.image[1], 3);
-        list.0
-    }
-
-    fn resnet(&self, list: &mut List, name: &str, from: usize, to: usize) {
-        list.norm(&format!("{name}.norm1"), from);
-        list.conv(&format!("{name}.conv1"), from, to, 3);
-        list.linear(&format!("{name}.time_emb_proj"), 4 * self.channels[0], self.film * to);
-        list.norm(&format!("{name}.norm2"), to);
-        list.conv(&format!("{name}.conv2"), to, to, 3);
-        if from != to {
-            list.conv(&format!("{name}.conv_shortcut"), from, to, 1);
-        }
-    }
-
-    fn attention(&self, list: &mut List, name: &str, channels: usize) {
-        let Some(context) = self.context else { return };
-        list.norm(&format!("{name}.group_norm"), channels);
-        for field in ["to_q", "to_k", "to_v", "to_out.0"] {
-            list.linear(&format!("{name}.{field}"), channels, channels);
-        }
-        for field in ["add_k_proj", "add_v_proj"] {
-            list.linear(&format!("{name}.{field}"), context, channels);
-        }
-    }
-}
-
-#[derive(Default)]
-struct List(Tensors);
-
-impl List {
-    fn add(&mut self, name: &str, shape: &[usize]) {
-        self.0.insert(name.to_owned(), shape.to_vec());
-    }
-
-    fn linear(&mut self, name: &str, d_in: usize, d_out: usize) {
-        self.add(&format!("{name}.weight"), &[d_out, d_in]);
-        self.add(&format!("{name}.bias"), &[d_out]);
-    }
-
-    fn norm(&mut self, name: &str, width: usize) {
-        self.add(&format!("{name}.weight"), &[width]);
-        self.add(&format!("{name}.bias"), &[width]);
-    }
-
-    fn conv(&mut self, name: &str, from: usize, to: usize, kernel: usize) {
-        self.add(&format!("{name}.weight"), &[to, from, kernel, kernel]);
-        self.add(&format!("{name}.bias"), &[to]);
-    }
-}
-
-/// Writes the whole checkpoint in half precision, one tensor at a time; `report` hears the folder and the number of
-/// parameters of each part before it is written. The index comes last.
+/// Writes a checkpoint in half precision, one tensor at a time, and the index last.
+///
+/// Before each part is written, `report` receives its folder and its number of parameters.
+///
+/// # Errors
+/// When a file cannot be written.
 pub fn write(dir: &Path, sizes: &Sizes, seed: u64, mut report: impl FnMut(&str, usize)) -> Result<()> {
     let mut index = serde_json::Map::new();
     index.insert("_class_name".into(), "UnCLIPPipeline".into());
@@ -397,18 +297,18 @@ pub fn write(dir: &Path, sizes: &Sizes, seed: u64, mut report: impl FnMut(&str, 
     write_json(dir.join("model_index.json"), &index)
 }
 
-/// Random values of a size that keeps activations at the order of 1: norms near the identity, small biases, and
-/// matrices and kernels of deviation 1 / sqrt(inputs).
+/// Returns random values that leave activations near magnitude 1: norms near the identity, small biases, and matrices
+/// and kernels with standard deviation 1 / sqrt(inputs).
 fn values(name: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
     let numel: usize = shape.iter().product();
-    let (middle, deviation) = if name.ends_with(".bias") || name == "clip_mean" {
+    let (mean, deviation) = if name.ends_with(".bias") || name == "clip_mean" {
         (0.0, 0.05)
     } else if (name.contains("norm") && name.ends_with(".weight")) || name == "clip_std" {
         (1.0, 0.05)
     } else {
         (0.0, ((numel / shape[0]) as f32).sqrt().recip())
     };
-    // A uniform distribution of that deviation.
+    // Uniform with that standard deviation.
     let scale = deviation * 3f32.sqrt() / 2f32.powi(31);
-    (0..numel).map(|_| middle + scale * (rng.next_u32() as i32) as f32).collect()
+    (0..numel).map(|_| mean + scale * (rng.next_u32() as i32) as f32).collect()
 }

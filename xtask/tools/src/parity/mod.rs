@@ -1,4 +1,4 @@
-//! The comparison: for each recording, this library's result beside the reference's.
+//! Compares this library's result with each recording of the reference implementation.
 
 mod clip;
 mod diffusion;
@@ -17,20 +17,20 @@ use dalle2::prior::DiffusionPrior;
 use fixture::Fixture;
 use serde::{Deserialize, Serialize};
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// The recording and what of it is compared, such as `prior/predicted_image_embedding`.
+    /// The recording and the array, such as `prior/predicted_image_embedding`.
     pub name: String,
     /// Largest absolute difference.
     pub max_abs: f64,
-    /// Largest absolute difference over the largest magnitude of the reference's values, where that is not 0.
+    /// Largest absolute difference divided by the largest reference magnitude, if that is not 0.
     pub max_rel: f64,
     /// Whether the difference is within the tolerance.
     pub pass: bool,
 }
 
-/// What the recordings were made with.
+/// The settings of the recordings: `manifest.json`.
 #[derive(Debug, Deserialize)]
 struct Manifest {
     prompts: Vec<String>,
@@ -44,7 +44,7 @@ struct Steps {
     sr: usize,
 }
 
-/// The parts of both pipelines; those of image variation that do not differ are not there twice.
+/// The components of both pipelines, shared where they do not differ.
 struct Parts {
     text_encoder: ClipTextEncoder,
     image_encoder: ClipImageEncoder,
@@ -53,7 +53,7 @@ struct Parts {
     upsampler: DiffusionUpsampler,
 }
 
-/// Everything that comparing needs, and the rows so far.
+/// The loaded components and the rows compared so far.
 struct Comparison {
     dir: PathBuf,
     manifest: Manifest,
@@ -63,10 +63,10 @@ struct Comparison {
     rows: Vec<Row>,
 }
 
-/// Compares everything that is recorded in `dir/fixtures`.
+/// Compares every recording in `dir/fixtures`.
 ///
 /// # Errors
-/// When a part or a recording cannot be read, or a recording is of something that is not known.
+/// When a component or a recording cannot be read, or the name of a recording is unknown.
 pub fn compare(dir: &Path, device: &Device, tolerance: f64) -> Result<Vec<Row>> {
     let manifest = dir.join("manifest.json");
     let manifest: Manifest = dalle2::core::store::read_json(&manifest)?;
@@ -85,14 +85,14 @@ pub fn compare(dir: &Path, device: &Device, tolerance: f64) -> Result<Vec<Row>> 
         let before = comparison.rows.len();
         comparison.recording(&name).with_context(|| format!("recording {name}"))?;
         if comparison.rows.len() == before {
-            bail!("recording {name} has nothing that could be compared");
+            bail!("recording {name} contains no array to compare");
         }
     }
     Ok(comparison.rows)
 }
 
 impl Comparison {
-    /// Names of the recordings, in order.
+    /// Returns the names of the recordings, sorted.
     fn recordings(&self) -> Result<Vec<String>> {
         let dir = self.dir.join("fixtures");
         let mut names = Vec::new();
@@ -103,10 +103,10 @@ impl Comparison {
             }
         }
         names.sort();
-        match names.is_empty() {
-            true => bail!("{} holds no recordings", dir.display()),
-            false => Ok(names),
+        if names.is_empty() {
+            bail!("{}: no recordings (*.safetensors)", dir.display());
         }
+        Ok(names)
     }
 
     fn recording(&mut self, name: &str) -> Result<()> {
@@ -126,46 +126,46 @@ impl Comparison {
             "scheduler_super_res" => self.super_res_scheduler(&file),
             "e2e_text2img" => self.text_to_image(&file),
             "e2e_variation" => self.variation(&file),
-            _ => bail!("is not one that this program knows"),
+            _ => bail!("unknown name: expected a component of the reference pipelines"),
         }
     }
 
-    /// Compares a result with the array of that name.
-    fn check<const D: usize>(&mut self, file: &Fixture, name: &str, found: Tensor<D>) -> Result<()> {
+    /// Compares a result with the array `name`.
+    fn check<const D: usize>(&mut self, file: &Fixture, name: &str, result: Tensor<D>) -> Result<()> {
         let expected = file.tensor::<D>(name, &self.device)?;
-        self.row(format!("{}/{name}", file.name()), found, expected)
+        self.row(format!("{}/{name}", file.name()), result, expected)
     }
 
-    fn row<const D: usize>(&mut self, name: String, found: Tensor<D>, expected: Tensor<D>) -> Result<()> {
-        if found.dims() != expected.dims() {
-            bail!("{name}: the shape is {:?}, recorded is {:?}", found.dims(), expected.dims());
+    fn row<const D: usize>(&mut self, name: String, result: Tensor<D>, expected: Tensor<D>) -> Result<()> {
+        if result.dims() != expected.dims() {
+            bail!("{name}: shape {:?}, expected the recorded {:?}", result.dims(), expected.dims());
         }
-        let found = found.into_data().try_to_vec::<f32>().map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+        let result = result.into_data().try_to_vec::<f32>().map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         let expected = expected.into_data().try_to_vec::<f32>().map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
-        self.values(name, &widen(&found), &widen(&expected), self.tolerance);
+        self.values(name, &to_f64(&result), &to_f64(&expected), self.tolerance);
         Ok(())
     }
 
     /// Compares integers, which must be equal.
-    fn exact(&mut self, name: String, found: &[i64], expected: &[i64]) -> Result<()> {
-        if found.len() != expected.len() {
-            bail!("{name}: has {} values, recorded are {}", found.len(), expected.len());
+    fn exact(&mut self, name: String, result: &[i64], expected: &[i64]) -> Result<()> {
+        if result.len() != expected.len() {
+            bail!("{name}: {} values, expected the recorded {}", result.len(), expected.len());
         }
         let floats = |values: &[i64]| values.iter().map(|v| *v as f64).collect::<Vec<_>>();
-        self.values(name, &floats(found), &floats(expected), 0.0);
+        self.values(name, &floats(result), &floats(expected), 0.0);
         Ok(())
     }
 
-    fn values(&mut self, name: String, found: &[f64], expected: &[f64], tolerance: f64) {
+    fn values(&mut self, name: String, result: &[f64], expected: &[f64], tolerance: f64) {
         let largest = expected.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-        // NaN is a difference, which `max` would pass over.
+        // `max` ignores NaN, which must count as a difference.
         let difference = |(a, b): (&f64, &f64)| if (a - b).is_finite() { (a - b).abs() } else { f64::MAX };
-        let max_abs = found.iter().zip(expected).map(difference).fold(0.0, f64::max);
+        let max_abs = result.iter().zip(expected).map(difference).fold(0.0, f64::max);
         let max_rel = if largest > 0.0 { max_abs / largest } else { max_abs };
         self.rows.push(Row { name, max_abs, max_rel, pass: max_abs <= tolerance });
     }
 }
 
-fn widen(values: &[f32]) -> Vec<f64> {
+fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }

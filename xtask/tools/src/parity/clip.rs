@@ -1,4 +1,4 @@
-//! CLIP's towers, its tokenizer and its preparation of images.
+//! CLIP's towers, tokenizer and image preprocessing.
 
 use anyhow::{Context, Result};
 use burn::prelude::*;
@@ -10,7 +10,7 @@ use dalle2::core::text::{ClipTokenizer, PadWith};
 use super::{Comparison, Fixture};
 
 impl Comparison {
-    /// Token ids of a caption as they are padded for the text encoder, and how many of them are text.
+    /// Returns a caption's token ids, padded for the text encoder, and the number of text tokens.
     pub fn token_ids(&self, caption: &str) -> Result<(Vec<i64>, usize)> {
         let tokenizer = ClipTokenizer::from_dir(self.dir.join("pipeline/tokenizer"))?;
         let length = self.parts.text_encoder.context_length();
@@ -41,8 +41,8 @@ impl Comparison {
             + model.position_embedding.weight.val().narrow(0, 0, length).unsqueeze();
         let mask = causal_mask(length, &self.device);
         for (name, layers) in hidden_states(file)? {
-            let found = run_layers(&model.transformer, embedded.clone(), layers, Some(mask.clone()));
-            self.check(file, &name, found?)?;
+            let state = run_layers(&model.transformer, embedded.clone(), layers, Some(mask.clone()))?;
+            self.check(file, &name, state)?;
         }
         self.check(file, "last_hidden_state", encoded.tokens)?;
         self.check(file, "text_embeds", encoded.pooled)
@@ -50,7 +50,7 @@ impl Comparison {
 
     pub fn feature_extractor(&mut self, file: &Fixture) -> Result<()> {
         let image = to_tensor(&[file.image("image_hwc_u8")?], &self.device)?;
-        let processor = self.parts.image_encoder.processor().context("the image encoder has no processor")?;
+        let processor = self.parts.image_encoder.processor().context("the image encoder lacks a processor")?;
         let pixels = processor.forward(image)?;
         self.check(file, "pixel_values", pixels)
     }
@@ -68,15 +68,15 @@ impl Comparison {
             states.push((name, run_layers(&model.transformer, embedded.clone(), layers, None)?));
         }
         let (last, embeds) = (model.encode_patches(pixels.clone()), model.forward(pixels));
-        for (name, found) in states {
-            self.check(file, &name, found)?;
+        for (name, state) in states {
+            self.check(file, &name, state)?;
         }
         self.check(file, "last_hidden_state", last)?;
         self.check(file, "image_embeds", embeds)
     }
 }
 
-/// The recorded encodings between blocks, with the number of blocks before each.
+/// Returns the names of the recorded hidden states and the number of blocks before each.
 fn hidden_states(file: &Fixture) -> Result<Vec<(String, usize)>> {
     let names = file.names("hidden_state_")?;
     names.into_iter().map(|name| Ok((name.clone(), name["hidden_state_".len()..].parse()?))).collect()
@@ -88,6 +88,6 @@ fn run_layers(
     layers: usize,
     mask: Option<Tensor<4, Bool>>,
 ) -> Result<Tensor<3>> {
-    let layers = transformer.layers.get(..layers).context("a recorded encoding is behind the last block")?;
+    let layers = transformer.layers.get(..layers).context("a recorded hidden state comes after the last block")?;
     Ok(layers.iter().fold(x, |x, layer| layer.forward(x, mask.clone())))
 }

@@ -1,13 +1,12 @@
-//! Measures what a generation takes: seconds until the pipeline is open and until a stage's first step is done, seconds
-//! per step, and peak memory of every stage.
+//! Seconds and peak memory of every stage of a generation: opening, first step, and median of the other steps.
 //!
 //! ```text
-//! cargo run --release --example bench_pipeline -- --model models/emoji
-//! cargo xtask peer pipeline --python PYTHON      # beside diffusers, see benches/peer/README.md
+//! cargo bench --bench pipeline -- --model models/emoji
+//! cargo xtask peer pipeline --python PYTHON      # compared with diffusers, see benches/peer/README.md
 //! ```
 //!
-//! A stage's first step is counted from the end of the stage before, the prior's from the request: the text encoder and, with
-//! `--residency one-stage`, reading the weights are part of it. Seconds per step are the median of the others.
+//! A stage's first step starts at the end of the previous stage, the prior's at the request. It includes the text encoder
+//! and, with `--residency one-stage`, reading the weights.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::ops::ControlFlow;
@@ -27,7 +26,7 @@ struct Cli {
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
-    /// What to draw
+    /// Caption of the image
     #[arg(long, default_value = "red apple")]
     caption: String,
     /// Sampling steps of the prior
@@ -39,25 +38,27 @@ struct Cli {
     /// Sampling steps of every upsampler
     #[arg(long, value_name = "N")]
     upsampler_steps: Option<usize>,
-    /// How long the weights of a stage stay in memory
+    /// Whether the weights of every stage stay in memory
     #[arg(long, value_enum, default_value = "one-stage")]
-    residency: Keep,
+    residency: ResidencyArg,
     /// Element type of the diffusion networks
     #[arg(long, value_enum, default_value = "f32")]
     compute: Compute,
     /// Device: default, flex, cuda:0, wgpu, …
     #[arg(long, default_value = "default")]
     device: String,
-    /// Computes on one thread, the one that runs the pipeline, so that a profiler sees what called what; see `cargo xtask
-    /// profile`
+    /// Computes on the thread that runs the pipeline, for call stacks in a profiler; see `cargo xtask profile`
     #[arg(long)]
     one_thread: bool,
-    /// Draws the image once more in f32, and prints the peak signal-to-noise ratio between both
+    /// Generates the image again in f32 and prints the peak signal-to-noise ratio between the two
     #[arg(long)]
     psnr: bool,
     /// Also writes the table as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Passed by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
 impl Cli {
@@ -77,10 +78,10 @@ impl Cli {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Keep {
-    /// A stage is read when it begins and dropped when it ends
+enum ResidencyArg {
+    /// Loads a stage when it starts and drops it when it ends
     OneStage,
-    /// Everything is read once
+    /// Loads every stage once
     Resident,
 }
 
@@ -91,28 +92,28 @@ enum Compute {
     Bf16,
 }
 
-/// A stage as its steps reported it.
+/// Times and memory of one stage.
 struct Row {
     stage: String,
-    /// When each step was done.
+    /// End of each step.
     steps: Vec<Instant>,
-    /// When the stage before was done.
+    /// End of the previous stage.
     start: Instant,
     peak: Option<u64>,
 }
 
 impl Row {
-    /// Seconds up to the end of the first step: reading the weights is part of it.
+    /// Returns the seconds up to the end of the first step, including reading the weights.
     fn first(&self) -> f64 {
         self.steps.first().map_or(0.0, |first| (*first - self.start).as_secs_f64())
     }
 
-    /// Seconds of each step after the first: from the end of the step before to its own.
+    /// Returns the seconds of each step after the first.
     fn others(&self) -> Vec<f64> {
         self.steps.windows(2).map(|ends| (ends[1] - ends[0]).as_secs_f64()).collect()
     }
 
-    /// The median of these.
+    /// Returns the median of the steps after the first.
     fn per_step(&self) -> Option<f64> {
         let mut seconds = self.others();
         seconds.sort_by(f64::total_cmp);
@@ -129,8 +130,8 @@ fn main() -> Result<()> {
     }
     let device = dalle2::device(&cli.device)?;
     let residency = match cli.residency {
-        Keep::OneStage => Residency::OneStage,
-        Keep::Resident => Residency::Resident,
+        ResidencyArg::OneStage => Residency::OneStage,
+        ResidencyArg::Resident => Residency::Resident,
     };
     let compute = match cli.compute {
         Compute::F32 => FloatType::F32,
@@ -147,7 +148,7 @@ fn main() -> Result<()> {
     let request = cli.request();
     let mut rows: Vec<Row> = Vec::new();
     let mut stage_start = Instant::now();
-    let mut whole_peak = peak_memory();
+    let mut total_peak = peak_memory();
     reset_peak_memory();
     let generation = pipeline.generate_with(request, |event| {
         if event.step == 1 {
@@ -158,16 +159,16 @@ fn main() -> Result<()> {
             row.steps.push(Instant::now());
             if event.step == event.total {
                 row.peak = peak_memory();
-                whole_peak = whole_peak.max(row.peak);
+                total_peak = total_peak.max(row.peak);
                 reset_peak_memory();
                 stage_start = Instant::now();
             }
         }
         ControlFlow::Continue(())
     })?;
-    whole_peak = whole_peak.max(peak_memory());
+    total_peak = total_peak.max(peak_memory());
 
-    println!("opening {opening:.1} s, peak memory of the whole run {}", gibibytes(whole_peak));
+    println!("opening {opening:.1} s, peak memory of the run {}", gibibytes(total_peak));
     println!("{:14} {:>5} {:>14} {:>14} {:>12}", "stage", "steps", "read + step 1", "s per step", "peak memory");
     for row in &rows {
         println!(
@@ -185,8 +186,8 @@ fn main() -> Result<()> {
         drop(pipeline);
         let exact = Pipeline::from_pretrained_with(&cli.model, &LoadOptions::new(&device).residency(residency))?;
         let images = [generation.images, exact.generate(cli.request())?.images];
-        let [found, exact] = images.map(|images| to_tensor(&images, &device));
-        println!("peak signal-to-noise ratio to f32: {:.1} dB", psnr(found?, exact?)?[0]);
+        let [low, exact] = images.map(|images| to_tensor(&images, &device));
+        println!("peak signal-to-noise ratio to f32: {:.1} dB", psnr(low?, exact?)?[0]);
     }
     if let Some(path) = &cli.json {
         let stages: Vec<_> = rows
@@ -198,7 +199,7 @@ fn main() -> Result<()> {
                 })
             })
             .collect();
-        let table = json!({"opening_seconds": opening, "peak_bytes": whole_peak, "stages": stages});
+        let table = json!({"opening_seconds": opening, "peak_bytes": total_peak, "stages": stages});
         write_json(path, &table)?;
         println!("{}", path.display());
     }
@@ -209,14 +210,14 @@ fn gibibytes(bytes: Option<u64>) -> String {
     bytes.map_or("-".into(), |bytes| format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30)))
 }
 
-/// Most memory that this process had resident since the last reset, where the system tells (Linux).
+/// Returns the peak resident memory since the last reset (Linux).
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes << 10)
 }
 
-/// Starts the peak anew; without the right to do so it stays that of the whole run.
+/// Resets the peak resident memory; without permission it remains that of the run.
 fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
