@@ -9,7 +9,7 @@
 //! with fresh weights, which it does not depend on.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
-#[path = "../examples/shared/webdataset.rs"]
+#[path = "../dalle2-cli/src/webdataset.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod webdataset;
 

@@ -1,7 +1,7 @@
 //! Training from webdataset shards of which one sample in a hundred is broken.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../examples/shared/webdataset.rs"]
+#[path = "../dalle2-cli/src/webdataset.rs"]
 mod webdataset;
 
 use std::collections::{BTreeMap, BTreeSet};

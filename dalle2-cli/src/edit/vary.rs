@@ -1,0 +1,54 @@
+//! Draws variations of an image: a row for each noisiness, from the image's own noise and from random noise.
+//!
+//! ```text
+//! cargo run --release --example variations -- "emoji:red apple"
+//! ```
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use super::args as edit;
+use dalle2::core::image::LabelledImage;
+use dalle2::{InvertOptions, StartNoise, Variations};
+
+/// Draw variations of an image.
+#[derive(Debug, Parser)]
+pub struct Cli {
+    /// Image file, or emoji:NAME
+    image: String,
+    /// Noisiness of the rows, from 0 to 1
+    #[arg(long, value_delimiter = ',', default_values_t = [0.1, 0.3, 1.0])]
+    eta: Vec<f64>,
+    /// Variations per row
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    num: usize,
+    /// PNG file
+    #[arg(long, value_name = "FILE", default_value = "out/variations.png")]
+    out: PathBuf,
+    #[command(flatten)]
+    edit: edit::EditArgs,
+}
+
+pub fn run(cli: &Cli) -> Result<()> {
+    let image = edit::image(&cli.image)?;
+    let pipeline = cli.edit.pipeline()?;
+    let bar = edit::bar()?;
+    let controls = &mut edit::progress(&bar);
+    let inversion = pipeline.invert_with(&image, &InvertOptions::default(), cli.edit.request(), controls)?;
+    let mut rows = vec![vec![
+        LabelledImage::new(image.clone(), &cli.image),
+        LabelledImage::new(inversion.reconstruction, format!("eta 0: {:.1} dB", inversion.psnr)),
+    ]];
+    let inverted = cli.eta.iter().map(|&eta| (eta, StartNoise::Inverted, "own noise"));
+    for (eta, start, noise) in inverted.chain([(0.0, StartNoise::Random, "random noise")]) {
+        let options = Variations { eta, start, ..Default::default() };
+        let request = cli.edit.request().num_images(cli.num);
+        let drawn = pipeline.variations_with(&image, &options, request, controls)?;
+        rows.push(
+            drawn.images.into_iter().map(|image| LabelledImage::new(image, format!("eta {eta}, {noise}"))).collect(),
+        );
+    }
+    bar.finish_and_clear();
+    cli.edit.save_sheet(&rows, &format!("variations of {}", cli.image), &cli.out)
+}

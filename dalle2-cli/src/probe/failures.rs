@@ -1,0 +1,63 @@
+//! Suites of captions that unCLIP is known to fail on (DALL·E 2, section 7).
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use dalle2::core::image::LabelledImage;
+
+use crate::edit::args::EditArgs;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Two objects whose attributes must not be exchanged
+    Binding,
+    /// Written words
+    Spelling,
+}
+
+impl Suite {
+    fn captions(self) -> &'static [&'static str] {
+        match self {
+            Self::Binding => &[
+                "a red cube on top of a blue cube",
+                "a blue cube on top of a red cube",
+                "a green apple and a red heart",
+                "a red apple and a green heart",
+                "a small black cat beside a large white dog",
+                "a small white dog beside a large black cat",
+            ],
+            Self::Spelling => &[
+                "a sign that says deep learning",
+                "the word OPEN in red letters",
+                "a button with the letters SOS",
+                "a poster that says hello world",
+            ],
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which captions
+    #[arg(long, value_enum)]
+    suite: Suite,
+    /// Images per caption
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    num: usize,
+    /// PNG file
+    #[arg(long, value_name = "FILE", default_value = "out/failures.png")]
+    out: PathBuf,
+    #[command(flatten)]
+    edit: EditArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let pipeline = args.edit.pipeline()?;
+    let mut rows = Vec::new();
+    for caption in args.suite.captions() {
+        let drawn = pipeline.generate(args.edit.request_for(caption).num_images(args.num))?;
+        rows.push(drawn.images.into_iter().map(|image| LabelledImage::new(image, *caption)).collect());
+    }
+    args.edit.save_sheet(&rows, "captions of a failure suite", &args.out)
+}

@@ -1,0 +1,81 @@
+//! What the leading principal components of an embedding say (DALL·E 2, section 4).
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use dalle2::core::image::LabelledImage;
+use dalle2::core::{Components, EmbeddingPca};
+use dalle2::{PcaReconstructions, Pipeline, StartNoise};
+
+use crate::edit::args::{self as edit, EditArgs};
+use super::labels::embed;
+use super::renderings::Renderings;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Image files, or emoji:NAME
+    #[arg(default_values = ["emoji:koala", "emoji:red apple", "emoji:blue heart", "emoji:fire engine"])]
+    images: Vec<String>,
+    /// Numbers of components
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64, 128])]
+    components: Vec<usize>,
+    /// Components that `--save` wrote; without it they are those of the renderings that the bundled model learned from
+    #[arg(long, value_name = "FILE")]
+    pca: Option<PathBuf>,
+    /// Writes the components that were found
+    #[arg(long, value_name = "FILE", conflicts_with = "pca")]
+    save: Option<PathBuf>,
+    /// Draws from each image's own noise, instead of the seed's
+    #[arg(long)]
+    own_noise: bool,
+    /// PNG file
+    #[arg(long, value_name = "FILE", default_value = "out/pca.png")]
+    out: PathBuf,
+    #[command(flatten)]
+    edit: EditArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    ensure!(!args.components.is_empty(), "--components: at least one number is needed");
+    let pipeline = args.edit.pipeline()?;
+    let pca = match &args.pca {
+        Some(file) => EmbeddingPca::load(file)?,
+        None => fit(&pipeline)?,
+    };
+    println!("| components | share of the variance |\n|---|---|");
+    for &k in &args.components {
+        println!("| {k} | {:.1} % |", 100.0 * pca.explained(k));
+    }
+    if let Some(file) = &args.save {
+        pca.save(file)?;
+        println!("{}", file.display());
+    }
+    let start = if args.own_noise { StartNoise::Inverted } else { StartNoise::Random };
+    let options = PcaReconstructions { start, ..Default::default() };
+    let bar = edit::bar()?;
+    let mut rows = Vec::with_capacity(args.images.len());
+    for spec in &args.images {
+        let image = edit::image(spec)?;
+        let drawn = pipeline.pca_reconstructions_with(
+            &image,
+            (&pca, &args.components),
+            &options,
+            args.edit.request(),
+            &mut edit::progress(&bar),
+        )?;
+        let mut row = vec![LabelledImage::new(image, spec)];
+        let label = |(image, k): (_, &usize)| LabelledImage::new(image, format!("{k} of {}", pca.num_components()));
+        row.extend(drawn.images.into_iter().zip(&args.components).map(label));
+        rows.push(row);
+    }
+    bar.finish_and_clear();
+    args.edit.save_sheet(&rows, "reconstructions from principal components", &args.out)
+}
+
+/// All principal components of the embeddings of the renderings.
+fn fit(pipeline: &Pipeline) -> Result<EmbeddingPca> {
+    let size = pipeline.decoder().image_size();
+    let embeddings = embed(pipeline, Renderings::new(size)?.images(), size)?;
+    let [n, d] = embeddings.dims();
+    Ok(EmbeddingPca::fit(embeddings, Components::Fixed(n.min(d)))?)
+}

@@ -1,0 +1,230 @@
+//! The one thread that draws.
+
+use std::io::Cursor;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dalle2::{
+    Controls, Error, Event, Generation, Inpaint, Interpolate, NoisePath, Pipeline, RgbImage, Source, StartNoise,
+    TextDiff, Variations,
+};
+use image::{ImageFormat, imageops};
+use serde_json::json;
+
+use super::pictures::{Origin, PictureId, Pictures};
+use super::queue::{Message, Outcome, Progress, Queue, State, Work};
+use super::task::{Noise, Part, Task};
+
+/// Shortest time between two previews.
+const PREVIEWS: Duration = Duration::from_millis(150);
+/// Shortest time between two reports of progress.
+const REPORTS: Duration = Duration::from_millis(30);
+/// Longest side of a preview, in pixels.
+const PREVIEW_SIDE: u32 = 128;
+
+/// Runs jobs until the queue is closed.
+pub fn run(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures) {
+    while let Some(work) = queue.take() {
+        let start = Instant::now();
+        // A panic is a fault of this program or the library; the other jobs have nothing to do with it.
+        let drawn = catch_unwind(AssertUnwindSafe(|| draw(pipeline, queue, pictures, &work)))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the job panicked: the terminal says where")));
+        let seconds = start.elapsed().as_secs_f64();
+        let outcome = match drawn {
+            Ok((pictures, seed)) => Outcome { state: State::Done, pictures, error: None, seed: Some(seed), seconds },
+            Err(error) => {
+                let cancelled = matches!(error.downcast_ref(), Some(Error::Cancelled));
+                let state = if cancelled { State::Cancelled } else { State::Failed };
+                let error = (!cancelled).then(|| format!("{error:#}"));
+                Outcome { state, pictures: Vec::new(), error, seed: None, seconds }
+            }
+        };
+        // In this order, so that a page knows the pictures of a job that is done.
+        queue.tell(Message::Pictures);
+        queue.finish(work.id, outcome);
+    }
+}
+
+/// Draws what a job asks for, and keeps it.
+fn draw(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures, work: &Work) -> Result<(Vec<PictureId>, u64)> {
+    let mut reporter = Reporter { queue, work, stage: String::new(), reported: None, shown: None };
+    let generation = perform(pipeline, pictures, &work.task, |event| reporter.report(&event))?;
+    let caption = title(&work.task, pictures);
+    let mut kept = Vec::with_capacity(generation.images.len());
+    let last = generation.images.len();
+    for (index, image) in generation.images.into_iter().enumerate() {
+        let label = label(&work.task, index, last);
+        // Frames are drawn from one seed.
+        let own = if label.is_empty() { index as u64 } else { 0 };
+        let origin = Origin {
+            by: work.task.name(),
+            job: Some(work.id),
+            caption: caption.clone(),
+            label,
+            seed: Some(generation.seed.wrapping_add(own)),
+        };
+        kept.push(pictures.add(&image, origin)?.id);
+    }
+    Ok((kept, generation.seed))
+}
+
+fn perform(
+    pipeline: &Pipeline,
+    pictures: &Pictures,
+    task: &Task,
+    hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let request = task.request();
+    let source = |part: &Part| -> Result<Source> {
+        Ok(match part {
+            Part::Image(id) => Source::Image(pictures.image(*id)?),
+            Part::Caption(caption) => Source::Caption(caption.clone()),
+        })
+    };
+    Ok(match task {
+        Task::Generate(_) => pipeline.generate_with(request, hook)?,
+        Task::Variations(task) => {
+            let start = match task.noise {
+                Noise::Own => StartNoise::Inverted,
+                Noise::Seed => StartNoise::Random,
+            };
+            let options = Variations { eta: task.eta, start, ..Default::default() };
+            pipeline.variations_with(
+                &pictures.image(task.image)?,
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
+        }
+        Task::Interpolate(task) => {
+            let noise = match task.noise {
+                Noise::Own => NoisePath::Inverted,
+                Noise::Seed => NoisePath::Fixed,
+            };
+            let options = Interpolate { steps: task.frames, noise, ..Default::default() };
+            pipeline.interpolate_with(
+                [source(&task.from)?, source(&task.to)?],
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
+        }
+        Task::TextDiff(task) => {
+            let options = TextDiff { strength: task.strength, frames: task.frames, ..Default::default() };
+            let captions = (task.from.as_str(), task.to.as_str());
+            pipeline.text_diff_with(
+                &pictures.image(task.image)?,
+                captions,
+                &options,
+                request,
+                &mut Controls::new().hook(hook),
+            )?
+        }
+        Task::Inpaint(task) => {
+            let mask = task.mask.mask().map_err(anyhow::Error::msg).context("mask")?;
+            pipeline.inpaint_with(
+                &pictures.image(task.image)?,
+                &mask,
+                &Inpaint::default(),
+                request,
+                &mut Controls::new().hook(hook),
+            )?
+        }
+        Task::Mix(task) => {
+            let parts: Result<Vec<_>> =
+                task.parts.iter().map(|weighted| Ok((source(&weighted.part)?, weighted.weight))).collect();
+            pipeline.mix_with(&parts?, request, &mut Controls::new().hook(hook))?
+        }
+    })
+}
+
+/// What a job draws, in a few words.
+pub fn title(task: &Task, pictures: &Pictures) -> String {
+    let image = |id: &PictureId| match pictures.get(*id) {
+        Some(picture) if !picture.origin.caption.is_empty() => picture.origin.caption,
+        _ => id.to_string(),
+    };
+    let part = |part: &Part| match part {
+        Part::Image(id) => image(id),
+        Part::Caption(caption) => caption.clone(),
+    };
+    match task {
+        Task::Generate(task) => task.caption.clone(),
+        Task::Variations(task) => format!("variation of {}", image(&task.image)),
+        Task::Interpolate(task) => format!("from {} to {}", part(&task.from), part(&task.to)),
+        Task::TextDiff(task) if task.from.is_empty() => format!("{}, to {}", image(&task.image), task.to),
+        Task::TextDiff(task) => format!("{}, from {} to {}", image(&task.image), task.from, task.to),
+        Task::Inpaint(task) if task.caption.is_empty() => format!("{}, in part anew", image(&task.image)),
+        Task::Inpaint(task) => format!("{}, in part anew: {}", image(&task.image), task.caption),
+        Task::Mix(task) => {
+            let parts: Vec<String> =
+                task.parts.iter().map(|weighted| format!("{} × {}", weighted.weight, part(&weighted.part))).collect();
+            parts.join(" + ")
+        }
+    }
+}
+
+/// Where a frame lies on its way; nothing for images that are no frames.
+fn label(task: &Task, index: usize, frames: usize) -> String {
+    match task {
+        Task::Interpolate(_) => format!("{:.2}", index as f64 / (frames.max(2) - 1) as f64),
+        Task::TextDiff(task) => format!("{:.2}", task.strength * (index + 1) as f64 / frames as f64),
+        _ => String::new(),
+    }
+}
+
+/// Tells pages how a job goes on.
+struct Reporter<'a> {
+    queue: &'a Queue,
+    work: &'a Work,
+    stage: String,
+    reported: Option<Instant>,
+    shown: Option<Instant>,
+}
+
+impl Reporter<'_> {
+    fn report(&mut self, event: &Event<'_>) -> ControlFlow<()> {
+        if self.work.cancelled() {
+            return ControlFlow::Break(());
+        }
+        let due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
+        let stage = event.stage.to_string();
+        let turn = stage != self.stage || event.step == event.total;
+        if !turn && !due(self.reported, REPORTS) {
+            return ControlFlow::Continue(());
+        }
+        let previews = if turn || due(self.shown, PREVIEWS) { previews(event) } else { Vec::new() };
+        self.reported = Some(Instant::now());
+        if !previews.is_empty() {
+            self.shown = self.reported;
+        }
+        let (step, total, first_image) = (event.step, event.total, event.first_image);
+        let told = json!({
+            "job": self.work.id, "stage": stage, "step": step, "total": total, "first_image": first_image,
+            "previews": previews,
+        });
+        self.queue.step(self.work.id, Progress { stage: stage.clone(), step, total, first_image }, told.to_string());
+        self.stage = stage;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The current estimates as `data:` addresses; none in stages without images.
+fn previews(event: &Event<'_>) -> Vec<String> {
+    // A preview that cannot be read says nothing of the result, which has errors of its own.
+    let images = event.preview().ok().flatten().unwrap_or_default();
+    images.iter().filter_map(data_address).collect()
+}
+
+fn data_address(image: &RgbImage) -> Option<String> {
+    let small = match image.width().max(image.height()) > PREVIEW_SIDE {
+        true => &imageops::thumbnail(image, PREVIEW_SIDE, PREVIEW_SIDE),
+        false => image,
+    };
+    let mut png = Cursor::new(Vec::new());
+    small.write_to(&mut png, ImageFormat::Png).ok()?;
+    Some(format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner())))
+}
