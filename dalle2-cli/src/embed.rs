@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::shared::data::CACHE;
+use crate::shared::embed::{CLIP_JITTER, Encoders, Pictures, Splits, Variations, embed, emoji_splits, own_splits};
 use anyhow::{Result, ensure};
 use burn::data::dataset::Dataset;
 use clap::{Parser, ValueEnum};
 use dalle2::clip::train::Jitter;
 use dalle2_emoji::{EmojiStore, Subset};
 use dalle2_train::data::{CaptionedImage, DataSpec};
-use crate::shared::data::CACHE;
-use crate::shared::embed::{CLIP_JITTER, Encoders, Pictures, Splits, Variations, embed, emoji_splits, own_splits};
 
 /// Embed a data set.
 #[derive(Debug, Parser)]

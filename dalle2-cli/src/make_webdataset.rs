@@ -7,9 +7,9 @@
 //! ```
 use std::path::PathBuf;
 
+use crate::webdataset::{Damage, Recipe, write_webdataset};
 use anyhow::{Result, ensure};
 use clap::Parser;
-use crate::webdataset::{Damage, Recipe, write_webdataset};
 
 /// Generate a webdataset.
 #[derive(Debug, Parser)]

@@ -10,10 +10,10 @@ use dalle2::core::metrics::EmbeddingMetrics;
 use dalle2::core::{Decoder, SampleOptions};
 
 use super::measure::{named, rows, select};
+use super::world::World;
 use crate::shared::embed::Pair;
 use crate::shared::hooks::go_on;
 use crate::shared::priors::Truth;
-use super::world::World;
 
 /// Images that are drawn at once.
 const BATCH: usize = 8;

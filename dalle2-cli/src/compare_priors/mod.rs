@@ -20,6 +20,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use crate::shared::priors::Kind;
 use anyhow::{Context, Result};
 use burn::prelude::Tensor;
 use dalle2::core::image::{RgbImage, save_png};
@@ -32,7 +33,6 @@ use runs::{Lab, Trained};
 use serde_json::json;
 pub use settings::Cli;
 use settings::Configs;
-use crate::shared::priors::Kind;
 use table::{Row, Table};
 use world::World;
 

@@ -12,8 +12,8 @@ use dalle2_train::{BatchSource, RunOptions, TrainConfig, TrainTask, Trainer, mat
 use serde::Serialize;
 
 use super::settings::{Budget, Configs, Plan, train_config};
-use crate::shared::priors::{AsPrior, AutoregressiveSource, DiffusionSource, Kind, Pairs, PriorHooks};
 use super::world::World;
+use crate::shared::priors::{AsPrior, AutoregressiveSource, DiffusionSource, Kind, Pairs, PriorHooks};
 
 /// Steps that are timed before the budget is fixed.
 const TIMED: u32 = 4;

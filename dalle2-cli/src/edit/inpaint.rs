@@ -9,9 +9,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::args as edit;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use super::args as edit;
 use dalle2::core::diffusion::Resampling;
 use dalle2::core::image::{LabelledImage, Mask, RgbImage, open};
 use dalle2::{Borders, Canvas, Inpaint};

@@ -5,9 +5,9 @@
 //! ```
 use std::path::{Path, PathBuf};
 
+use super::args as edit;
 use anyhow::{Context, Result};
 use clap::Parser;
-use super::args as edit;
 use dalle2::core::image::{LabelledImage, RgbImage};
 use dalle2::core::store::write_file;
 use dalle2::{Interpolate, NoisePath};

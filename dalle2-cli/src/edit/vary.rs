@@ -6,9 +6,9 @@
 
 use std::path::PathBuf;
 
+use super::args as edit;
 use anyhow::Result;
 use clap::Parser;
-use super::args as edit;
 use dalle2::core::image::LabelledImage;
 use dalle2::{InvertOptions, StartNoise, Variations};
 

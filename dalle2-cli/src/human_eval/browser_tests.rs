@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use dalle2::core::store::read_json;
 use serde_json::Value;
 
-use crate::browser::{Browser, Screen, installed, keys};
 use super::study::{Key, Kind, Model};
 use super::tests::{CAPTIONS, human_eval, images, make};
+use crate::browser::{Browser, Screen, installed, keys};
 
 /// Writes a screenshot where they are asked for.
 fn picture(browser: &Browser, name: &str) {

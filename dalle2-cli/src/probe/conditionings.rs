@@ -14,9 +14,9 @@ use dalle2::{Device, LoadOptions, Pipeline};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::edit::args::{EditArgs, some_names};
 use super::labels::{embed, similarities};
 use super::renderings::Renderings;
+use crate::edit::args::{EditArgs, some_names};
 
 /// Captions on the sheet, at most.
 const SHOWN: usize = 6;

@@ -10,8 +10,8 @@ use dalle2::core::store::write_json;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::edit::args::{EditArgs, some_names, with_hole};
 use super::renderings::Renderings;
+use crate::edit::args::{EditArgs, some_names, with_hole};
 
 /// Pictures on the sheet for each hole, at most.
 const SHOWN: usize = 4;

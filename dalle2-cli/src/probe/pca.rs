@@ -7,9 +7,9 @@ use dalle2::core::image::LabelledImage;
 use dalle2::core::{Components, EmbeddingPca};
 use dalle2::{PcaReconstructions, Pipeline, StartNoise};
 
-use crate::edit::args::{self as edit, EditArgs};
 use super::labels::embed;
 use super::renderings::Renderings;
+use crate::edit::args::{self as edit, EditArgs};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

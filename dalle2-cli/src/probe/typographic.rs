@@ -11,8 +11,8 @@ use image::Rgb;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use serde::Serialize;
 
-use crate::edit::args::{EditArgs, emoji};
 use super::labels::{embed, probabilities};
+use crate::edit::args::{EditArgs, emoji};
 
 /// Side of the pictures that are written on.
 const SIDE: u32 = 128;

@@ -11,8 +11,8 @@ use dalle2::core::store::write_json;
 use dalle2_train::StepRecord;
 use serde_json::json;
 
-use crate::browser::{Browser, Screen, installed};
 use super::{Cli, run, runs};
+use crate::browser::{Browser, Screen, installed};
 
 /// A run that learns, as the trainer writes one.
 fn write_run(dir: &Path, learning_rate: f64, metric: &str) {

@@ -8,8 +8,8 @@ use std::path::Path;
 use dalle2::core::image::{Provenance, open, save_png};
 use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
 
-use crate::browser::{Browser, Screen, installed, keys};
 use super::client::Server;
+use crate::browser::{Browser, Screen, installed, keys};
 
 /// Writes a screenshot where they are asked for.
 fn picture(browser: &Browser, name: &str) {
