@@ -16,7 +16,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
+use burn::nn::{GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::{Distribution, FloatDType};
 use clap::Parser;
@@ -104,7 +104,7 @@ fn maps(medians: &mut Medians) {
         for kernel in [3, 1] {
             let conv = convolution(channels, kernel);
             medians.add(&format!("conv{kernel}x{kernel}"), &shape, || run(nn::conv2d(&conv, x.clone())));
-            let conv = nn::narrow_weights(conv, FloatDType::BF16);
+            let conv = nn::cast_weights(conv, FloatDType::BF16);
             medians.add(&format!("bf16_conv{kernel}x{kernel}"), &shape, || run(nn::conv2d(&conv, x.clone())));
         }
         let norm = GroupNormConfig::new(32, channels).init(&Device::flex());
@@ -120,14 +120,14 @@ fn maps(medians: &mut Medians) {
 fn rows(medians: &mut Medians) {
     for [tokens, width] in [[2 * 81, 2048], [2 * 77, 1280]] {
         let x = random([tokens, width]);
-        let norm = LayerNormConfig::new(width).init(&Device::flex());
+        let norm = nn::LayerNormConfig::new(width).init(&Device::flex());
         medians.add("layer_norm", &[tokens, width], || run(nn::layer_norm(&norm, x.clone())));
         let wide = random([tokens, 4 * width]);
         medians.add("gelu", &[tokens, 4 * width], || run(nn::gelu(wide.clone())));
         medians.add("quick_gelu", &[tokens, 4 * width], || run(nn::quick_gelu(wide.clone())));
         let linear = LinearConfig::new(width, 4 * width).init(&Device::flex());
         medians.add("linear", &[tokens, width], || run(nn::linear(&linear, x.clone())));
-        let linear = nn::narrow_weights(linear, FloatDType::BF16);
+        let linear = nn::cast_weights(linear, FloatDType::BF16);
         medians.add("bf16_linear", &[tokens, width], || run(nn::linear(&linear, x.clone())));
     }
     for [heads, queries, keys, head_dim] in

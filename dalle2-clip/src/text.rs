@@ -4,9 +4,9 @@
 //! only. The full vocabulary of 49,408 tokens would be most of a tiny model.
 
 use burn::module::Initializer;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, causal_mask, embedding, layer_norm, linear};
+use dalle2_core::nn::{Activation, LayerNorm, Transformer, TransformerConfig, causal_mask, embedding, layer_norm, linear};
 use dalle2_core::text::{END, START};
 use dalle2_core::{ConfigError, Error, Result};
 use serde::{Deserialize, Serialize};

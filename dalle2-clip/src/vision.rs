@@ -3,11 +3,11 @@
 
 use burn::module::{Initializer, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dalle2_core::ConfigError;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, conv2d, layer_norm, linear, transpose};
+use dalle2_core::nn::{Activation, LayerNorm, Transformer, TransformerConfig, conv2d, layer_norm, linear, transpose};
 use serde::{Deserialize, Serialize};
 
 /// Mean and standard deviation of the pixels, per channel in [0, 1], that OpenAI's CLIP was trained with.

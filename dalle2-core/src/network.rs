@@ -42,7 +42,7 @@ pub struct LoadOptions {
     /// The element type in which the diffusion networks compute. Norms, softmax, schedules and CLIP's encoders stay in f32.
     ///
     /// On the CPU it is the type of the weights of linear and convolution layers, and activations stay in f32, see
-    /// [`narrow_weights`](crate::nn::narrow_weights): half the memory, and in bf16 more speed on processors with AMX.
+    /// [`cast_weights`](crate::nn::cast_weights): half the memory, and in bf16 more speed on processors with AMX.
     pub compute_type: FloatType,
 }
 
@@ -138,13 +138,13 @@ fn convert<M: Module>(module: M, float_type: FloatType) -> M {
 /// Converts the weights of layers on the CPU, and everything on other devices.
 struct Convert {
     dtype: Option<FloatDType>,
-    layers: nn::Narrow,
+    layers: nn::CastWeights,
 }
 
 impl Convert {
     fn to(kind: FloatType) -> Self {
         let dtype = kind.dtype();
-        Self { dtype: (kind != FloatType::F32).then_some(dtype), layers: nn::Narrow::to(dtype) }
+        Self { dtype: (kind != FloatType::F32).then_some(dtype), layers: nn::CastWeights::to(dtype) }
     }
 }
 

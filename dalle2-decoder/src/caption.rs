@@ -5,9 +5,9 @@
 //! As in GLIDE every token reads every other. Padding is masked out here, where GLIDE learns an embedding for it.
 
 use burn::module::Initializer;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{Activation, Transformer, TransformerConfig, embedding, layer_norm};
+use dalle2_core::nn::{Activation, LayerNorm, LayerNormConfig, Transformer, TransformerConfig, embedding, layer_norm};
 use dalle2_core::{ConfigError, TokenMask};
 use serde::{Deserialize, Serialize};
 

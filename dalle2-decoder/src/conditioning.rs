@@ -2,10 +2,10 @@
 //! added to the timestep embedding, and projected into extra context tokens in front of the caption's.
 
 use burn::module::Param;
-use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use dalle2_core::nn::{layer_norm, linear};
+use dalle2_core::nn::{LayerNorm, LayerNormConfig, layer_norm, linear};
 use dalle2_core::{EmbeddingScale, TextCondition, TokenMask};
 
 use crate::{CaptionEncoder, DecoderConfig};

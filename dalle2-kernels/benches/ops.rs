@@ -146,9 +146,10 @@ fn norms(bench: &Bench, device: &Device) {
         };
         bench.line(&format!("group_norm_film_silu [32,{c},{side},{side}]"), &x, run, run);
     }
-    let layer = LayerNormConfig::new(256).init(device);
+    let layer = nn::LayerNormConfig::new(256).init(device);
+    let burns = LayerNormConfig::new(256).init(device);
     let x = [normal([32, 77, 256], device)];
-    bench.line("layer_norm [32,77,256]", &x, |x| nn::layer_norm(&layer, x[0].clone()), |x| layer.forward(x[0].clone()));
+    bench.line("layer_norm [32,77,256]", &x, |x| nn::layer_norm(&layer, x[0].clone()), |x| burns.forward(x[0].clone()));
 }
 
 fn convolutions(bench: &Bench, device: &Device) {

@@ -5,9 +5,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use super::kernels::{self, ConvInput};
-use super::{Resample, narrow::conv2d_for, resample};
+use super::{Resample, cast::conv2d_for, resample};
 
-/// Applies a convolution layer. The weight may be narrower than `x`, see [`narrow_weights`](super::narrow_weights).
+/// Applies a convolution layer. The weight may be narrower than `x`, see [`cast_weights`](super::cast_weights).
 ///
 /// On the CPU a 3 × 3 layer of stride 1 with 16 channels or more on both sides may compute tiles of 2 × 2 or 4 × 4
 /// pixels by Winograd's method. A pixel that is infinite or NaN may then make all of a tile non-finite that reads it,
@@ -53,7 +53,7 @@ pub fn conv2d_onto(layer: &Conv2d, x: Tensor<4>, residual: Tensor<4>, how: Resam
 fn apply(layer: &Conv2d, mut input: ConvInput) -> Tensor<4> {
     if layer.weight.val().dtype() == DType::BF16 {
         let ConvInput { x, resample, residual } = input.composed();
-        match kernels::narrow_convolution(layer, x) {
+        match kernels::conv_bf16(layer, x) {
             Ok(y) => return plus(y, residual),
             Err(x) => input = ConvInput { x, resample, residual },
         }

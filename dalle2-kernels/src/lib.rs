@@ -16,7 +16,7 @@
 //! | [`split_heads`], [`merge_heads`], [`transpose`], [`swap_middle`], [`concat()`] | copies in another order |
 //! | [`l2_normalize`] | rows to unit length |
 //! | [`causal_mask`], [`timestep_embedding`] | inputs of transformers and diffusion networks |
-//! | [`narrow_weights`] | weights of 16 bits with everything else in f32 |
+//! | [`cast_weights`] | weights of 16 bits with everything else in f32 |
 //! | [`Transformer`] | the pre-norm transformer of CLIP and the priors |
 
 mod activation;
@@ -26,9 +26,10 @@ mod conv;
 mod embedding;
 mod error;
 mod kernels;
+mod layer_norm;
 mod linear;
 mod mask;
-mod narrow;
+mod cast;
 mod norm;
 mod pool;
 mod resample;
@@ -41,10 +42,11 @@ pub use conv::{conv2d, conv2d_onto, conv2d_resampled};
 pub use embedding::{embedding, timestep_embedding};
 pub use error::ConfigError;
 pub use kernels::{is_cpu, keep_freed, kernels_enabled, set_kernels};
+pub use layer_norm::{LayerNorm, LayerNormConfig, layer_norm};
 pub use linear::{linear, linear_onto};
 pub use mask::causal_mask;
-pub use narrow::{Narrow, narrow_weights};
-pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize, layer_norm};
+pub use cast::{CastWeights, cast_weights};
+pub use norm::{group_norm, group_norm_film_silu, group_norm_silu, l2_normalize};
 pub use pool::on_pool;
 pub use resample::{Resample, resample};
 pub use transformer::{Activation, Mlp, SelfAttention, Transformer, TransformerBlock, TransformerConfig};

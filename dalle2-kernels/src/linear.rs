@@ -4,13 +4,13 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use super::{kernels, narrow::linear_for};
+use super::{kernels, cast::linear_for};
 
 /// Applies `x · W + b` over the last axis.
 ///
 /// The leading axes are flattened first: the gradient of the weights is then one product over all rows instead of a
 /// batch of small ones that has to be summed. The weight may be narrower than `x`, see
-/// [`narrow_weights`](super::narrow_weights).
+/// [`cast_weights`](super::cast_weights).
 ///
 /// # Shapes
 /// - `x`: `[.., d_input]`
@@ -55,7 +55,7 @@ fn flat<const D: usize>(layer: &Linear, x: Tensor<D>) -> (Tensor<2>, [usize; D])
 
 /// `[rows, d_input]` -> `[rows, d_output]`
 fn in_rows(layer: &Linear, x: Tensor<2>) -> Tensor<2> {
-    kernels::narrow_linear(layer, x).unwrap_or_else(|x| {
+    kernels::linear_bf16(layer, x).unwrap_or_else(|x| {
         let layer = linear_for(layer, x.dtype());
         kernels::linear(&layer, x).unwrap_or_else(|x| layer.forward(x))
     })

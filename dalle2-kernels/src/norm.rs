@@ -1,21 +1,10 @@
 //! Normalisation layers, with the operations that follow them in a residual block.
 
-use burn::nn::{GroupNorm, LayerNorm};
+use burn::nn::GroupNorm;
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
 use super::{kernels, silu};
-
-/// Layer normalisation over the last axis (Ba et al. 2016, section 3).
-///
-/// # Shapes
-/// - `x`: `[.., D]`, kept
-///
-/// # Panics
-/// If the last axis is not the layer's width.
-pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    kernels::layer_norm(layer, x).unwrap_or_else(|x| layer.forward(x))
-}
 
 /// Group normalisation with statistics in f32 (Wu and He 2018, section 3).
 ///

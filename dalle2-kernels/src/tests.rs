@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::nn::{
-    EmbeddingConfig, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d, conv::Conv2dConfig,
+    EmbeddingConfig, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d, conv::Conv2dConfig,
 };
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -140,7 +140,7 @@ fn layer_norm_and_its_gradients_agree_with_f64() {
         // Not the usual 1e-5: the layer's own value must arrive.
         let mut layer = LayerNormConfig::new(d).with_epsilon(1e-3).init(&device);
         layer.gamma = Param::from_tensor(tensor(&normal(2, d), [d], &device));
-        layer.beta = Some(Param::from_tensor(tensor(&normal(3, d), [d], &device)));
+        layer.beta = Param::from_tensor(tensor(&normal(3, d), [d], &device));
         let inputs = [normal(1, rows * d), normal(2, d), normal(3, d)].map(|v| widen(&v));
         let reference = |p: [&[f64]; 3]| layer_norm_f64(p[0], p[1], p[2]);
         let x = tensor(&normal(1, rows * d), [rows, d], &device).require_grad();
@@ -150,7 +150,7 @@ fn layer_norm_and_its_gradients_agree_with_f64() {
 
         let weights = normal(4, rows * d);
         let grads = (y * tensor(&weights, [rows, d], &device)).sum().backward();
-        let (gamma, beta) = (layer.gamma.val(), layer.beta.as_ref().unwrap().val());
+        let (gamma, beta) = (layer.gamma.val(), layer.beta.val());
         let found = [x.grad(&grads).map(host), gamma.grad(&grads).map(host), beta.grad(&grads).map(host)];
         for (i, found) in found.into_iter().enumerate().skip(usize::from(rows > 100)) {
             let expected = differences(&inputs[i], |varied| {
@@ -161,14 +161,6 @@ fn layer_norm_and_its_gradients_agree_with_f64() {
             assert_close(&format!("{what}, gradient {i}"), &found.unwrap(), &expected, 1e-4, 1e-4);
         }
     }
-}
-
-#[test]
-fn layer_norm_without_bias_equals_burns() {
-    let device = Device::flex();
-    let layer = LayerNormConfig::new(9).with_bias(false).init(&device);
-    let x = tensor(&normal(1, 2 * 3 * 9), [2, 3, 9], &device);
-    assert_close("no bias", &host(layer_norm(&layer, x.clone())), &widen(&host(layer.forward(x))), 1e-5, 1e-6);
 }
 
 #[test]

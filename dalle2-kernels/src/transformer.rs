@@ -5,11 +5,11 @@
 //! and value are separate layers, which is how the public checkpoints store them.
 
 use burn::module::Initializer;
-use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{attention, gelu, layer_norm, linear, linear_onto, merge_heads, quick_gelu, split_heads};
+use super::{LayerNorm, LayerNormConfig, attention, gelu, layer_norm, linear, linear_onto, merge_heads, quick_gelu, split_heads};
 use crate::ConfigError;
 
 /// Most blocks of a transformer, and its largest width: a damaged configuration must not fill the memory.

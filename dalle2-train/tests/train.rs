@@ -11,7 +11,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use burn::module::{ModuleVisitor, Param};
-use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
+use dalle2_core::nn::{LayerNorm, LayerNormConfig, layer_norm};
 use burn::prelude::*;
 use burn::tensor::DType;
 use dalle2_core::{Error, Result};
@@ -69,7 +70,7 @@ impl TrainTask for Mlp {
 impl Mlp {
     fn error(&self, batch: Batch) -> Tensor<2> {
         let x = batch.x.cast(self.up.weight.val().dtype());
-        let hidden = self.norm.forward(self.up.forward(x)).tanh();
+        let hidden = layer_norm(&self.norm, self.up.forward(x)).tanh();
         self.down.forward(self.dropout.forward(hidden)).cast(DType::F32) - batch.y
     }
 }
@@ -193,7 +194,7 @@ fn overfits_eight_points() {
     assert!(loss < 1e-4, "the mean loss of the last 50 steps is {loss}");
     let average = trained.ema.unwrap();
     let batch = source.batch(0, &Device::flex()).unwrap();
-    let hidden = average.norm.forward(average.up.forward(batch.x)).tanh();
+    let hidden = layer_norm(&average.norm, average.up.forward(batch.x)).tanh();
     let error = (average.down.forward(hidden) - batch.y).square().mean().into_scalar::<f32>();
     assert!(error < 1e-3, "the averaged model's error is {error}");
     assert_eq!(trained.report.stop, Stop::Finished);

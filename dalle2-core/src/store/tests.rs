@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::nn::{LayerNorm, LayerNormConfig};
 use crate::{Error, FloatType};
 
 #[derive(Module, Debug)]

@@ -1,28 +1,28 @@
 //! Without the CPU backend nothing applies.
 
-use burn::nn::{Embedding, GroupNorm, LayerNorm, Linear, conv::Conv2d};
+use burn::nn::{Embedding, GroupNorm, Linear, conv::Conv2d};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
-use super::{ConvInput, Elementwise, NarrowSize};
+use super::{ConvInput, Elementwise, WeightShape};
 
 pub fn keep_freed() -> bool {
     false
 }
 
-pub fn multiplies(_: NarrowSize) -> bool {
+pub fn multiplies_bf16(_: WeightShape) -> bool {
     false
 }
 
-pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+pub fn cast_to_f32<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
     weight.cast(FloatDType::F32)
 }
 
-pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+pub fn cast_to_16_bits<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     weight.cast(dtype)
 }
 
-pub fn narrow_linear(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+pub fn linear_bf16(_: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     Err(x)
 }
 
@@ -46,7 +46,7 @@ pub fn joined(a: Tensor<4>, b: Tensor<4>, _: usize) -> Result<Tensor<4>, [Tensor
     Err([a, b])
 }
 
-pub fn narrow_convolution(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+pub fn conv_bf16(_: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
     Err(x)
 }
 

@@ -36,7 +36,7 @@ use cpu as chosen;
 
 pub use chosen::{
     activation, attention, convolution, embedding, group_norm, joined, keep_freed, layer_norm, linear, linear_onto,
-    multiplies, narrow_convolution, narrow_linear, narrowed, swapped, widened,
+    multiplies_bf16, conv_bf16, linear_bf16, cast_to_16_bits, swapped, cast_to_f32,
 };
 pub use switch::{kernels_enabled, set_kernels};
 
@@ -71,7 +71,7 @@ pub struct ConvInput {
 /// What a weight of 16 bits is multiplied by.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(all(feature = "flex", feature = "kernels")), allow(dead_code, reason = "only the kernels look at it"))]
-pub struct NarrowSize {
+pub struct WeightShape {
     /// Channels of the other factor.
     pub inputs: usize,
     /// Channels of the product.

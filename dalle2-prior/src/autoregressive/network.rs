@@ -7,10 +7,10 @@
 //! neighbouring buckets, which stand for nearly the same value, start alike and learn from one another.
 
 use burn::module::{Initializer, Param};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use dalle2_core::nn::{Transformer, layer_norm, linear};
+use dalle2_core::nn::{LayerNorm, LayerNormConfig, Transformer, layer_norm, linear};
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition};
 
 use super::AutoregressivePriorConfig;

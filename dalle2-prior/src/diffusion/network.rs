@@ -5,10 +5,10 @@
 //! follows Karlo: learned positions, exact GELU, a final layer norm.
 
 use burn::module::{Initializer, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
-use dalle2_core::nn::{Transformer, layer_norm, linear, silu, timestep_embedding};
+use dalle2_core::nn::{LayerNorm, LayerNormConfig, Transformer, layer_norm, linear, silu, timestep_embedding};
 use dalle2_core::{ConfigError, EmbeddingScale, TextCondition, TokenMask};
 
 use super::{DiffusionPriorConfig, Prefix, config::EXTRA_TOKENS};

@@ -160,7 +160,8 @@ impl Sweep for Chunk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+    use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
+    use dalle2_core::nn::{LayerNorm, LayerNormConfig};
     use burn::optim::GradientsParams;
     use burn::tensor::Tolerance;
 

@@ -1,6 +1,6 @@
 //! The kernels, and the way from tensors to them and back.
 //!
-//! Only `ops`, `narrow_ops`, `autodiff` and `conv` know of Burn; the others work on slices.
+//! Only `ops`, `bf16_ops`, `autodiff` and `conv` know of Burn; the others work on slices.
 
 mod attention;
 mod autodiff;
@@ -8,7 +8,7 @@ mod bf16;
 mod conv;
 mod elementwise;
 mod math;
-mod narrow_ops;
+mod bf16_ops;
 mod norm;
 mod ops;
 mod panels;
@@ -21,14 +21,14 @@ mod unfold;
 mod winograd;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::module::{Content, DisplaySettings, ModuleDisplay, Param};
-use burn::nn::{Embedding, GroupNorm, LayerNorm, Linear, PaddingConfig2d, conv::Conv2d};
+use burn::module::Param;
+use burn::nn::{Embedding, GroupNorm, Linear, PaddingConfig2d, conv::Conv2d};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
-use self::{conv::ConvShape, narrow_ops::NarrowOps, norm::GroupNormShape, ops::NnOps, raw::bf16::Instructions};
-use super::super::Resample;
-use super::{ConvInput, Elementwise, NarrowSize, is_cpu, kernels_enabled};
+use self::{conv::ConvShape, bf16_ops::Bf16Ops, norm::GroupNormShape, ops::NnOps, raw::bf16::Instructions};
+use super::super::{LayerNorm, Resample};
+use super::{ConvInput, Elementwise, WeightShape, is_cpu, kernels_enabled};
 
 pub use raw::keep_freed;
 
@@ -38,40 +38,40 @@ fn applies<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 /// Whether the processor multiplies such weights in bf16 by instructions of its own.
-pub fn multiplies(size: NarrowSize) -> bool {
+pub fn multiplies_bf16(size: WeightShape) -> bool {
     bf16::instructions(size).is_some()
 }
 
 /// How `x` in f32 and a weight in bf16 can be multiplied as they are, if they can.
-fn narrow<const D: usize>(x: &Tensor<D>, weight: DType, size: NarrowSize) -> Option<Instructions> {
+fn narrow<const D: usize>(x: &Tensor<D>, weight: DType, size: WeightShape) -> Option<Instructions> {
     let applies = applies(x) && !x.device().is_autodiff() && weight == DType::BF16;
     bf16::instructions(size).filter(|_| applies)
 }
 
 /// A weight of 16 bits in f32.
-pub fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+pub fn cast_to_f32<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
     match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
-        true => Tensor::from_dispatch(Dispatch::widened(weight.into_dispatch())),
+        true => Tensor::from_dispatch(Dispatch::cast_to_f32(weight.into_dispatch())),
         false => weight.cast(FloatDType::F32),
     }
 }
 
 /// A weight in f16 or bf16, its values in order in memory.
-pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+pub fn cast_to_16_bits<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     match matches!(weight.device().as_dispatch(), DispatchDevice::Flex(_)) {
-        true => Tensor::from_dispatch(Dispatch::narrowed(weight.into_dispatch(), dtype)),
+        true => Tensor::from_dispatch(Dispatch::cast_to_16_bits(weight.into_dispatch(), dtype)),
         false => weight.cast(dtype),
     }
 }
 
 /// A linear layer whose weight is in bf16.
-pub fn narrow_linear(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+pub fn linear_bf16(layer: &Linear, x: Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let weight = layer.weight.val();
     let [inputs, outputs] = weight.dims();
-    let Some(with) = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps: 1 }) else { return Err(x) };
+    let Some(with) = narrow(&x, weight.dtype(), WeightShape { inputs, outputs, taps: 1 }) else { return Err(x) };
     let bias = bias(layer.bias.as_ref(), outputs, &x);
     let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-    Ok(Tensor::from_dispatch(Dispatch::narrow_linear(x, weight, bias, with)))
+    Ok(Tensor::from_dispatch(Dispatch::linear_bf16(x, weight, bias, with)))
 }
 
 /// A linear layer in f32, for `[rows, inputs]`.
@@ -127,15 +127,15 @@ pub fn joined(a: Tensor<4>, b: Tensor<4>, axis: usize) -> Result<Tensor<4>, [Ten
 }
 
 /// A convolution layer of stride 1 whose weight is in bf16.
-pub fn narrow_convolution(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+pub fn conv_bf16(layer: &Conv2d, x: Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
     let weight = layer.weight.val();
     let Some(shape) = conv_shape(layer, x.dims(), weight.dims()) else { return Err(x) };
     let ([inputs, outputs], taps) = (shape.channels, shape.kernel[0] * shape.kernel[1]);
-    let with = narrow(&x, weight.dtype(), NarrowSize { inputs, outputs, taps });
+    let with = narrow(&x, weight.dtype(), WeightShape { inputs, outputs, taps });
     let Some(with) = with.filter(|_| shape.stride == [1, 1]) else { return Err(x) };
     let bias = bias(layer.bias.as_ref(), outputs, &x);
     let [x, weight, bias] = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
-    Ok(Tensor::from_dispatch(Dispatch::narrow_convolution(x, weight, bias, shape, with)))
+    Ok(Tensor::from_dispatch(Dispatch::conv_bf16(x, weight, bias, shape, with)))
 }
 
 /// The bias of a layer with so many outputs.
@@ -182,23 +182,14 @@ pub fn group_norm(
 
 /// Layer norm over the last axis.
 pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    let gamma = layer.gamma.val();
-    let Some(epsilon) = epsilon(layer) else { return Err(x) };
-    if !(applies(&x) && applies(&gamma) && gamma.dims() == [x.dims()[D - 1]]) {
+    let (gamma, beta) = (layer.gamma.val(), layer.beta.val());
+    let width = [x.dims()[D - 1]];
+    let fits = gamma.dims() == width && beta.dims() == width;
+    if !(fits && applies(&x) && applies(&gamma) && applies(&beta)) {
         return Err(x);
     }
-    let beta = match &layer.beta {
-        Some(beta) => beta.val(),
-        None => Tensor::zeros(gamma.dims(), (&x.device(), DType::F32)),
-    };
     let [x, gamma, beta] = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
-    Ok(Tensor::from_dispatch(Dispatch::layer_norm_rows(x, gamma, beta, epsilon)))
-}
-
-/// ε of a layer, which Burn keeps private but shows.
-fn epsilon(layer: &LayerNorm) -> Option<f32> {
-    let content = layer.custom_content(Content::new(DisplaySettings::new()))?;
-    content.attributes.iter().find(|attribute| attribute.name == "epsilon")?.value.parse().ok()
+    Ok(Tensor::from_dispatch(Dispatch::layer_norm_rows(x, gamma, beta, layer.epsilon as f32)))
 }
 
 /// Scaled dot-product attention, for a mask that is the same for each head.

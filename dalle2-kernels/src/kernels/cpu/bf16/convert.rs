@@ -7,7 +7,7 @@ use super::super::parallel::{WORTH_A_THREAD, for_each};
 use super::super::raw::bf16::SQUARE;
 
 /// Values of 16 bits in f32.
-pub fn widened<T: Sync>(values: &[T]) -> Vec<f32>
+pub fn cast_to_f32<T: Sync>(values: &[T]) -> Vec<f32>
 where
     [T]: HalfFloatSliceExt,
 {
@@ -26,7 +26,7 @@ pub struct Rows {
 }
 
 /// The rows as `convert` rounds them, one behind the other.
-pub fn narrowed<T: Copy + Default + Send>(values: &[f32], rows: &Rows, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
+pub fn cast_to_16_bits<T: Copy + Default + Send>(values: &[f32], rows: &Rows, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
     let Rows { starts, length, step } = rows;
     let mut narrow = vec![T::default(); starts.len() * length];
     // Rows of a transposed matrix lie side by side: some together read whole cache lines.

@@ -13,9 +13,9 @@ use half::bf16;
 
 use super::raw::bf16::{BLOCK, DEPTH, Instructions, Operands, Pair, Tap};
 use super::scratch::Scratch;
-use super::{NarrowSize, raw};
+use super::{WeightShape, raw};
 
-pub use convert::{Rows, narrowed, widened};
+pub use convert::{Rows, cast_to_16_bits, cast_to_f32};
 pub use images::convolution;
 pub use rows::linear;
 
@@ -30,7 +30,7 @@ static PAIRS: Scratch<Pair> = Scratch::new();
 /// The instructions for weights of this size, if there are any and they pay.
 ///
 /// Vectors of pairs do twice the work of vectors of f32, and Winograd's method saves more of it.
-pub fn instructions(size: NarrowSize) -> Option<Instructions> {
+pub fn instructions(size: WeightShape) -> Option<Instructions> {
     let whole = size.inputs > 0 && size.inputs.is_multiple_of(DEPTH) && size.outputs >= BLOCK;
     let pays = |with: &Instructions| size.taps == 1 || *with == Instructions::Amx;
     raw::bf16::instructions().iter().copied().find(pays).filter(|_| whole)

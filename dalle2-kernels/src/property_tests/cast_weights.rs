@@ -1,10 +1,11 @@
 //! Layers with weights of 16 bits against f64 with the same rounded factors.
 
 use burn::module::{Module, ModuleVisitor};
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, Linear};
 use burn::tensor::{DType, FloatDType};
 use half::{bf16, f16};
 
-use super::super::kernels::{NarrowSize, kernels_enabled, multiplies};
+use super::super::kernels::{WeightShape, kernels_enabled, multiplies_bf16};
 use super::*;
 
 const TYPES: [FloatDType; 2] = [FloatDType::F16, FloatDType::BF16];
@@ -20,8 +21,8 @@ fn rounded(values: &[f32], dtype: FloatDType) -> Vec<f32> {
 }
 
 /// What the layer makes of `x`: it is rounded like the weight where the processor multiplies pairs.
-fn seen(x: &[f32], dtype: FloatDType, size: NarrowSize) -> (Vec<f32>, bool) {
-    let pairs = dtype == FloatDType::BF16 && multiplies(size) && kernels_enabled();
+fn seen(x: &[f32], dtype: FloatDType, size: WeightShape) -> (Vec<f32>, bool) {
+    let pairs = dtype == FloatDType::BF16 && multiplies_bf16(size) && kernels_enabled();
     (if pairs { rounded(x, dtype) } else { x.to_vec() }, pairs)
 }
 
@@ -46,9 +47,9 @@ fn narrow_convolutions_agree_with_f64_over_random_shapes() {
         let weight = draw.normal(case.weights(), of_weight);
         let bias = draw.normal(case.out, if case.bias { of_x * of_weight } else { 0.0 });
         let planted = draw.one_in(3).then(|| draw.plant(&mut x));
-        let layer = narrow_weights(case.layer(&weight, &bias, &device), dtype);
+        let layer = cast_weights(case.layer(&weight, &bias, &device), dtype);
         let found = host(conv2d(&layer, tensor(&x, case.shape, &device)));
-        let size = NarrowSize { inputs: c, outputs: case.out, taps: case.window.k.pow(2) };
+        let size = WeightShape { inputs: c, outputs: case.out, taps: case.window.k.pow(2) };
         let (x, pairs) = match case.window.stride {
             1 => seen(&x, dtype, size),
             _ => (x, false),
@@ -70,7 +71,7 @@ fn narrow_convolutions_agree_with_f64_over_random_shapes() {
         let what = format!("narrow convolution {number}, {case:?}, {dtype:?}, scale {of_x:e}, planted {planted:?}");
         check(&what, &found, &case.reference(&x, &weight, &bias), |i| tolerances[i / plane], may);
     }
-    assert_eq!(by_pairs > 0, multiplies(NarrowSize { inputs: 32, outputs: 32, taps: 1 }) && kernels_enabled());
+    assert_eq!(by_pairs > 0, multiplies_bf16(WeightShape { inputs: 32, outputs: 32, taps: 1 }) && kernels_enabled());
 }
 
 #[test]
@@ -89,8 +90,8 @@ fn narrow_linear_maps_agree_with_f64_over_random_shapes() {
         layer.weight = Param::from_tensor(tensor(&weight, [to, from], &device).transpose());
         layer.bias = draw.one_in(2).then(|| Param::from_tensor(tensor(&bias, [to], &device)));
         let bias = if layer.bias.is_some() { bias } else { vec![0.0; to] };
-        let found = host(linear(&narrow_weights(layer, dtype), tensor(&x, [b, s, from], &device)));
-        let (x, _) = seen(&x, dtype, NarrowSize { inputs: from, outputs: to, taps: 1 });
+        let found = host(linear(&cast_weights(layer, dtype), tensor(&x, [b, s, from], &device)));
+        let (x, _) = seen(&x, dtype, WeightShape { inputs: from, outputs: to, taps: 1 });
         let weight = rounded(&weight, dtype);
         let point = Window { k: 1, stride: 1, padding: [0; 4] };
         // Errors of a sum grow with its length.
@@ -105,7 +106,8 @@ fn narrow_linear_maps_agree_with_f64_over_random_shapes() {
     }
 }
 
-/// Types and sizes of all parameters.
+/// Types and shapes of all parameters.
+#[derive(Default)]
 struct Parameters(Vec<(DType, Vec<usize>)>);
 
 impl ModuleVisitor for Parameters {
@@ -114,18 +116,42 @@ impl ModuleVisitor for Parameters {
     }
 }
 
+/// One layer of each type that the networks use, and tensors shaped like the weights of layers.
+#[derive(Module, Debug)]
+struct EveryLayer {
+    linear: Linear,
+    conv: Conv2d,
+    nested: Option<Vec<Linear>>,
+    table: Embedding,
+    layer_norm: LayerNorm,
+    group_norm: GroupNorm,
+    weight: Param<Tensor<2>>,
+    positions: Param<Tensor<4>>,
+}
+
 #[test]
-fn only_the_weights_of_layers_become_narrow() {
+fn only_the_weights_of_linear_and_convolution_layers_are_cast() {
     let device = Device::flex();
-    let conv = Conv2dConfig::new([32, 64], [3, 3]).init(&device);
-    let modules = (LinearConfig::new(32, 64).init(&device), conv, LayerNormConfig::new(8).init(&device));
+    let linear = || LinearConfig::new(32, 64).init(&device);
+    let module = EveryLayer {
+        linear: linear(),
+        conv: Conv2dConfig::new([32, 64], [3, 3]).init(&device),
+        nested: Some(vec![linear(), linear()]),
+        table: EmbeddingConfig::new(40, 32).init(&device),
+        layer_norm: LayerNormConfig::new(8).init(&device),
+        group_norm: GroupNormConfig::new(2, 8).init(&device),
+        weight: Param::from_tensor(Tensor::ones([32, 64], &device)),
+        positions: Param::from_tensor(Tensor::ones([64, 32, 3, 3], &device)),
+    };
     for dtype in TYPES {
-        let mut found = Parameters(Vec::new());
-        narrow_weights(modules.clone(), dtype).visit(&mut found);
-        let narrow = DType::from(dtype);
-        let expected =
-            [(narrow, vec![32, 64]), (DType::F32, vec![64]), (narrow, vec![64, 32, 3, 3]), (DType::F32, vec![64])];
-        let norms = [(DType::F32, vec![8]), (DType::F32, vec![8])];
-        assert_eq!(found.0, expected.into_iter().chain(norms).collect::<Vec<_>>());
+        let mut parameters = Parameters::default();
+        cast_weights(module.clone(), dtype).visit(&mut parameters);
+        let (cast, f32) = (DType::from(dtype), DType::F32);
+        let layer = [(cast, vec![32, 64]), (f32, vec![64])];
+        let conv = [(cast, vec![64, 32, 3, 3]), (f32, vec![64])];
+        let others = [vec![40, 32], vec![8], vec![8], vec![8], vec![8], vec![32, 64], vec![64, 32, 3, 3]];
+        let layers = layer.clone().into_iter().chain(conv).chain(layer.clone()).chain(layer);
+        let expected: Vec<_> = layers.chain(others.map(|shape| (f32, shape))).collect();
+        assert_eq!(parameters.0, expected, "{dtype:?}");
     }
 }

@@ -11,16 +11,16 @@ use super::raw::bf16::Instructions;
 
 /// Products of f32 with weights of 16 bits, without gradients.
 #[backend_extension(Flex)]
-pub trait NarrowOps: Backend {
+pub trait Bf16Ops: Backend {
     /// `weight` in f32.
-    fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn cast_to_f32(weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `weight` in f16 or bf16, its values in order from the first to the last.
-    fn narrowed(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self>;
+    fn cast_to_16_bits(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self>;
 
     /// `x · weight + bias` of `[rows, inputs]`, `[inputs, outputs]` in bf16, best with its columns in order, and
     /// `[outputs]`.
-    fn narrow_linear(
+    fn linear_bf16(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -28,7 +28,7 @@ pub trait NarrowOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// [`NnOps::convolution`](super::ops::NnOps::convolution) with stride 1 and a kernel in bf16, best with its channels last in memory.
-    fn narrow_convolution(
+    fn conv_bf16(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -37,18 +37,18 @@ pub trait NarrowOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl NarrowOps for Flex {
-    fn widened(weight: FlexTensor) -> FlexTensor {
+impl Bf16Ops for Flex {
+    fn cast_to_f32(weight: FlexTensor) -> FlexTensor {
         let weight = weight.to_contiguous();
         let shape = weight.layout().shape().clone();
         match weight.dtype() {
-            DType::BF16 => tensor(bf16::widened(&weight.storage::<half::bf16>()[place(&weight)]), shape),
-            DType::F16 => tensor(bf16::widened(&weight.storage::<half::f16>()[place(&weight)]), shape),
+            DType::BF16 => tensor(bf16::cast_to_f32(&weight.storage::<half::bf16>()[place(&weight)]), shape),
+            DType::F16 => tensor(bf16::cast_to_f32(&weight.storage::<half::f16>()[place(&weight)]), shape),
             _ => weight,
         }
     }
 
-    fn narrowed(weight: FlexTensor, dtype: FloatDType) -> FlexTensor {
+    fn cast_to_16_bits(weight: FlexTensor, dtype: FloatDType) -> FlexTensor {
         if weight.dtype() != DType::F32 {
             return Flex::float_cast(weight.to_contiguous(), dtype);
         }
@@ -56,14 +56,14 @@ impl NarrowOps for Flex {
         let weight = if backwards { weight.to_contiguous() } else { weight };
         let (shape, rows) = (weight.layout().shape().clone(), rows_of(&weight));
         let data = match dtype {
-            FloatDType::BF16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::bf16::from_f32), shape),
-            FloatDType::F16 => TensorData::new(bf16::narrowed(values(&weight), &rows, half::f16::from_f32), shape),
+            FloatDType::BF16 => TensorData::new(bf16::cast_to_16_bits(values(&weight), &rows, half::bf16::from_f32), shape),
+            FloatDType::F16 => TensorData::new(bf16::cast_to_16_bits(values(&weight), &rows, half::f16::from_f32), shape),
             _ => return Flex::float_cast(weight.to_contiguous(), dtype),
         };
         FlexTensor::from_data(data)
     }
 
-    fn narrow_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, with: Instructions) -> FlexTensor {
+    fn linear_bf16(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, with: Instructions) -> FlexTensor {
         let [x, bias] = [x, bias].map(whole);
         let [inputs, outputs] = weight.layout().shape().dims();
         let rows = x.layout().shape()[0];
@@ -72,7 +72,7 @@ impl NarrowOps for Flex {
         tensor(y, Shape::from([rows, outputs]))
     }
 
-    fn narrow_convolution(
+    fn conv_bf16(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
