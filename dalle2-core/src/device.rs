@@ -47,21 +47,22 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// Keeps the memory of tensors that are freed for those that come next, for the whole process; whether it does.
+/// Configures glibc to retain freed memory for later tensors and advises transparent huge pages, for the process. Returns
+/// whether the allocator accepted the settings.
 ///
-/// A step of a diffusion network makes and frees the same large tensors again and again. glibc gives each back to the
-/// operating system at once, which then clears every page of the next one. A program that does little but generate or
-/// train calls this once, at its start, before it has threads; its memory stays at the peak then, and all threads allocate
-/// from one arena, since those of single threads cannot keep large blocks.
+/// Each step of a diffusion network allocates and frees the same large tensors. By default glibc returns them to the
+/// operating system, which zeroes every page of the next allocation. Programs that mainly generate or train call this
+/// function once at their start, before they create threads. Memory then stays at its peak, and all threads allocate from
+/// one arena, because per-thread arenas cannot hold large blocks.
 ///
-/// On 64-bit Linux it also asks for large pages (transparent huge pages) in as many addresses as half of the machine's or
-/// the container's memory has bytes, 64 GiB at most, so that a thread that walks through a large tensor looks up fewer pages. They count as virtual
-/// memory, and as memory only where they are used. Where addresses are limited (`ulimit -v`, `ulimit -d`, or
-/// `vm.overcommit_memory` = 2) none are asked for; where the system has large pages switched off, nothing comes of it.
+/// On 64-bit Linux it also advises huge pages (`MADV_HUGEPAGE`) for address space of half the memory of the machine or
+/// control group, at most 64 GiB. The range counts as virtual memory, and as resident memory only where it is used. This
+/// step is skipped if address space is limited (`ulimit -v`, `ulimit -d`, or `vm.overcommit_memory` = 2), and has no
+/// effect if transparent huge pages are disabled.
 ///
-/// It changes nothing with other allocators, for other devices, and without the feature `kernels`.
+/// It does nothing with other allocators and without the feature `kernels`.
 pub fn keep_memory() -> bool {
-    nn::keep_freed()
+    nn::configure_allocator()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::kernels::{self, WeightShape};
 ///
 /// [`linear`](super::linear) and [`conv2d`](super::conv2d) take such layers with `x` in f32. In bf16 on a processor
 /// with AVX-512 BF16 or AMX, `x` is rounded to bf16 as well, and the products are exact and summed in f32; the weights
-/// are laid out in memory in the order in which these instructions read them. Otherwise a layer casts its weight to f32
+/// are stored in the memory order of these instructions. Otherwise a layer casts its weight to f32
 /// each time it runs.
 pub fn cast_weights<M: Module>(module: M, dtype: FloatDType) -> M {
     module.map(&mut CastWeights::to(dtype))
@@ -31,7 +31,7 @@ pub struct CastWeights {
     path: Vec<String>,
 }
 
-/// The containers in which Burn's traversal reports the parameters of the layers to cast.
+/// The container names that Burn's traversal reports for the parameters of the layers to cast.
 struct Containers {
     linear: String,
     conv2d: String,
@@ -95,9 +95,8 @@ impl ModuleMapper for CastWeights {
             return param.map(|weight| kernels::cast_to_16_bits(weight, dtype));
         }
         // The input axis becomes the innermost one in memory; the axes of the tensor keep their order.
-        param.map(|weight| {
-            kernels::cast_to_16_bits(weight.movedim(input_axis, D - 1), dtype).movedim(D - 1, input_axis)
-        })
+        param
+            .map(|weight| kernels::cast_to_16_bits(weight.movedim(input_axis, D - 1), dtype).movedim(D - 1, input_axis))
     }
 }
 

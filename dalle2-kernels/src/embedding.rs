@@ -1,4 +1,4 @@
-//! Embeddings: learned ones of tokens, and sinusoidal ones of diffusion timesteps (Vaswani et al. 2017, section 3.5;
+//! Learned embeddings of tokens and sinusoidal embeddings of diffusion timesteps (Vaswani et al. 2017, section 3.5;
 //! Ho et al. 2020, appendix B).
 
 use burn::nn::Embedding;
@@ -6,10 +6,14 @@ use burn::prelude::*;
 
 use super::kernels;
 
-/// The rows of a table for token ids `[B, S]`, as `[B, S, d]`.
+/// Looks up the rows of a table for token ids.
+///
+/// # Shapes
+/// - `ids`: `[B, S]`
+/// - result: `[B, S, D]`
 ///
 /// # Panics
-/// If an id is not less than the rows of the table.
+/// If an id is not below the number of rows.
 pub fn embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
     kernels::embedding(layer, ids).unwrap_or_else(|ids| layer.forward(ids))
 }
@@ -17,10 +21,11 @@ pub fn embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
 /// Embeds timesteps as cosines, then sines, of `dim / 2` frequencies exp(−ln 10000 · i / (`dim` / 2)).
 ///
 /// # Shapes
-/// `B` timesteps -> `[B, dim]`
+/// - `t`: B timesteps
+/// - result: `[B, dim]`
 ///
 /// # Panics
-/// When `dim` is odd.
+/// If `dim` is odd.
 pub fn timestep_embedding(t: &[usize], dim: usize, device: &Device) -> Tensor<2> {
     assert!(dim.is_multiple_of(2), "the width of a timestep embedding must be even, got {dim}");
     let half = dim / 2;

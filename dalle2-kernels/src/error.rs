@@ -1,24 +1,24 @@
-//! The error of a configuration value that cannot work.
+//! The error of an invalid configuration value.
 
-/// A field of a configuration or request whose value cannot work.
+/// An invalid value in a configuration or request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` = {value}: {expected}")]
 pub struct ConfigError {
     /// Path of the field, for example `decoder.unet.channels`.
     pub field: String,
-    /// The value that was given, as text.
+    /// The value.
     pub value: String,
-    /// What would be right.
+    /// The requirement that the value does not meet.
     pub expected: String,
 }
 
 impl ConfigError {
-    /// An error for `field`, whose `value` should have been what `expected` says.
+    /// Creates an error for a field, its value and the requirement, for example "must be at least 1".
     pub fn new(field: impl Into<String>, value: impl std::fmt::Display, expected: impl Into<String>) -> Self {
         Self { field: field.into(), value: value.to_string(), expected: expected.into() }
     }
 
-    /// Prefixes the field with the component that holds it: `channels` becomes `decoder.channels`.
+    /// Prefixes the field with the name of its component: `channels` becomes `decoder.channels`.
     pub fn within(mut self, component: &str) -> Self {
         self.field = format!("{component}.{}", self.field);
         self

@@ -13,33 +13,33 @@ use statrs::function::erf::erfc;
 use super::*;
 
 /// Normal values that depend on the seed alone.
-pub fn normal(seed: u64, n: usize) -> Vec<f32> {
+pub(crate) fn normal(seed: u64, n: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(|_| StandardNormal.sample(&mut rng)).collect()
 }
 
-pub fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+pub(crate) fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
 }
 
-pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().try_to_vec::<f32>().unwrap()
 }
 
-pub fn widen(values: &[f32]) -> Vec<f64> {
+pub(crate) fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Asserts `|found − expected| ≤ absolute + relative · |expected|` everywhere.
-pub fn assert_close(what: &str, found: &[f32], expected: &[f64], relative: f64, absolute: f64) {
-    assert_eq!(found.len(), expected.len(), "{what}: length");
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let error = (f64::from(*found) - expected).abs();
-        assert!(error <= absolute + relative * expected.abs(), "{what}[{i}]: found {found}, expected {expected}");
+/// Asserts `|actual − expected| ≤ absolute + relative · |expected|` everywhere.
+pub(crate) fn assert_close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}: length");
+    for (i, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let error = (f64::from(*actual) - expected).abs();
+        assert!(error <= absolute + relative * expected.abs(), "{what}[{i}]: actual {actual}, expected {expected}");
     }
 }
 
-pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
@@ -52,10 +52,10 @@ fn normal_cdf_f64(x: f64) -> f64 {
     0.5 * erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
-pub type Scalar = fn(f64) -> f64;
-pub type Activate = fn(Tensor<1>) -> Tensor<1>;
+pub(crate) type Scalar = fn(f64) -> f64;
+pub(crate) type Activate = fn(Tensor<1>) -> Tensor<1>;
 
-pub fn activations() -> [(&'static str, Activate, Scalar); 3] {
+pub(crate) fn activations() -> [(&'static str, Activate, Scalar); 3] {
     [
         ("silu", silu::<1>, |x| x * sigmoid_f64(x)),
         ("gelu", gelu::<1>, |x| x * normal_cdf_f64(x)),
@@ -63,8 +63,8 @@ pub fn activations() -> [(&'static str, Activate, Scalar); 3] {
     ]
 }
 
-/// What a group norm test needs, on the host.
-pub struct GroupCase {
+/// A test case of a group norm, on the host.
+pub(crate) struct GroupCase {
     pub shape: [usize; 4],
     pub groups: usize,
     pub film: bool,
@@ -77,7 +77,7 @@ pub struct GroupCase {
 }
 
 impl GroupCase {
-    pub fn new(shape: [usize; 4], groups: usize, film: bool, silu: bool) -> Self {
+    pub(crate) fn new(shape: [usize; 4], groups: usize, film: bool, silu: bool) -> Self {
         let [b, c, h, w] = shape;
         let spread = |seed, n| normal(seed, n).into_iter().map(|v| 0.5 * v + 0.7).collect::<Vec<_>>();
         Self {
@@ -93,7 +93,7 @@ impl GroupCase {
         }
     }
 
-    pub fn layer(&self, device: &Device) -> GroupNorm {
+    pub(crate) fn layer(&self, device: &Device) -> GroupNorm {
         let mut layer = GroupNormConfig::new(self.groups, self.shape[1]).init(device);
         let n = [self.shape[1]];
         let parameter = |values: &[f32]| Some(Param::from_tensor(tensor(values, n, device)));
@@ -101,7 +101,7 @@ impl GroupCase {
         layer
     }
 
-    pub fn run(&self, layer: &GroupNorm, x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
+    pub(crate) fn run(&self, layer: &GroupNorm, x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
         match (self.film, self.silu) {
             (true, _) => group_norm_film_silu(layer, x, scale, shift),
             (false, true) => group_norm_silu(layer, x),
@@ -110,7 +110,7 @@ impl GroupCase {
     }
 
     /// The parameters in order: x, gamma, beta, scale, shift.
-    pub fn reference(&self, p: [&[f64]; 5]) -> Vec<f64> {
+    pub(crate) fn reference(&self, p: [&[f64]; 5]) -> Vec<f64> {
         let [_, c, h, w] = self.shape;
         let per_group = c / self.groups * h * w;
         let mut y = p[0].to_vec();
@@ -132,7 +132,7 @@ impl GroupCase {
     }
 }
 
-pub fn layer_norm_f64(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
+pub(crate) fn layer_norm_f64(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
     let d = gamma.len() as f64;
     let normalize = |row: &[f64]| {
         let mean = row.iter().sum::<f64>() / d;
@@ -145,7 +145,7 @@ pub fn layer_norm_f64(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
 
 /// The window of a convolution: side, stride, and padding above, to the left, below and to the right.
 #[derive(Debug, Clone, Copy)]
-pub struct Window {
+pub(crate) struct Window {
     pub k: usize,
     pub stride: usize,
     pub padding: [usize; 4],
@@ -153,12 +153,12 @@ pub struct Window {
 
 impl Window {
     /// With padding `k/2` on every side.
-    pub fn centred(k: usize, stride: usize) -> Self {
+    pub(crate) fn centred(k: usize, stride: usize) -> Self {
         Self { k, stride, padding: [k / 2; 4] }
     }
 
     /// Height and width of the result, if the window fits into the padded image.
-    pub fn grid(&self, [h, w]: [usize; 2]) -> Option<[usize; 2]> {
+    pub(crate) fn grid(&self, [h, w]: [usize; 2]) -> Option<[usize; 2]> {
         let [top, left, bottom, right] = self.padding;
         let side = |n: usize| Some(n.checked_sub(self.k)? / self.stride + 1);
         Some([side(top + h + bottom)?, side(left + w + right)?])
@@ -166,7 +166,7 @@ impl Window {
 }
 
 /// Convolution straight from the definition: taps outside the image are left out.
-pub fn conv_f64(x: &[f64], weight: &[f64], bias: &[f64], shape: [usize; 4], window: Window) -> Vec<f64> {
+pub(crate) fn conv_f64(x: &[f64], weight: &[f64], bias: &[f64], shape: [usize; 4], window: Window) -> Vec<f64> {
     let [b, c, h, w] = shape;
     let (Window { k, stride, padding: [top, left, ..] }, out) = (window, bias.len());
     let [h_out, w_out] = window.grid([h, w]).unwrap();
@@ -189,7 +189,7 @@ pub fn conv_f64(x: &[f64], weight: &[f64], bias: &[f64], shape: [usize; 4], wind
 }
 
 /// `q · kᵀ / √Dh`, and `f32::MIN` where `mask[b][q][k]`; `dims` are B, heads, Sq, Sk and Dh.
-pub fn scores_f64(q: &[f64], k: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
+pub(crate) fn scores_f64(q: &[f64], k: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
     let [b, heads, s_q, s_k, d] = dims;
     let mut scores = Vec::with_capacity(b * heads * s_q * s_k);
     for (i, row, j) in (0..b * heads * s_q * s_k).map(|n| (n / s_k / s_q, n / s_k % s_q, n % s_k)) {
@@ -201,7 +201,7 @@ pub fn scores_f64(q: &[f64], k: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<
 }
 
 /// Attention of `[B, heads, S, Dh]`, with mask and sizes as for [`scores_f64`].
-pub fn attention_f64(q: &[f64], k: &[f64], v: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
+pub(crate) fn attention_f64(q: &[f64], k: &[f64], v: &[f64], mask: &[bool], dims: [usize; 5]) -> Vec<f64> {
     let [_, _, s_q, s_k, d] = dims;
     let mut y = Vec::new();
     for (row, scores) in scores_f64(q, k, mask, dims).chunks_mut(s_k).enumerate() {

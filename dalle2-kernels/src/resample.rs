@@ -1,24 +1,25 @@
-//! Changes of resolution by two.
+//! Resampling by a factor of two.
 
 use burn::prelude::*;
 use burn::tensor::{module::avg_pool2d, ops::AvgPoolOptions};
 
-/// What a block does to the resolution of its images.
+/// Resampling of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Resample {
-    /// Keeps it.
+    /// Keeps the resolution.
     #[default]
     Keep,
-    /// Halves it by averaging 2 × 2 blocks.
+    /// Halves height and width by averaging 2 × 2 blocks.
     Down,
-    /// Doubles it by repeating pixels.
+    /// Doubles height and width by repeating pixels.
     Up,
 }
 
-/// Changes the resolution of images. A last row or column without a neighbour is left out when it is halved.
+/// Resamples images. [`Resample::Down`] drops the last row or column of an odd size.
 ///
 /// # Shapes
-/// `x: [B, C, H, W]` -> `[B, C, H', W']` with `H' = H`, `H / 2` or `2 H`
+/// - `x`: `[B, C, H, W]`
+/// - result: `[B, C, H', W']`, where `H'` is `H`, `H / 2` or `2 H`
 pub fn resample(x: Tensor<4>, how: Resample) -> Tensor<4> {
     match how {
         Resample::Keep => x,

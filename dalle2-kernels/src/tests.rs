@@ -1,9 +1,7 @@
 //! Every operation against a plain f64 implementation, and its gradients against central differences of that one.
 
 use burn::module::Param;
-use burn::nn::{
-    EmbeddingConfig, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d, conv::Conv2dConfig,
-};
+use burn::nn::{EmbeddingConfig, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d, conv::Conv2dConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
@@ -48,7 +46,7 @@ fn activations_survive_extreme_values() {
         let expected: Vec<f64> = x.iter().map(|x| f64::from(x.max(0.0))).collect();
         assert_close(name, &y, &expected, 1e-6, 1e-30);
         let y = host(activate(tensor(&[f32::NAN, 1.0], [2], &device)));
-        assert!(y[0].is_nan() && y[1].is_finite(), "{name}: NaN stays NaN and stays alone, found {y:?}");
+        assert!(y[0].is_nan() && y[1].is_finite(), "{name}: NaN stays NaN and stays alone, actual {y:?}");
     }
 }
 
@@ -63,7 +61,7 @@ fn activation_gradients_agree_with_differences() {
         let leaf = tensor(&x, [n], &device).require_grad();
         let grads = (activate(leaf.clone()) * tensor(&weights, [n], &device)).sum().backward();
         let expected =
-            differences(&widen(&x), |x| dot(&x.iter().map(|x| reference(*x)).collect::<Vec<_>>(), &widen(&weights)));
+            differences(&to_f64(&x), |x| dot(&x.iter().map(|x| reference(*x)).collect::<Vec<_>>(), &to_f64(&weights)));
         assert_close(name, &host(leaf.grad(&grads).unwrap()), &expected, 2e-6, 2e-6);
     }
 }
@@ -92,7 +90,7 @@ fn group_norms_agree_with_f64() {
             tensor(&case.shift, [b, c], &device),
         );
         let [x, gamma, beta, scale, shift] =
-            [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| widen(v));
+            [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| to_f64(v));
         let expected = case.reference([&x, &gamma, &beta, &scale, &shift]);
         assert_close(&format!("{:?}", case.shape), &host(y), &expected, 1e-5, 2e-5);
     }
@@ -112,23 +110,23 @@ fn group_norm_gradients_agree_with_differences() {
         let grads = (y * tensor(&weights, case.shape, &device)).sum().backward();
         let gamma = layer.gamma.as_ref().unwrap().val();
         let beta = layer.beta.as_ref().unwrap().val();
-        let found = [
+        let actual = [
             x.grad(&grads).map(host),
             gamma.grad(&grads).map(host),
             beta.grad(&grads).map(host),
             scale.grad(&grads).map(host),
             shift.grad(&grads).map(host),
         ];
-        let inputs = [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| widen(v));
+        let inputs = [&case.x, &case.gamma, &case.beta, &case.scale, &case.shift].map(|v| to_f64(v));
         let names = ["x", "gamma", "beta", "scale", "shift"];
-        for (i, found) in found.into_iter().enumerate().take(if case.film { 5 } else { 3 }) {
+        for (i, actual) in actual.into_iter().enumerate().take(if case.film { 5 } else { 3 }) {
             let expected = differences(&inputs[i], |varied| {
                 let mut p = inputs.each_ref().map(|v| v.as_slice());
                 p[i] = varied;
-                dot(&case.reference(p), &widen(&weights))
+                dot(&case.reference(p), &to_f64(&weights))
             });
             let what = format!("{:?} film {} silu {} d/d{}", case.shape, case.film, case.silu, names[i]);
-            assert_close(&what, &found.expect(&what), &expected, 1e-4, 1e-4);
+            assert_close(&what, &actual.expect(&what), &expected, 1e-4, 1e-4);
         }
     }
 }
@@ -137,11 +135,11 @@ fn group_norm_gradients_agree_with_differences() {
 fn layer_norm_and_its_gradients_agree_with_f64() {
     let device = Device::flex().autodiff();
     for (rows, d) in [(1, 1), (3, 7), (5, 16), (4, 33), (300, 40)] {
-        // Not the usual 1e-5: the layer's own value must arrive.
+        // Not the default 1e-5: the value of the layer must be used.
         let mut layer = LayerNormConfig::new(d).with_epsilon(1e-3).init(&device);
         layer.gamma = Param::from_tensor(tensor(&normal(2, d), [d], &device));
         layer.beta = Param::from_tensor(tensor(&normal(3, d), [d], &device));
-        let inputs = [normal(1, rows * d), normal(2, d), normal(3, d)].map(|v| widen(&v));
+        let inputs = [normal(1, rows * d), normal(2, d), normal(3, d)].map(|v| to_f64(&v));
         let reference = |p: [&[f64]; 3]| layer_norm_f64(p[0], p[1], p[2]);
         let x = tensor(&normal(1, rows * d), [rows, d], &device).require_grad();
         let y = layer_norm(&layer, x.clone());
@@ -151,14 +149,14 @@ fn layer_norm_and_its_gradients_agree_with_f64() {
         let weights = normal(4, rows * d);
         let grads = (y * tensor(&weights, [rows, d], &device)).sum().backward();
         let (gamma, beta) = (layer.gamma.val(), layer.beta.val());
-        let found = [x.grad(&grads).map(host), gamma.grad(&grads).map(host), beta.grad(&grads).map(host)];
-        for (i, found) in found.into_iter().enumerate().skip(usize::from(rows > 100)) {
+        let actual = [x.grad(&grads).map(host), gamma.grad(&grads).map(host), beta.grad(&grads).map(host)];
+        for (i, actual) in actual.into_iter().enumerate().skip(usize::from(rows > 100)) {
             let expected = differences(&inputs[i], |varied| {
                 let mut p = inputs.each_ref().map(|v| v.as_slice());
                 p[i] = varied;
-                dot(&reference(p), &widen(&weights))
+                dot(&reference(p), &to_f64(&weights))
             });
-            assert_close(&format!("{what}, gradient {i}"), &found.unwrap(), &expected, 1e-4, 1e-4);
+            assert_close(&format!("{what}, gradient {i}"), &actual.unwrap(), &expected, 1e-4, 1e-4);
         }
     }
 }
@@ -168,7 +166,7 @@ fn linear_equals_burns_layer() {
     let device = Device::flex();
     let layer = LinearConfig::new(5, 3).init(&device);
     let x = tensor(&normal(1, 2 * 4 * 5), [2, 4, 5], &device);
-    let expected: Vec<f64> = widen(&host(layer.forward(x.clone())));
+    let expected: Vec<f64> = to_f64(&host(layer.forward(x.clone())));
     let y = linear(&layer, x);
     assert_eq!(y.dims(), [2, 4, 3]);
     assert_close("linear", &host(y), &expected, 1e-6, 1e-6);
@@ -178,30 +176,32 @@ fn linear_equals_burns_layer() {
 fn linear_gradients_agree_with_f64() {
     let device = Device::flex().autodiff();
     for (rows, from, to) in [(3, 5, 4), (16, 1, 1), (40, 33, 7), (300, 17, 70)] {
-        for turned in [false, true] {
+        for transposed in [false, true] {
             let (x, grad) = (normal(1, rows * from), normal(2, rows * to));
             let weight = normal(3, from * to);
             let layer = LinearConfig::new(from, to).init(&device);
             let input = tensor(&x, [rows, from], &device).require_grad();
             // The same values by rows, or by columns as in a checkpoint of PyTorch.
-            let at = |i: usize, j: usize| weight[if turned { j * from + i } else { i * to + j }];
-            let of_layer = match turned {
-                true => tensor(&weight, [to, from], &device).transpose(),
-                false => tensor(&weight, [from, to], &device),
+            let at = |i: usize, j: usize| weight[if transposed { j * from + i } else { i * to + j }];
+            let layer_weight = if transposed {
+                tensor(&weight, [to, from], &device).transpose()
+            } else {
+                tensor(&weight, [from, to], &device)
             };
-            let layer = Linear { weight: Param::from_tensor(of_layer).set_require_grad(true), ..layer };
+            let layer = Linear { weight: Param::from_tensor(layer_weight).set_require_grad(true), ..layer };
             let y = linear(&layer, input.clone());
             let grads = (y * tensor(&grad, [rows, to], &device)).sum().backward();
             let sum = |n: usize, f: &dyn Fn(usize) -> f32| (0..n).map(|i| f64::from(f(i))).sum::<f64>();
-            let of_x = (0..rows * from).map(|i| sum(to, &|j| grad[i / from * to + j] * at(i % from, j)));
-            let of_weight = (0..from * to).map(|i| sum(rows, &|row| x[row * from + i / to] * grad[row * to + i % to]));
+            let x_scale = (0..rows * from).map(|i| sum(to, &|j| grad[i / from * to + j] * at(i % from, j)));
+            let weight_scale =
+                (0..from * to).map(|i| sum(rows, &|row| x[row * from + i / to] * grad[row * to + i % to]));
             let of_bias = (0..to).map(|j| sum(rows, &|row| grad[row * to + j]));
-            let what = format!("linear {rows} x {from} x {to}, turned {turned}");
-            let check = |of: &str, found: Vec<f32>, expected: Vec<f64>| {
-                assert_close(&format!("{what}, {of}"), &found, &expected, 1e-4, 1e-4);
+            let what = format!("linear {rows} x {from} x {to}, transposed {transposed}");
+            let check = |of: &str, actual: Vec<f32>, expected: Vec<f64>| {
+                assert_close(&format!("{what}, {of}"), &actual, &expected, 1e-4, 1e-4);
             };
-            check("x", host(input.grad(&grads).unwrap()), of_x.collect());
-            check("weight", host(layer.weight.val().grad(&grads).unwrap()), of_weight.collect());
+            check("x", host(input.grad(&grads).unwrap()), x_scale.collect());
+            check("weight", host(layer.weight.val().grad(&grads).unwrap()), weight_scale.collect());
             check("bias", host(layer.bias.as_ref().unwrap().val().grad(&grads).unwrap()), of_bias.collect());
         }
     }
@@ -218,10 +218,10 @@ fn embeddings_and_their_gradient_are_exact() {
         if device.is_autodiff() {
             let factors: Vec<f32> = (0..18).map(|i| i as f32).collect();
             let grads = (y * tensor(&factors, [2, 3, 3], &device)).sum().backward();
-            let found = host(layer.weight.val().grad(&grads).unwrap());
+            let actual = host(layer.weight.val().grad(&grads).unwrap());
             let expected: [[f32; 3]; 5] =
                 [[6.0, 7.0, 8.0], [27.0, 30.0, 33.0], [0.0; 3], [12.0, 13.0, 14.0], [0.0, 1.0, 2.0]];
-            assert_eq!(found, expected.as_flattened());
+            assert_eq!(actual, expected.as_flattened());
         }
     }
 }
@@ -268,7 +268,7 @@ fn convolutions_and_their_gradients_agree_with_f64() {
             .with_padding(PaddingConfig2d::Explicit(k / 2, k / 2, k / 2, k / 2))
             .init(&device);
         let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
-        let inputs = [normal(1, b * c * h * w), host(weight.clone()), host(bias.clone())].map(|v| widen(&v));
+        let inputs = [normal(1, b * c * h * w), host(weight.clone()), host(bias.clone())].map(|v| to_f64(&v));
         let x = tensor(&normal(1, b * c * h * w), shape, &device).require_grad();
         let y = conv2d(&layer, x.clone());
         let what = format!("{shape:?} to {out}, kernel {k}, stride {stride}");
@@ -277,21 +277,21 @@ fn convolutions_and_their_gradients_agree_with_f64() {
 
         let weights = normal(3, y.shape().num_elements());
         let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
-        let found = [x.grad(&grads).map(host), weight.grad(&grads).map(host), bias.grad(&grads).map(host)];
-        for (i, found) in found.into_iter().enumerate() {
+        let actual = [x.grad(&grads).map(host), weight.grad(&grads).map(host), bias.grad(&grads).map(host)];
+        for (i, actual) in actual.into_iter().enumerate() {
             let expected = differences(&inputs[i], |varied| {
                 let mut p = inputs.each_ref().map(|v| v.as_slice());
                 p[i] = varied;
-                dot(&reference(p), &widen(&weights))
+                dot(&reference(p), &to_f64(&weights))
             });
-            assert_close(&format!("{what}, gradient {i}"), &found.unwrap(), &expected, 1e-4, 1e-4);
+            assert_close(&format!("{what}, gradient {i}"), &actual.unwrap(), &expected, 1e-4, 1e-4);
         }
     }
 }
 
 /// Shapes of several blocks, where f64 differences would take too long: Burn's own operations are the reference.
 #[test]
-fn larger_convolutions_agree_with_burns_own() {
+fn larger_convolutions_agree_with_burns_operation() {
     use PaddingConfig2d::{Explicit, Same, Valid};
     let device = Device::flex().autodiff();
     for (shape, out, kernel, stride, padding) in [
@@ -304,7 +304,7 @@ fn larger_convolutions_agree_with_burns_own() {
         ([40, 6, 8, 8], 3, [1, 1], [1, 1], Valid),
         ([2, 2, 6, 6], 3, [2, 3], [1, 2], Explicit(2, 0, 1, 3)),
         ([2, 2, 3, 2], 2, [3, 5], [1, 1], Explicit(1, 2, 1, 2)),
-        // From here on by Winograd's method: whole and partial tiles, several blocks, other paddings.
+        // From here on by Winograd's method: full and partial tiles, several blocks, other paddings.
         ([5, 24, 13, 10], 18, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
         ([40, 16, 16, 16], 17, [3, 3], [1, 1], Same),
         ([20, 16, 9, 11], 16, [3, 3], [1, 1], Valid),
@@ -312,7 +312,7 @@ fn larger_convolutions_agree_with_burns_own() {
         // Tasks of 24 outputs and a last one of 18 or, for the gradient of the input, of 10; then of 32 and of 16.
         ([3, 130, 12, 12], 90, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
         ([2, 40, 20, 9], 208, [3, 3], [1, 1], Same),
-        // Few tiles of 4 × 4 pixels, so of 2 × 2: whole, cut off, of several images, more than a panel has.
+        // Few tiles of 4 × 4 pixels, hence F(2 × 2): full, partial, over several images, over several panels.
         ([1, 24, 8, 8], 18, [3, 3], [1, 1], Explicit(1, 1, 1, 1)),
         ([3, 16, 7, 5], 20, [3, 3], [1, 1], Explicit(0, 2, 1, 0)),
         ([1, 70, 15, 11], 33, [3, 3], [1, 1], Same),
@@ -336,14 +336,14 @@ fn larger_convolutions_agree_with_burns_own() {
         for (i, (ours, burns)) in ours.iter().zip(&burns).enumerate() {
             let size = burns.iter().fold(1.0f32, |max, v| max.max(v.abs()));
             let what = format!("{shape:?} kernel {kernel:?} stride {stride:?} {padding:?}, result {i}");
-            assert_close(&what, ours, &widen(burns), 0.0, f64::from(size) * 2e-5);
+            assert_close(&what, ours, &to_f64(burns), 0.0, f64::from(size) * 2e-5);
         }
     }
 }
 
 /// With tiles of either size, at each pixel, with columns; even sides and odd ones.
 #[test]
-fn what_is_folded_into_a_convolution_equals_its_neighbours() {
+fn fused_resampling_and_residuals_equal_separate_operations() {
     let device = Device::flex();
     let all = [Resample::Keep, Resample::Down, Resample::Up];
     for (channels, [h, w], kernel, stride) in [
@@ -361,9 +361,9 @@ fn what_is_folded_into_a_convolution_equals_its_neighbours() {
             let shape = [2, channels[0], h, w];
             let x = tensor(&normal(1, shape.iter().product()), shape, &device);
             let expected = layer.forward(resample(x.clone(), how));
-            let compare = |what: &str, found: Tensor<4>, expected: Tensor<4>| {
+            let compare = |what: &str, actual: Tensor<4>, expected: Tensor<4>| {
                 let what = format!("{what}, {channels:?}, {h} x {w}, kernel {kernel}, stride {stride}, {how:?}");
-                assert_close(&what, &host(found), &widen(&host(expected)), 0.0, 2e-5);
+                assert_close(&what, &host(actual), &to_f64(&host(expected)), 0.0, 2e-5);
             };
             compare("resampled", conv2d_resampled(&layer, x.clone(), how), expected);
             let y = layer.forward(x.clone());
@@ -377,9 +377,9 @@ fn what_is_folded_into_a_convolution_equals_its_neighbours() {
             let values = normal(2, shape.iter().product());
             let residual = tensor(&values, shape, &device);
             let expected = resample(residual.clone(), how) + y;
-            compare("onto", conv2d_onto(&layer, x.clone(), residual.clone(), how), expected.clone());
+            compare("onto", conv2d_add(&layer, x.clone(), residual.clone(), how), expected.clone());
             assert_eq!(host(residual), values, "a residual that someone else holds stays as it was");
-            compare("onto its own", conv2d_onto(&layer, x, tensor(&values, shape, &device), how), expected);
+            compare("onto its own", conv2d_add(&layer, x, tensor(&values, shape, &device), how), expected);
         }
     }
 }
@@ -402,9 +402,9 @@ fn residuals_have_gradients() {
         }
         all
     };
-    let compare = |what: &str, found: Vec<Vec<f32>>, expected: Vec<Vec<f32>>| {
-        for (found, expected) in found.iter().zip(expected) {
-            assert_close(what, found, &widen(&expected), 1e-5, 1e-4);
+    let compare = |what: &str, actual: Vec<Vec<f32>>, expected: Vec<Vec<f32>>| {
+        for (actual, expected) in actual.iter().zip(expected) {
+            assert_close(what, actual, &to_f64(&expected), 1e-5, 1e-4);
         }
     };
     let leaf = |seed, shape: [usize; 2]| tensor(&normal(seed, shape[0] * shape[1]), shape, &device).require_grad();
@@ -412,9 +412,9 @@ fn residuals_have_gradients() {
     let (x, residual) = (leaf(1, [5, 6]), leaf(2, [5, 10]));
     let leaves = [&x, &residual];
     let composed = gradients(residual.clone() + layer.forward(x.clone()), &leaves);
-    compare("linear", gradients(linear_onto(&layer, x.clone(), residual.clone()), &leaves), composed);
+    compare("linear", gradients(linear_add(&layer, x.clone(), residual.clone()), &leaves), composed);
 
-    // The residual is used once more, as that of a block is by the norm before it.
+    // The residual is used twice, like the input of a residual block.
     for how in [Resample::Keep, Resample::Up, Resample::Down] {
         let side = match how {
             Resample::Keep => 8,
@@ -427,7 +427,7 @@ fn residuals_have_gradients() {
         let sum = |y: Tensor<4>| y.reshape([2, 16 * 64]) + resample(images(&residual, side), how).reshape([2, 1024]);
         let composed = sum(resample(images(&residual, side), how) + conv.forward(images(&x, 8)));
         let composed = gradients(composed, &leaves);
-        let folded = sum(conv2d_onto(&conv, images(&x, 8), images(&residual, side), how));
+        let folded = sum(conv2d_add(&conv, images(&x, 8), images(&residual, side), how));
         compare("convolution", gradients(folded, &leaves), composed);
     }
 }
@@ -438,11 +438,11 @@ fn a_residual_of_another_size_is_refused() {
     let device = Device::flex();
     let layer = Conv2dConfig::new([2, 3], [1, 1]).init(&device);
     let x = tensor(&normal(1, 2 * 2 * 16), [2, 2, 4, 4], &device);
-    conv2d_onto(&layer, x, tensor(&normal(2, 3 * 16), [1, 3, 4, 4], &device), Resample::Keep);
+    conv2d_add(&layer, x, tensor(&normal(2, 3 * 16), [1, 3, 4, 4], &device), Resample::Keep);
 }
 
 #[test]
-fn a_convolution_gives_gradients_to_what_asks_for_them() {
+fn convolutions_compute_only_the_required_gradients() {
     let device = Device::flex().autodiff();
     let layer = Conv2dConfig::new([2, 3], [3, 3]).with_bias(false).init(&device);
     let x = tensor(&normal(1, 2 * 2 * 25), [2, 2, 5, 5], &device);
@@ -456,13 +456,13 @@ fn a_convolution_gives_gradients_to_what_asks_for_them() {
 }
 
 #[test]
-fn not_a_number_stays_in_its_group() {
+fn nan_stays_in_its_group() {
     let device = Device::flex();
     let layer = GroupNormConfig::new(2, 4).init(&device);
     let mut x = normal(1, 2 * 4 * 9);
     x[0] = f32::NAN;
     let y = host(group_norm_silu(&layer, tensor(&x, [2, 4, 3, 3], &device)));
-    assert!(y[..18].iter().all(|y| y.is_nan()), "the group of the NaN has no moments");
+    assert!(y[..18].iter().all(|y| y.is_nan()), "the moments of the group with NaN are NaN");
     assert!(y[18..].iter().all(|y| y.is_finite()), "the other groups are untouched");
 }
 
@@ -474,7 +474,7 @@ fn other_dtypes_and_switched_off_kernels_are_composed() {
     let f32s = host(group_norm_silu(&layer, x.clone()));
     let f16s = group_norm_silu(&layer, x.cast(burn::tensor::FloatDType::F16));
     assert_eq!(f16s.dtype(), burn::tensor::DType::F16);
-    assert_close("f16", &host(f16s.cast(burn::tensor::FloatDType::F32)), &widen(&f32s), 5e-3, 5e-3);
+    assert_close("f16", &host(f16s.cast(burn::tensor::FloatDType::F32)), &to_f64(&f32s), 5e-3, 5e-3);
 }
 
 #[test]
@@ -491,7 +491,7 @@ fn attention_and_its_gradients_agree_with_f64() {
         let [q, k, v] =
             [0, 1, 2].map(|i| tensor(&inputs[i], [b, heads, [s_q, s_k, s_k][i], d], &device).require_grad());
         let y = attention(q.clone(), k.clone(), v.clone(), Some(mask_tensor));
-        let wide = inputs.each_ref().map(|v| widen(v));
+        let wide = inputs.each_ref().map(|v| to_f64(v));
         let reference = |p: [&[f64]; 3]| attention_f64(p[0], p[1], p[2], &mask, dims);
         assert_close(
             &format!("{dims:?}"),
@@ -503,13 +503,13 @@ fn attention_and_its_gradients_agree_with_f64() {
 
         let weights = normal(7, sizes[0]);
         let grads = (y.clone() * tensor(&weights, y.dims(), &device)).sum().backward();
-        for (i, found) in [q.grad(&grads), k.grad(&grads), v.grad(&grads)].into_iter().enumerate() {
+        for (i, actual) in [q.grad(&grads), k.grad(&grads), v.grad(&grads)].into_iter().enumerate() {
             let expected = differences(&wide[i], |varied| {
                 let mut p = wide.each_ref().map(|v| v.as_slice());
                 p[i] = varied;
-                dot(&reference(p), &widen(&weights))
+                dot(&reference(p), &to_f64(&weights))
             });
-            assert_close(&format!("{dims:?}, gradient {i}"), &host(found.unwrap()), &expected, 1e-4, 1e-4);
+            assert_close(&format!("{dims:?}, gradient {i}"), &host(actual.unwrap()), &expected, 1e-4, 1e-4);
         }
     }
 }
@@ -524,7 +524,7 @@ fn attention_survives_scores_beyond_the_exponential() {
         assert_close(&format!("q = {q}"), &y, &[expected], 1e-6, 0.0);
     }
     let nan = host(attention(tensor(&[f32::NAN], [1, 1, 1, 1], &device), k, v, None));
-    assert!(nan[0].is_nan(), "NaN is not hidden, found {nan:?}");
+    assert!(nan[0].is_nan(), "NaN is not hidden, actual {nan:?}");
 }
 
 #[test]

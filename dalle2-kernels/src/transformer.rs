@@ -9,10 +9,12 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{LayerNorm, LayerNormConfig, attention, gelu, layer_norm, linear, linear_onto, merge_heads, quick_gelu, split_heads};
+use super::{
+    LayerNorm, LayerNormConfig, attention, gelu, layer_norm, linear, linear_add, merge_heads, quick_gelu, split_heads,
+};
 use crate::ConfigError;
 
-/// Most blocks of a transformer, and its largest width: a damaged configuration must not fill the memory.
+/// Upper bounds of a configuration, checked before anything is allocated.
 const MAX_LAYERS: usize = 1024;
 const MAX_WIDTH: usize = 1 << 16;
 
@@ -23,12 +25,12 @@ pub enum Activation {
     /// Exact GELU, x·Φ(x).
     #[default]
     Gelu,
-    /// x·σ(1.702 x), what OpenAI's CLIP weights were trained with.
+    /// x·σ(1.702 x), the activation of OpenAI's CLIP weights.
     QuickGelu,
 }
 
 impl Activation {
-    /// Applies the function to each element; the shape stays.
+    /// Applies the function to each element.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Gelu => gelu(x),
@@ -125,17 +127,17 @@ impl TransformerConfig {
     }
 
     /// Multiply-accumulates of one forward pass over a sequence of `tokens`: the products with weights, and attention's
-    /// two products, of which a causal mask hides half but computes all.
+    /// two products, which are computed in full under a causal mask.
     pub fn num_macs(&self, tokens: usize) -> u64 {
         let (d, f) = (self.d_model as u64, self.feed_forward_width() as u64);
         let tokens = tokens as u64;
         self.n_layers as u64 * (tokens * (4 * d * d + 2 * d * f) + 2 * tokens * tokens * d)
     }
 
-    /// Checks that the values can work together.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// Names the first field that is zero, does not divide, or is out of range.
+    /// Names the first field that is zero, not a divisor, or out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (field, value) in [
             ("d_model", self.d_model),
@@ -147,9 +149,9 @@ impl TransformerConfig {
                 return Err(ConfigError::new(field, value, "must be at least 1"));
             }
         }
-        for (field, value, most) in [("n_layers", self.n_layers, MAX_LAYERS), ("d_model", self.d_model, MAX_WIDTH)] {
-            if value > most {
-                return Err(ConfigError::new(field, value, format!("must be at most {most}")));
+        for (field, value, max) in [("n_layers", self.n_layers, MAX_LAYERS), ("d_model", self.d_model, MAX_WIDTH)] {
+            if value > max {
+                return Err(ConfigError::new(field, value, format!("must be at most {max}")));
             }
         }
         if self.feed_forward_width() > 16 * MAX_WIDTH {
@@ -169,11 +171,11 @@ impl TransformerConfig {
         Ok(())
     }
 
-    /// A transformer with CLIP's initialisation: normal weights of deviation D^-½ into the attention, (2 D)^-½ into
-    /// the feed-forward part and D^-½ (2 L)^-½ back onto the residual stream; biases are zero.
+    /// Creates a transformer with CLIP's initialisation: normal weights of deviation D^-½ for query, key and value,
+    /// (2 D)^-½ for the first feed-forward layer and D^-½ (2 L)^-½ for both output layers; biases are zero.
     ///
     /// # Panics
-    /// When [`validate`](Self::validate) would fail.
+    /// If [`validate`](Self::validate) fails.
     pub fn init(&self, device: &Device) -> Transformer {
         Transformer { layers: (0..self.n_layers).map(|_| self.init_block(device)).collect() }
     }
@@ -182,20 +184,20 @@ impl TransformerConfig {
         let (d, f) = (self.d_model, self.feed_forward_width());
         assert!(d.is_multiple_of(self.n_heads), "d_model {d} is not a multiple of n_heads {}", self.n_heads);
         let width = (d as f64).powf(-0.5);
-        let onto_residual = width * (2.0 * self.n_layers as f64).powf(-0.5);
+        let output_std = width * (2.0 * self.n_layers as f64).powf(-0.5);
         TransformerBlock {
             norm1: self.norm(device),
             attn: SelfAttention {
                 query: init_linear([d, d], width, device),
                 key: init_linear([d, d], width, device),
                 value: init_linear([d, d], width, device),
-                output: init_linear([d, d], onto_residual, device),
+                output: init_linear([d, d], output_std, device),
                 n_heads: self.n_heads,
             },
             norm2: self.norm(device),
             mlp: Mlp {
                 up: init_linear([d, f], (2.0 * d as f64).powf(-0.5), device),
-                down: init_linear([f, d], onto_residual, device),
+                down: init_linear([f, d], output_std, device),
                 activation: self.activation,
             },
             dropout: DropoutConfig::new(self.dropout).init(),
@@ -216,8 +218,8 @@ fn init_linear([d_input, d_output]: [usize; 2], std: f64, device: &Device) -> Li
 impl Transformer {
     /// Runs the blocks in order.
     ///
-    /// `mask` is `true` where a query position must not read a key position and broadcasts over heads and, with a
-    /// leading 1, over the batch. A row that masks everything is not allowed.
+    /// `mask` is `true` where a query must not attend to a key. It broadcasts over heads and, with a leading 1, over the
+    /// batch. Every row must leave at least one key.
     ///
     /// # Shapes
     /// - `x`: `[B, S, D]`
@@ -225,19 +227,19 @@ impl Transformer {
     /// - result: `[B, S, D]`
     ///
     /// # Panics
-    /// When the width of `x` is not `d_model`.
+    /// If the width of `x` is not `d_model`.
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         self.layers.iter().fold(x, |x, layer| layer.forward(x, mask.clone()))
     }
 
-    /// Whether training drops elements at random.
+    /// Whether dropout is active in training.
     pub fn has_dropout(&self) -> bool {
         self.layers.iter().any(|layer| layer.dropout.prob > 0.0)
     }
 }
 
 impl TransformerBlock {
-    /// One block; shapes as in [`Transformer::forward`].
+    /// Applies the block; shapes as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         let normed = layer_norm(&self.norm1, x.clone());
         if self.dropout.prob > 0.0 && x.device().is_autodiff() {
@@ -245,21 +247,21 @@ impl TransformerBlock {
             let fed_forward = self.mlp.forward(layer_norm(&self.norm2, x.clone()));
             return x + self.dropout.forward(fed_forward);
         }
-        let x = self.attn.forward_onto(normed, mask, x);
+        let x = self.attn.forward_add(normed, mask, x);
         let normed = layer_norm(&self.norm2, x.clone());
-        self.mlp.forward_onto(normed, x)
+        self.mlp.forward_add(normed, x)
     }
 }
 
 impl SelfAttention {
-    /// Attention of `x` to itself; shapes as in [`Transformer::forward`].
+    /// Self-attention; shapes as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         linear(&self.output, self.attended(x, mask))
     }
 
     /// [`forward`](Self::forward) plus `residual`, of the same shape.
-    pub fn forward_onto(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>, residual: Tensor<3>) -> Tensor<3> {
-        linear_onto(&self.output, self.attended(x, mask), residual)
+    pub fn forward_add(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>, residual: Tensor<3>) -> Tensor<3> {
+        linear_add(&self.output, self.attended(x, mask), residual)
     }
 
     fn attended(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
@@ -275,8 +277,8 @@ impl Mlp {
     }
 
     /// [`forward`](Self::forward) plus `residual` `[B, S, D]`.
-    pub fn forward_onto(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        linear_onto(&self.down, self.hidden(x), residual)
+    pub fn forward_add(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        linear_add(&self.down, self.hidden(x), residual)
     }
 
     fn hidden(&self, x: Tensor<3>) -> Tensor<3> {
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn later_tokens_do_not_reach_earlier_ones_under_a_causal_mask() {
+    fn a_causal_mask_hides_later_tokens() {
         let device = Device::flex();
         let model = config().init(&device);
         let x = random([2, 6, 16], &device);
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_named() {
+    fn invalid_values_are_named() {
         let field = |config: TransformerConfig| config.validate().unwrap_err().field;
         assert_eq!(field(TransformerConfig::new(16, 3, 1)), "n_heads");
         assert_eq!(field(TransformerConfig::new(16, 4, 0)), "n_layers");

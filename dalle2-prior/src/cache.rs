@@ -6,7 +6,7 @@
 use burn::nn::Linear;
 use burn::prelude::*;
 use dalle2_core::nn::{
-    Transformer, TransformerBlock, attention, concat, layer_norm, linear, linear_onto, merge_heads, split_heads,
+    Transformer, TransformerBlock, attention, concat, layer_norm, linear, linear_add, merge_heads, split_heads,
 };
 
 /// The keys and values of the first tokens of a batch of sequences, in every layer.
@@ -71,8 +71,8 @@ fn read(
     };
     *known = Some((keys.clone(), values.clone()));
     let attended = attention(queries, keys, values, Some(mask));
-    let x = linear_onto(&block.attn.output, merge_heads(attended), x);
-    block.mlp.forward_onto(layer_norm(&block.norm2, x.clone()), x)
+    let x = linear_add(&block.attn.output, merge_heads(attended), x);
+    block.mlp.forward_add(layer_norm(&block.norm2, x.clone()), x)
 }
 
 /// `[B, S, D]` -> `[B, heads, S, D / heads]`

@@ -7,7 +7,7 @@ use burn::nn::{
 };
 use burn::prelude::*;
 use dalle2_core::nn::{
-    Resample, conv2d, conv2d_onto, conv2d_resampled, group_norm_film_silu, group_norm_silu, linear, resample, silu,
+    Resample, conv2d, conv2d_add, conv2d_resampled, group_norm_film_silu, group_norm_silu, linear, resample, silu,
 };
 
 use super::{TimeConditioning, UNetConfig};
@@ -70,9 +70,9 @@ impl ResBlock {
         match &self.conv_shortcut {
             Some(shortcut) => {
                 let h = conv2d(&self.conv2, h);
-                conv2d_onto(shortcut, resample(x, self.resample), h, Resample::Keep)
+                conv2d_add(shortcut, resample(x, self.resample), h, Resample::Keep)
             }
-            None => conv2d_onto(&self.conv2, h, x, self.resample),
+            None => conv2d_add(&self.conv2, h, x, self.resample),
         }
     }
 }

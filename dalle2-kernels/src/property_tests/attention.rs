@@ -1,26 +1,26 @@
-//! Attention, whose softmax turns an error of a score into a factor of a weight.
+//! Attention. The softmax turns an absolute error of a score into a relative error of a weight.
 
 use super::*;
 
-/// Units in which a score may be wrong: this part of what its product is summed of.
+/// Relative error of a score, with respect to the sum of the absolute terms of its product.
 const SCORE: f64 = 5e-7;
 
 #[derive(Debug)]
 struct Case {
     /// B, heads, Sq, Sk, Dh
     dims: [usize; 5],
-    /// How many items the mask has, if there is one.
+    /// Number of items of the mask, if any.
     masks: Option<usize>,
 }
 
 impl Case {
-    fn draw(draw: &mut Draw) -> Self {
+    fn random(rng: &mut TestRng) -> Self {
         loop {
-            // From sixteen heads on, a task takes a whole one.
-            let heads = draw.pick(&[1, 2, 3, 8, 17]);
-            let (b, s_q, s_k) = (draw.size(2), draw.side(40), draw.side(70));
-            let masks = draw.pick(&[None, Some(1), Some(b)]);
-            let case = Self { dims: [b, heads, s_q, s_k, draw.channels()], masks };
+            // From 16 heads on, a task computes a full head.
+            let heads = rng.choose(&[1, 2, 3, 8, 17]);
+            let (b, s_q, s_k) = (rng.size(2), rng.side(40), rng.side(70));
+            let masks = rng.choose(&[None, Some(1), Some(b)]);
+            let case = Self { dims: [b, heads, s_q, s_k, rng.channels()], masks };
             if case.dims.iter().product::<usize>() < 500_000 {
                 return case;
             }
@@ -33,18 +33,18 @@ impl Case {
         [s_q, s_k, s_k].map(|s| [b, heads, s, d])
     }
 
-    /// The mask as a tensor, and spread over the batch. Now and then it leaves nothing of a row.
-    fn mask(&self, draw: &mut Draw, device: &Device) -> (Option<Tensor<4, Bool>>, Vec<bool>) {
+    /// The mask as a tensor and repeated over the batch; some rows are fully masked.
+    fn mask(&self, rng: &mut TestRng, device: &Device) -> (Option<Tensor<4, Bool>>, Vec<bool>) {
         let [b, _, s_q, s_k, _] = self.dims;
         let Some(masks) = self.masks else { return (None, vec![false; b * s_q * s_k]) };
-        let mut mask: Vec<bool> = (0..masks * s_q * s_k).map(|_| draw.one_in(3)).collect();
-        mask.chunks_mut(s_k).filter(|_| draw.one_in(5)).for_each(|row| row.fill(true));
+        let mut mask: Vec<bool> = (0..masks * s_q * s_k).map(|_| rng.one_in(3)).collect();
+        mask.chunks_mut(s_k).filter(|_| rng.one_in(5)).for_each(|row| row.fill(true));
         let data = TensorData::new(mask.clone(), [masks, 1, s_q, s_k]);
         (Some(Tensor::from_data(data, device)), mask.repeat(b / masks))
     }
 
-    /// What a result may be off by. With δ the largest error of a score in its row, a weight w may be anything from
-    /// `w e⁻²ᵟ` to `w e²ᵟ`, but not more than 1, nor less than what the others leave.
+    /// Absolute tolerances of the results. With δ the largest error of a score in its row, a weight w lies between
+    /// `w e⁻²ᵟ` and `w e²ᵟ`, at most 1 and at least 1 minus the other weights.
     fn tolerances(&self, [q, k, v]: [&[f64]; 3], mask: &[bool]) -> Vec<f64> {
         let [b, heads, s_q, s_k, d] = self.dims;
         let absolute = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
@@ -79,27 +79,27 @@ impl Case {
 
 #[test]
 fn attention_agrees_with_f64_over_random_shapes() {
-    let (device, mut draw) = (Device::flex(), Draw::new(7));
+    let (device, mut rng) = (Device::flex(), TestRng::new(7));
     for number in 0..300 {
-        let case = Case::draw(&mut draw);
-        let [of_q, of_k] = draw.two_scales();
-        let mut scales = [of_q, of_k, draw.pick(&SCALES)];
-        let planted = draw.one_in(3).then(|| draw.size(3));
-        if planted.is_some() {
+        let case = Case::random(&mut rng);
+        let [of_q, of_k] = rng.two_scales();
+        let mut scales = [of_q, of_k, rng.choose(&SCALES)];
+        let non_finite = rng.one_in(3).then(|| rng.size(3));
+        if non_finite.is_some() {
             scales = [1.0; 3];
         }
         let shapes = case.shapes();
-        let mut inputs = [0, 1, 2].map(|i| draw.normal(shapes[i].iter().product(), scales[i]));
-        if let Some(input) = planted {
-            draw.plant(&mut inputs[input - 1]);
+        let mut inputs = [0, 1, 2].map(|i| rng.normal(shapes[i].iter().product(), scales[i]));
+        if let Some(input) = non_finite {
+            rng.insert_non_finite(&mut inputs[input - 1]);
         }
-        let (mask, masked) = case.mask(&mut draw, &device);
+        let (mask, masked) = case.mask(&mut rng, &device);
         let [q, k, v] = [0, 1, 2].map(|i| tensor(&inputs[i], shapes[i], &device));
-        let wide = inputs.each_ref().map(|v| widen(v));
+        let wide = inputs.each_ref().map(|v| to_f64(v));
         let [wide_q, wide_k, wide_v] = wide.each_ref().map(|v| v.as_slice());
         let expected = attention_f64(wide_q, wide_k, wide_v, &masked, case.dims);
         let tolerances = case.tolerances([wide_q, wide_k, wide_v], &masked);
-        // With gradients it keeps the weights, and is computed in another way.
+        // With gradients attention is composed differently, because it saves its weights.
         let of_leaves = {
             let device = Device::flex().autodiff();
             let [q, k, v] = [0, 1, 2].map(|i| tensor(&inputs[i], shapes[i], &device).require_grad());
@@ -110,39 +110,39 @@ fn attention_agrees_with_f64_over_random_shapes() {
             });
             attention(q, k, v, mask)
         };
-        for (way, found) in [("", attention(q, k, v, mask)), ("with gradients", of_leaves)] {
-            let what = format!("attention {way} {number}, {case:?}, scales {scales:?}, planted {planted:?}");
-            check(&what, &host(found), &expected, |i| tolerances[i], |_| false);
+        for (way, actual) in [("", attention(q, k, v, mask)), ("with gradients", of_leaves)] {
+            let what = format!("attention {way} {number}, {case:?}, scales {scales:?}, non_finite {non_finite:?}");
+            check(&what, &host(actual), &expected, |i| tolerances[i], |_| false);
         }
     }
 }
 
 #[test]
 fn gradients_of_attention_are_adjoint_to_f64_over_random_shapes() {
-    let (device, mut draw) = (Device::flex().autodiff(), Draw::new(8));
+    let (device, mut rng) = (Device::flex().autodiff(), TestRng::new(8));
     for number in 0..200 {
-        let case = Case::draw(&mut draw);
+        let case = Case::random(&mut rng);
         let shapes = case.shapes();
-        let [inputs, directions] = [(); 2].map(|()| shapes.map(|shape| draw.normal(shape.iter().product(), 1.0)));
-        let (mask, masked) = case.mask(&mut draw, &device);
+        let [inputs, directions] = [(); 2].map(|()| shapes.map(|shape| rng.normal(shape.iter().product(), 1.0)));
+        let (mask, masked) = case.mask(&mut rng, &device);
         let leaves = [0, 1, 2].map(|i| tensor(&inputs[i], shapes[i], &device).require_grad());
         let [q, k, v] = leaves.clone();
-        let of_y = draw.normal(shapes[0].iter().product(), 1.0);
+        let of_y = rng.normal(shapes[0].iter().product(), 1.0);
         let grads = (attention(q, k, v, mask) * tensor(&of_y, shapes[0], &device)).sum().backward();
         for (i, leaf) in leaves.iter().enumerate() {
-            let direction = widen(&directions[i]);
+            let direction = to_f64(&directions[i]);
             // The change along the direction, by central differences.
             let step = 1e-5;
             let [above, below] = [step, -step].map(|step| {
-                let mut wide = inputs.each_ref().map(|v| widen(v));
+                let mut wide = inputs.each_ref().map(|v| to_f64(v));
                 wide[i].iter_mut().zip(&direction).for_each(|(x, direction)| *x += step * direction);
                 attention_f64(&wide[0], &wide[1], &wide[2], &masked, case.dims)
             });
             let change: Vec<f64> =
                 above.iter().zip(below).map(|(above, below)| (above - below) / (2.0 * step)).collect();
-            let gradient = widen(&host(leaf.grad(&grads).unwrap()));
+            let gradient = to_f64(&host(leaf.grad(&grads).unwrap()));
             let what = format!("attention {number}, {case:?}, gradient {i}");
-            check_adjoint(&what, [&widen(&of_y), &change], [&gradient, &direction]);
+            check_adjoint(&what, [&to_f64(&of_y), &change], [&gradient, &direction]);
         }
     }
 }

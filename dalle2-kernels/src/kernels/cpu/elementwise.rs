@@ -1,20 +1,20 @@
-//! Activations over slices: values and gradients.
+//! Activations over slices, and their gradients.
 
 use macerator::{Scalar, Simd, WithSimd};
 
 use super::Elementwise;
 use super::math::{gaussian, normal_tail, sigmoid};
-use super::parallel::{WORTH_A_THREAD, vectorized, zip_chunks};
-use super::raw::{RowMap, V, map, mapped, update_with};
+use super::parallel::{MIN_PARALLEL_LEN, vectorized, zip_chunks};
+use super::raw::{RowMap, V, map_rows, map_rows_in_place, update_with};
 
 /// Slope of the sigmoid in quick GELU.
-pub const QUICK_GELU_SLOPE: f32 = 1.702;
+pub(crate) const QUICK_GELU_SLOPE: f32 = 1.702;
 
-/// Values of a task.
-const CHUNK: usize = WORTH_A_THREAD;
+/// Elements per task.
+const TASK_LEN: usize = MIN_PARALLEL_LEN;
 
-/// A function of one number and its derivative.
-pub trait Function: Sync {
+/// A scalar function and its derivative.
+pub(crate) trait Function: Sync {
     /// f(x)
     fn value<S: Simd>(x: V<S>) -> V<S>;
     /// f′(x)
@@ -22,11 +22,11 @@ pub trait Function: Sync {
 }
 
 /// [`Elementwise::Silu`] as a type.
-pub struct Silu;
+pub(crate) struct Silu;
 /// [`Elementwise::Gelu`] as a type.
-pub struct Gelu;
+pub(crate) struct Gelu;
 /// [`Elementwise::QuickGelu`] as a type.
-pub struct QuickGelu;
+pub(crate) struct QuickGelu;
 
 impl Function for Silu {
     #[inline(always)]
@@ -58,7 +58,7 @@ impl Function for Gelu {
     fn value<S: Simd>(x: V<S>) -> V<S> {
         let (a, tail) = normal_tail(x);
         let zero = 0.0.splat();
-        // A selection that NaN passes.
+        // A selection propagates NaN.
         let positive = x.lt(zero).select(zero, x);
         (zero - a).mul_add(tail, positive)
     }
@@ -89,26 +89,26 @@ impl<F: Function> RowMap<0> for F {
     }
 }
 
-/// `f(x)` of every x.
-pub fn applied(function: Elementwise, x: &[f32]) -> Vec<f32> {
+/// Returns `f(x)` of every element.
+pub(crate) fn map(function: Elementwise, x: &[f32]) -> Vec<f32> {
     match function {
-        Elementwise::Silu => mapped(&Silu, x, CHUNK).0,
-        Elementwise::Gelu => mapped(&Gelu, x, CHUNK).0,
-        Elementwise::QuickGelu => mapped(&QuickGelu, x, CHUNK).0,
+        Elementwise::Silu => map_rows(&Silu, x, TASK_LEN).0,
+        Elementwise::Gelu => map_rows(&Gelu, x, TASK_LEN).0,
+        Elementwise::QuickGelu => map_rows(&QuickGelu, x, TASK_LEN).0,
     }
 }
 
-/// Replaces every x by `f(x)`.
-pub fn apply(function: Elementwise, x: &mut [f32]) {
+/// Replaces every element by `f(x)`.
+pub(crate) fn map_in_place(function: Elementwise, x: &mut [f32]) {
     match function {
-        Elementwise::Silu => drop(map(&Silu, x, CHUNK)),
-        Elementwise::Gelu => drop(map(&Gelu, x, CHUNK)),
-        Elementwise::QuickGelu => drop(map(&QuickGelu, x, CHUNK)),
+        Elementwise::Silu => drop(map_rows_in_place(&Silu, x, TASK_LEN)),
+        Elementwise::Gelu => drop(map_rows_in_place(&Gelu, x, TASK_LEN)),
+        Elementwise::QuickGelu => drop(map_rows_in_place(&QuickGelu, x, TASK_LEN)),
     }
 }
 
 /// Multiplies `grad` by `f′(x)`.
-pub fn scale_by_slope(function: Elementwise, grad: &mut [f32], x: &[f32]) {
+pub(crate) fn scale_by_slope(function: Elementwise, grad: &mut [f32], x: &[f32]) {
     zip_chunks(grad, x, |grad, x| match function {
         Elementwise::Silu => vectorized(Slope::<Silu>(grad, x, Silu)),
         Elementwise::Gelu => vectorized(Slope::<Gelu>(grad, x, Gelu)),

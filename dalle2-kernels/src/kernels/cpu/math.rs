@@ -1,13 +1,12 @@
-//! Transcendental functions of vectors: no branches, no calls.
+//! Branch-free transcendental functions of SIMD vectors.
 //!
-//! The polynomials are fits made for this file; the bounds given are those of the fit, rounding adds about one unit in
-//! the last place.
+//! The polynomials are fitted for this module. The stated error bounds are without rounding, which adds about one ulp.
 
 use macerator::{Scalar, Simd};
 
 use super::raw::V;
 
-/// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
+/// 1.5 · 2²³: adding it rounds to an integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
 /// The polynomial with the given coefficients, highest power first, by Horner's rule.
@@ -20,7 +19,7 @@ fn polynomial<S: Simd, const N: usize>(x: V<S>, coefficients: [f32; N]) -> V<S> 
     y
 }
 
-/// 2ⁿ for the integer n to which `shifted`, with [`ROUND`] added, was rounded: 0 for −127, infinite for 128.
+/// 2ⁿ for the integer n in the low bits of `shifted`, see [`ROUND`]: 0 for −127, infinite for 128.
 #[inline(always)]
 fn power<S: Simd>(shifted: V<S>) -> V<S> {
     let one = 1.0f32.to_bits().splat::<S>();
@@ -31,11 +30,11 @@ fn power<S: Simd>(shifted: V<S>) -> V<S> {
 ///
 /// NaN gives NaN.
 #[inline(always)]
-pub fn exp<S: Simd>(x: V<S>) -> V<S> {
+pub(crate) fn exp<S: Simd>(x: V<S>) -> V<S> {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let [round, most, least] = [ROUND, 89.0, -87.33].map(|value| value.splat::<S>());
-    // Selections, which NaN passes on every machine.
+    // Selections propagate NaN on every processor.
     let clamped = x.gt(most).select(most, x);
     let clamped = clamped.lt(least).select(least, clamped);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E.splat(), round);
@@ -49,19 +48,19 @@ pub fn exp<S: Simd>(x: V<S>) -> V<S> {
 /// 2ʰ with a relative error below 8e-8; 0 from −127 down and infinite from 128 up. NaN may give any of these.
 #[inline(always)]
 fn exp2<S: Simd>(h: V<S>) -> V<S> {
-    // This order lets NaN pass where a machine has the choice.
+    // This order of arguments propagates NaN on x86.
     exp2_between(128.0.splat::<S>().min((-127.0).splat::<S>().max(h)))
 }
 
-/// [`exp2`] of what is not above 0: NaN gives NaN.
+/// [`exp2`] of h ≤ 0; NaN gives NaN.
 #[inline(always)]
-pub fn exp2_of_negative<S: Simd>(h: V<S>) -> V<S> {
+pub(crate) fn exp2_of_negative<S: Simd>(h: V<S>) -> V<S> {
     let least = (-127.0).splat::<S>();
-    // A selection, which NaN passes on every machine.
+    // A selection propagates NaN on every processor.
     exp2_between(h.lt(least).select(least, h))
 }
 
-/// [`exp2`] of what lies between its bounds.
+/// [`exp2`] of −127 ≤ h ≤ 128.
 #[inline(always)]
 fn exp2_between<S: Simd>(h: V<S>) -> V<S> {
     let round = ROUND.splat();
@@ -73,14 +72,14 @@ fn exp2_between<S: Simd>(h: V<S>) -> V<S> {
 
 /// The logistic function `1 / (1 + e⁻ˣ)`, with an absolute error below 1e-7. NaN may give any of its values.
 #[inline(always)]
-pub fn sigmoid<S: Simd>(x: V<S>) -> V<S> {
+pub(crate) fn sigmoid<S: Simd>(x: V<S>) -> V<S> {
     let one = 1.0.splat();
     one / (one + exp2(x * (-std::f32::consts::LOG2_E).splat()))
 }
 
-/// `e^(−x²/2)`: the standard normal density but for its constant 1/√(2π).
+/// `e^(−x²/2)`: the standard normal density without its factor 1/√(2π).
 #[inline(always)]
-pub fn gaussian<S: Simd>(x: V<S>) -> V<S> {
+pub(crate) fn gaussian<S: Simd>(x: V<S>) -> V<S> {
     exp(x * x * (-0.5).splat())
 }
 
@@ -89,7 +88,7 @@ pub fn gaussian<S: Simd>(x: V<S>) -> V<S> {
 /// The logarithm of the tail to base 2 is a polynomial of degree 8, fitted so that `|x| · tail` is off by less than 2e-8
 /// for |x| up to 6. Further out it falls faster than the tail, which is below 1e-9 there; at 16 it is 0 in f32.
 #[inline(always)]
-pub fn normal_tail<S: Simd>(x: V<S>) -> (V<S>, V<S>) {
+pub(crate) fn normal_tail<S: Simd>(x: V<S>) -> (V<S>, V<S>) {
     const LOG_OF_TAIL: [f32; 9] = [
         -2.275_868_7e-6,
         3.296_798e-5,

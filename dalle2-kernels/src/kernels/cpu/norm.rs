@@ -1,8 +1,7 @@
-//! Group normalisation with the operations around it, in one sweep per group.
+//! Group normalisation fused with FiLM and SiLU, one group at a time.
 //!
-//! With x̂ = (x − μ) / √(σ² + ε) per group, the whole is `y = f((x̂ · γ + β) · (1 + scale) + shift)` with f either SiLU
-//! or nothing, and scale and shift per item and channel. A group is small enough for a cache in every network here, so
-//! the passes below read memory once.
+//! With x̂ = (x − μ) / √(σ² + ε) per group, the result is `y = f((x̂ · γ + β) · (1 + scale) + shift)`, where f is SiLU or
+//! the identity, and scale and shift are per item and channel. Groups fit a cache, so memory is read once.
 
 use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
@@ -11,9 +10,9 @@ use super::elementwise::{Function, Silu};
 use super::parallel::{for_each, vectorized};
 use super::raw::{sum, sum_pairs, update, update_with};
 
-/// How `[B, C, pixels]` is normalised.
+/// Parameters of a group norm over `[B, C, pixels]`.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupNormShape {
+pub(crate) struct GroupNormShape {
     /// C, a multiple of `groups`.
     pub channels: usize,
     /// Number of groups.
@@ -26,9 +25,9 @@ pub struct GroupNormShape {
     pub silu: bool,
 }
 
-/// What follows the normalisation: γ and β `[C]`, and of FiLM scale and shift `[B, C]`.
+/// The affine map after the normalisation: γ and β `[C]`, and scale and shift `[B, C]` of FiLM.
 #[derive(Debug, Clone, Copy)]
-pub struct Affine<'a> {
+pub(crate) struct Affine<'a> {
     /// γ
     pub gamma: &'a [f32],
     /// β
@@ -38,18 +37,18 @@ pub struct Affine<'a> {
 }
 
 /// Mean and 1/√(σ² + ε) of a group.
-pub type Moments = (f32, f32);
+pub(crate) type Moments = (f32, f32);
 
 impl GroupNormShape {
-    /// Values of a group of one item.
-    pub fn group(&self) -> usize {
+    /// Elements of a group of one item.
+    pub(crate) fn group(&self) -> usize {
         self.channels / self.groups * self.pixels
     }
 }
 
-/// The moments of some values.
+/// Computes the moments of a slice.
 #[inline(always)]
-pub fn moments<S: Simd>(x: &[f32], epsilon: f32) -> Moments {
+pub(crate) fn moments<S: Simd>(x: &[f32], epsilon: f32) -> Moments {
     let n = x.len() as f64;
     let mean = (sum::<S>(x, |x| x) / n) as f32;
     let center = mean.splat::<S>();
@@ -58,7 +57,7 @@ pub fn moments<S: Simd>(x: &[f32], epsilon: f32) -> Moments {
     (mean, (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32)
 }
 
-/// Mean and σ² in f64 alone, for values whose squares add up to more than f32 holds.
+/// Computes mean and σ² in f64, for elements whose sum of squares overflows f32.
 #[cold]
 #[inline(never)]
 fn wide_moments(x: &[f32]) -> (f32, f64) {
@@ -69,7 +68,7 @@ fn wide_moments(x: &[f32]) -> (f32, f64) {
 }
 
 impl Affine<'_> {
-    /// `γ · (1 + scale)` and `β · (1 + scale) + shift` of row `b · C + c`.
+    /// Returns `γ · (1 + scale)` and `β · (1 + scale) + shift` of row `b · C + c`.
     fn row(&self, row: usize, channel: usize) -> (f32, f32) {
         let (gamma, beta) = (self.gamma[channel], self.beta[channel]);
         match self.film {
@@ -79,15 +78,15 @@ impl Affine<'_> {
     }
 }
 
-/// Normalises the values of one group of one item, the `group`-th of the batch, and returns their moments.
-pub fn normalize(shape: &GroupNormShape, affine: &Affine<'_>, group: usize, y: &mut [f32]) -> Moments {
+/// Normalises the `group`-th group of the batch in place and returns its moments.
+pub(crate) fn normalize(shape: &GroupNormShape, affine: &Affine<'_>, group: usize, y: &mut [f32]) -> Moments {
     let first_row = group * (shape.channels / shape.groups);
     vectorized(Normalize { shape, affine, first_row, y })
 }
 
-/// Turns the gradient of the result, in `grad`, into that of x, and returns for each row the sums of dz and of dz · x̂,
-/// where dz is the gradient before f.
-pub fn backward(
+/// Replaces the output gradient in `grad` by the input gradient, and returns Σ dz and Σ dz · x̂ per row, where dz is the
+/// gradient at the input of f.
+pub(crate) fn backward(
     shape: &GroupNormShape,
     affine: &Affine<'_>,
     moments: &[Moments],
@@ -107,7 +106,7 @@ pub fn backward(
 
 /// Gradients of [`Affine`].
 #[derive(Debug)]
-pub struct AffineGradients {
+pub(crate) struct AffineGradients {
     /// `[C]`
     pub gamma: Vec<f32>,
     /// `[C]`
@@ -116,8 +115,8 @@ pub struct AffineGradients {
     pub film: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// The gradients of the parameters, from the sums that [`backward`] returns.
-pub fn affine_gradients(channels: usize, affine: &Affine<'_>, sums: &[(f32, f32)]) -> AffineGradients {
+/// Computes the gradients of the parameters from the sums of [`backward`].
+pub(crate) fn affine_gradients(channels: usize, affine: &Affine<'_>, sums: &[(f32, f32)]) -> AffineGradients {
     let (mut gamma, mut beta) = (vec![0.0; channels], vec![0.0; channels]);
     for (row, (dz, dz_x_hat)) in sums.iter().enumerate() {
         let factor = affine.film.map_or(1.0, |(scale, _)| 1.0 + scale[row]);
@@ -179,7 +178,7 @@ impl WithSimd for Gradient<'_> {
         let (mean, rstd) = self.moments;
         let center = mean.splat::<S>();
         let pixels = self.shape.pixels;
-        let (mut of_grad, mut of_product) = (0.0, 0.0);
+        let (mut sum_grad, mut sum_product) = (0.0, 0.0);
         for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
             let row = self.first_row + i;
             let (a, b) = self.affine.row(row, row % self.shape.channels);
@@ -190,14 +189,14 @@ impl WithSimd for Gradient<'_> {
             let dz = sum::<S>(grad, |g| g);
             let dz_x_hat = sum_pairs::<S>(grad, x, |g, x| g * (x - center)) * f64::from(rstd);
             self.sums[i] = (dz as f32, dz_x_hat as f32);
-            of_grad += f64::from(a) * dz;
-            of_product += f64::from(a) * dz_x_hat;
+            sum_grad += f64::from(a) * dz;
+            sum_product += f64::from(a) * dz_x_hat;
         }
-        // dx = (a · dz − mean(a · dz) − x̂ · mean(a · dz · x̂)) / √(σ² + ε), the means over the group.
+        // dx = (a · dz − mean(a · dz) − x̂ · mean(a · dz · x̂)) / √(σ² + ε), with means over the group.
         let n = self.x.len() as f64;
-        let constant = ((-of_grad / n) as f32 * rstd).splat::<S>();
-        // In f64: the square of rstd may be less than f32 holds.
-        let linear = ((-of_product / n) * f64::from(rstd).powi(2)) as f32;
+        let constant = ((-sum_grad / n) as f32 * rstd).splat::<S>();
+        // In f64: the square of rstd may underflow in f32.
+        let linear = ((-sum_product / n) * f64::from(rstd).powi(2)) as f32;
         let linear = linear.splat::<S>();
         for (i, (grad, x)) in self.grad.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels)).enumerate() {
             let row = self.first_row + i;
@@ -208,7 +207,7 @@ impl WithSimd for Gradient<'_> {
 }
 
 /// Σ x
-pub fn total(x: &[f32]) -> f64 {
+pub(crate) fn total(x: &[f32]) -> f64 {
     vectorized(Total(x))
 }
 

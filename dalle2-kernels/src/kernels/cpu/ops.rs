@@ -1,4 +1,4 @@
-//! The operations as a backend extension, and their implementation for the CPU backend `Flex`.
+//! The operations as a backend extension, implemented for the CPU backend `Flex`.
 
 use std::ops::Range;
 
@@ -16,16 +16,16 @@ use super::elementwise;
 use super::norm::{self, Affine, GroupNormShape, Moments};
 use super::panels::Matrix;
 use super::parallel::in_place;
-use super::raw::{Bias, add_products, copied, joined, matrix_product, swapped};
+use super::raw::{Bias, add_products, concat, copy_and_map, matrix_product, swap_middle};
 use super::rows::{self, LayerNormRows, RowMask};
 
-/// What a backend needs to run the hot operations itself.
+/// Operations with own kernels.
 #[backend_extension(Flex, Autodiff)]
-pub trait NnOps: Backend {
+pub(crate) trait NnOps: Backend {
     /// `function(x)` for every element.
     fn elementwise(x: FloatTensor<Self>, function: Elementwise) -> FloatTensor<Self>;
 
-    /// Group norm of `[B, C, H, W]` with γ and β `[C]`, followed by SiLU if `shape` says so.
+    /// Group norm of `[B, C, H, W]` with γ and β `[C]`, followed by SiLU if `shape.silu`.
     fn group_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -52,7 +52,7 @@ pub trait NnOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// [`NnOps::convolution`] plus `residual` `[B, C_out, H', W']`.
-    fn convolution_onto(
+    fn conv2d_add(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -64,7 +64,7 @@ pub trait NnOps: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// [`NnOps::linear`] plus `residual` `[rows, outputs]`.
-    fn linear_onto(
+    fn linear_add(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -75,10 +75,10 @@ pub trait NnOps: Backend {
     fn embedding_rows(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// `[A, B, C, D]` as `[A, C, B, D]`.
-    fn swapped(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn swap_middle(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// `a` and then `b` along an axis of four.
-    fn joined(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self>;
+    /// Concatenates along an axis.
+    fn concat(a: FloatTensor<Self>, b: FloatTensor<Self>, axis: usize) -> FloatTensor<Self>;
 
     /// Layer norm over the last axis with γ and β of its width.
     fn layer_norm_rows(
@@ -91,7 +91,7 @@ pub trait NnOps: Backend {
     /// `softmax(scale · q · kᵀ) · v` of `q` `[B, heads, Sq, Dh]` and `k` and `v` `[B, heads, Sk, Dh]`.
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, scale: f32) -> FloatTensor<Self>;
 
-    /// [`NnOps::attention`] without what `mask` `[B or 1, 1, Sq, Sk]` leaves out.
+    /// [`NnOps::attention`] with a mask `[B or 1, 1, Sq, Sk]`, `true` where masked out.
     fn masked_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -101,20 +101,20 @@ pub trait NnOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Where the values of a contiguous tensor lie in its storage.
-pub fn place(x: &FlexTensor) -> Range<usize> {
+/// The range of a contiguous tensor in its storage.
+pub(crate) fn data_range(x: &FlexTensor) -> Range<usize> {
     let start = x.layout().start_offset();
     start..start + x.layout().num_elements()
 }
 
 impl NnOps for Flex {
     fn elementwise(x: FlexTensor, function: Elementwise) -> FlexTensor {
-        let mut x = whole(x);
+        let mut x = contiguous(x);
         if x.is_unique() {
-            elementwise::apply(function, x.storage_mut());
+            elementwise::map_in_place(function, x.storage_mut());
             return x;
         }
-        tensor(elementwise::applied(function, values(&x)), x.layout().shape().clone())
+        tensor(elementwise::map(function, data(&x)), x.layout().shape().clone())
     }
 
     fn group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, shape: GroupNormShape) -> FlexTensor {
@@ -133,47 +133,47 @@ impl NnOps for Flex {
     }
 
     fn convolution(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, shape: ConvShape) -> FlexTensor {
-        convolve(&whole(x), &whole(weight), bias, None, &shape)
+        convolve(&contiguous(x), &contiguous(weight), bias, None, &shape)
     }
 
-    fn convolution_onto(
+    fn conv2d_add(
         x: FlexTensor,
         weight: FlexTensor,
         bias: FlexTensor,
         residual: FlexTensor,
         shape: ConvShape,
     ) -> FlexTensor {
-        convolve(&whole(x), &whole(weight), bias, Some(residual), &shape)
+        convolve(&contiguous(x), &contiguous(weight), bias, Some(residual), &shape)
     }
 
     fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        linear(&whole(x), &in_order(weight), bias, None)
+        linear(&contiguous(x), &row_or_column_major(weight), bias, None)
     }
 
-    fn linear_onto(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: FlexTensor) -> FlexTensor {
-        linear(&whole(x), &in_order(weight), bias, Some(residual))
+    fn linear_add(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: FlexTensor) -> FlexTensor {
+        linear(&contiguous(x), &row_or_column_major(weight), bias, Some(residual))
     }
 
     fn embedding_rows(weight: FlexTensor, ids: FlexTensor) -> FlexTensor {
         Flex::embedding(weight, ids)
     }
 
-    fn swapped(x: FlexTensor) -> FlexTensor {
-        let x = whole(x);
+    fn swap_middle(x: FlexTensor) -> FlexTensor {
+        let x = contiguous(x);
         let [a, b, c, d] = x.layout().shape().dims();
-        tensor(swapped(values(&x), [a, b, c, d]), Shape::from([a, c, b, d]))
+        tensor(swap_middle(data(&x), [a, b, c, d]), Shape::from([a, c, b, d]))
     }
 
-    fn joined(a: FlexTensor, b: FlexTensor, axis: usize) -> FlexTensor {
-        let (a, b) = (whole(a), whole(b));
+    fn concat(a: FlexTensor, b: FlexTensor, axis: usize) -> FlexTensor {
+        let (a, b) = (contiguous(a), contiguous(b));
         let mut shape: [usize; 4] = a.layout().shape().dims();
         let rows = shape[..axis].iter().product();
         shape[axis] += b.layout().shape()[axis];
-        tensor(joined(values(&a), values(&b), rows), Shape::from(shape))
+        tensor(concat(data(&a), data(&b), rows), Shape::from(shape))
     }
 
     fn layer_norm_rows(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f32) -> FlexTensor {
-        normalize_rows(x, &whole(gamma), &whole(beta), epsilon).0
+        normalize_rows(x, &contiguous(gamma), &contiguous(beta), epsilon).0
     }
 
     fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, scale: f32) -> FlexTensor {
@@ -185,204 +185,213 @@ impl NnOps for Flex {
     }
 }
 
-/// `x · weight + bias` for x from [`whole`], a weight from [`in_order`] and a bias in any layout, added to what is there
-/// if there is something.
-pub fn linear(x: &FlexTensor, weight: &FlexTensor, bias: FlexTensor, residual: Option<FlexTensor>) -> FlexTensor {
-    let bias = whole(bias);
-    let (factors, bias) = ([matrix(x), matrix(weight)], Bias::OfColumns(values(&bias)));
+/// `x · weight + bias`, plus `residual` if given. `x` comes from [`contiguous`] and `weight` from [`row_or_column_major`];
+/// bias and residual have any layout.
+pub(crate) fn linear(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: FlexTensor,
+    residual: Option<FlexTensor>,
+) -> FlexTensor {
+    let bias = contiguous(bias);
+    let (factors, bias) = ([matrix(x), matrix(weight)], Bias::PerColumn(data(&bias)));
     let Some(residual) = residual else {
         let y = matrix_product(factors[0], factors[1], bias);
         return tensor(y, Shape::from([x.layout().shape()[0], weight.layout().shape()[1]]));
     };
-    let mut y = whole(residual);
-    add_products(1, |_| factors, bias, own(&mut y));
+    let mut y = contiguous(residual);
+    add_products(1, |_| factors, bias, unique_data(&mut y));
     y
 }
 
-/// The values of a tensor from [`whole`], in memory that nobody else holds.
-fn own(x: &mut FlexTensor) -> &mut [f32] {
+/// The elements of a tensor from [`contiguous`], copied first if its storage is shared.
+fn unique_data(x: &mut FlexTensor) -> &mut [f32] {
     if !x.is_unique() {
-        *x = tensor(joined(values(x), &[], 1), x.layout().shape().clone());
+        *x = tensor(concat(data(x), &[], 1), x.layout().shape().clone());
     }
     x.storage_mut()
 }
 
-/// Ids in i32 or i64, in order.
-pub fn ids_of(ids: &FlexTensor) -> Vec<usize> {
+/// Ids in i32 or i64 as indices.
+pub(crate) fn token_ids(ids: &FlexTensor) -> Vec<usize> {
     let ids = ids.to_contiguous();
     match ids.dtype() {
-        DType::I32 => ids.storage::<i32>()[place(&ids)].iter().map(|id| *id as usize).collect(),
-        _ => ids.storage::<i64>()[place(&ids)].iter().map(|id| *id as usize).collect(),
+        DType::I32 => ids.storage::<i32>()[data_range(&ids)].iter().map(|id| *id as usize).collect(),
+        _ => ids.storage::<i64>()[data_range(&ids)].iter().map(|id| *id as usize).collect(),
     }
 }
 
-/// A matrix whose values follow each other by rows or by columns, and fill its storage.
-pub fn in_order(x: FlexTensor) -> FlexTensor {
+/// Returns a matrix that is row-major or column-major and fills its storage.
+pub(crate) fn row_or_column_major(x: FlexTensor) -> FlexTensor {
     let columns = x.clone().transpose(0, 1);
-    let fills = |x: &FlexTensor| x.layout().start_offset() == 0 && values(x).len() == x.layout().num_elements();
-    if columns.is_contiguous() && fills(&columns) { x } else { whole(x) }
+    let fills = |x: &FlexTensor| x.layout().start_offset() == 0 && data(x).len() == x.layout().num_elements();
+    if columns.is_contiguous() && fills(&columns) { x } else { contiguous(x) }
 }
 
-/// A matrix from [`whole`] or [`in_order`].
-pub fn matrix(x: &FlexTensor) -> Matrix<'_> {
+/// Views a tensor from [`contiguous`] or [`row_or_column_major`] as a matrix.
+pub(crate) fn matrix(x: &FlexTensor) -> Matrix<'_> {
     let [rows, columns] = x.layout().shape().dims();
-    match x.is_contiguous() {
-        true => Matrix::new(values(x), [rows, columns]),
-        false => Matrix::new(values(x), [columns, rows]).transposed(),
+    if x.is_contiguous() {
+        Matrix::new(data(x), [rows, columns])
+    } else {
+        Matrix::new(data(x), [columns, rows]).transposed()
     }
 }
 
-/// Matrix i of a tensor from [`whole`] whose last two axes are rows and columns.
-pub fn matrix_of(x: &FlexTensor, i: usize) -> Matrix<'_> {
+/// Views matrix i of a batch `[.., rows, columns]` from [`contiguous`].
+pub(crate) fn batch_matrix(x: &FlexTensor, i: usize) -> Matrix<'_> {
     let [.., rows, columns] = x.layout().shape().dims::<4>();
-    Matrix::new(&values(x)[i * rows * columns..][..rows * columns], [rows, columns])
+    Matrix::new(&data(x)[i * rows * columns..][..rows * columns], [rows, columns])
 }
 
-/// Layer norm with parameters from [`whole`], in place if nobody else holds `x`.
-pub fn normalize_rows(
+/// Layer norm with parameters from [`contiguous`], in place if the storage of `x` is not shared.
+pub(crate) fn normalize_rows(
     x: FlexTensor,
     gamma: &FlexTensor,
     beta: &FlexTensor,
     epsilon: f32,
 ) -> (FlexTensor, Vec<Moments>) {
-    let norm = LayerNormRows { gamma: values(gamma), beta: values(beta), epsilon };
-    let mut x = whole(x);
+    let norm = LayerNormRows { gamma: data(gamma), beta: data(beta), epsilon };
+    let mut x = contiguous(x);
     if x.is_unique() {
         let moments = norm.normalize(x.storage_mut());
         return (x, moments);
     }
-    let (y, moments) = norm.normalized(values(&x));
+    let (y, moments) = norm.normalized(data(&x));
     (tensor(y, x.layout().shape().clone()), moments)
 }
 
 /// A softmax over the last axis of `[B, heads, Sq, Sk]`.
 #[derive(Debug, Clone)]
-pub struct Softmax {
+pub(crate) struct Softmax {
     mask: Option<FlexTensor>,
     scale: f32,
 }
 
 impl Softmax {
-    /// Of `scale` times the scores, without what `mask` `[B or 1, 1, Sq, Sk]` leaves out.
-    pub fn new(mask: Option<FlexTensor>, scale: f32) -> Self {
+    /// Creates the softmax of `scale` times the scores with a mask `[B or 1, 1, Sq, Sk]`, `true` where masked out.
+    pub(crate) fn new(mask: Option<FlexTensor>, scale: f32) -> Self {
         Self { mask: mask.map(|mask| mask.to_contiguous()), scale }
     }
 
-    /// The attention whose weights are this softmax of `q · kᵀ`.
+    /// Attention with this softmax of `q · kᵀ` as weights.
     fn attend(&self, q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
-        let [q, k, v] = [q, k, v].map(whole);
+        let [q, k, v] = [q, k, v].map(contiguous);
         let [b, heads, queries, width] = q.layout().shape().dims();
         let keys = k.layout().shape()[2];
         let shape = AttentionShape { heads: b * heads, queries, keys, width };
         let mask = self.mask(queries, heads);
-        let y = attention::forward(&shape, [&q, &k, &v].map(values), mask.as_ref(), self.scale);
+        let y = attention::forward(&shape, [&q, &k, &v].map(data), mask.as_ref(), self.scale);
         tensor(y, q.layout().shape().clone())
     }
 
-    /// The weights, in place if nobody else holds the scores.
-    pub fn forward(&self, scores: FlexTensor) -> FlexTensor {
-        let mut scores = whole(scores);
+    /// Computes the weights, in place if the storage of the scores is not shared.
+    pub(crate) fn forward(&self, scores: FlexTensor) -> FlexTensor {
+        let mut scores = contiguous(scores);
         let [_, heads, queries, width] = scores.layout().shape().dims();
         rows::softmax(width, self.scale, self.mask(queries, heads).as_ref(), scores.storage_mut());
         scores
     }
 
-    /// The gradient of the scores, given the weights and the gradient of these.
-    pub fn backward(&self, weights: &FlexTensor, grad: FlexTensor) -> FlexTensor {
-        let mut grad = whole(grad);
+    /// Computes the gradient of the scores from the weights and their gradient.
+    pub(crate) fn backward(&self, weights: &FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let mut grad = contiguous(grad);
         let [_, heads, queries, width] = weights.layout().shape().dims();
         let mask = self.mask(queries, heads);
-        rows::softmax_backward(width, self.scale, mask.as_ref(), values(weights), grad.storage_mut());
+        rows::softmax_backward(width, self.scale, mask.as_ref(), data(weights), grad.storage_mut());
         grad
     }
 
     fn mask(&self, queries: usize, heads: usize) -> Option<RowMask<'_>> {
-        self.mask.as_ref().map(|mask| RowMask { values: mask.storage(), queries, heads })
+        self.mask.as_ref().map(|mask| RowMask { data: mask.storage(), queries, heads })
     }
 }
 
-/// Convolution of tensors from [`whole`], with a bias and a residual in any layout.
-pub fn convolve(
+/// Convolution of tensors from [`contiguous`], with a bias and a residual in any layout.
+pub(crate) fn convolve(
     x: &FlexTensor,
     weight: &FlexTensor,
     bias: FlexTensor,
     residual: Option<FlexTensor>,
     shape: &ConvShape,
 ) -> FlexTensor {
-    let (bias, residual) = (whole(bias), residual.map(whole));
+    let (bias, residual) = (contiguous(bias), residual.map(contiguous));
     let y = match residual {
         Some(mut y) if shape.is_pointwise() && [shape.resample, shape.residual] == [Resample::Keep; 2] => {
-            conv::add_pointwise(shape, values(x), weight, values(&bias), own(&mut y));
+            conv::add_pointwise(shape, data(x), weight, data(&bias), unique_data(&mut y));
             return y;
         }
-        residual => conv::forward(shape, values(x), weight, values(&bias), residual.as_ref().map(values)),
+        residual => conv::forward(shape, data(x), weight, data(&bias), residual.as_ref().map(data)),
     };
     let [height, width] = shape.grid;
     tensor(y, Shape::from([shape.batch, shape.channels[1], height, width]))
 }
 
-/// The parameters of a group norm, each with its values in order.
+/// The parameters of a group norm, contiguous.
 #[derive(Debug, Clone)]
-pub struct Parameters {
+pub(crate) struct Parameters {
     gamma: FlexTensor,
     beta: FlexTensor,
     film: Option<(FlexTensor, FlexTensor)>,
 }
 
 impl Parameters {
-    /// Takes the parameters in any layout.
-    pub fn new(gamma: FlexTensor, beta: FlexTensor, film: Option<(FlexTensor, FlexTensor)>) -> Self {
-        Self { gamma: whole(gamma), beta: whole(beta), film: film.map(|(scale, shift)| (whole(scale), whole(shift))) }
+    /// Creates the parameters from tensors in any layout.
+    pub(crate) fn new(gamma: FlexTensor, beta: FlexTensor, film: Option<(FlexTensor, FlexTensor)>) -> Self {
+        Self {
+            gamma: contiguous(gamma),
+            beta: contiguous(beta),
+            film: film.map(|(scale, shift)| (contiguous(scale), contiguous(shift))),
+        }
     }
 
-    /// As slices.
-    pub fn affine(&self) -> Affine<'_> {
+    /// Returns the parameters as slices.
+    pub(crate) fn affine(&self) -> Affine<'_> {
         Affine {
-            gamma: values(&self.gamma),
-            beta: values(&self.beta),
-            film: self.film.as_ref().map(|(scale, shift)| (values(scale), values(shift))),
+            gamma: data(&self.gamma),
+            beta: data(&self.beta),
+            film: self.film.as_ref().map(|(scale, shift)| (data(scale), data(shift))),
         }
     }
 }
 
-/// Group norm, in place if nobody else holds `x`.
-pub fn normalize(x: FlexTensor, parameters: &Parameters, shape: &GroupNormShape) -> (FlexTensor, Vec<Moments>) {
+/// Group norm, in place if the storage of `x` is not shared.
+pub(crate) fn normalize(x: FlexTensor, parameters: &Parameters, shape: &GroupNormShape) -> (FlexTensor, Vec<Moments>) {
     let affine = parameters.affine();
-    changed(x, shape.group(), |group, x| norm::normalize(shape, &affine, group, x))
+    map_chunks(x, shape.group(), |group, x| norm::normalize(shape, &affine, group, x))
 }
 
-/// The tensor after `f(index, chunk)` on each chunk of its values, in place if nobody else holds it, and what `f`
-/// returned.
-fn changed<R: Send>(
+/// Applies `f(index, chunk)` to each chunk of a tensor, in place if its storage is not shared, and collects the results.
+fn map_chunks<R: Send>(
     x: FlexTensor,
     chunk: usize,
     f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
 ) -> (FlexTensor, Vec<R>) {
-    let mut x = whole(x);
+    let mut x = contiguous(x);
     if x.is_unique() {
-        let found = in_place(x.storage_mut(), chunk, f);
-        return (x, found);
+        let results = in_place(x.storage_mut(), chunk, f);
+        return (x, results);
     }
-    let (y, found) = copied(values(&x), chunk, f);
-    (tensor(y, x.layout().shape().clone()), found)
+    let (y, results) = copy_and_map(data(&x), chunk, f);
+    (tensor(y, x.layout().shape().clone()), results)
 }
 
-/// The tensor with its values in order from the first to the last of its storage.
-pub fn whole(x: FlexTensor) -> FlexTensor {
+/// Returns the tensor with contiguous elements that fill its storage.
+pub(crate) fn contiguous(x: FlexTensor) -> FlexTensor {
     let layout = x.layout();
-    if x.is_contiguous() && layout.start_offset() == 0 && values(&x).len() == layout.num_elements() {
+    if x.is_contiguous() && layout.start_offset() == 0 && data(&x).len() == layout.num_elements() {
         x
     } else {
         x.to_contiguous()
     }
 }
 
-/// The storage of a tensor, which for one from [`whole`] is its values in order.
-pub fn values(x: &FlexTensor) -> &[f32] {
+/// The storage of a tensor; for a tensor from [`contiguous`], its elements in order.
+pub(crate) fn data(x: &FlexTensor) -> &[f32] {
     x.storage()
 }
 
-/// A tensor of these values.
-pub fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape))
+/// Creates a tensor.
+pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(data, shape))
 }

@@ -1,19 +1,19 @@
-//! Sharing work between threads, and the run-time choice of the instruction set.
+//! Parallel loops with a minimum of work per thread, and run-time dispatch to the instruction set.
 
 use macerator::{AutoArch, WithSimd};
 use rayon::prelude::*;
 
-/// Elements below which a second thread costs more than it saves.
-pub const WORTH_A_THREAD: usize = 16 * 1024;
+/// Minimum number of elements per thread, tuned with `cargo bench -p dalle2-kernels --bench ops`.
+pub(crate) const MIN_PARALLEL_LEN: usize = 16 * 1024;
 
-/// Runs a kernel compiled for the best instruction set of this machine.
+/// Runs a kernel compiled for the best instruction set of the processor.
 #[inline]
-pub fn vectorized<K: WithSimd>(kernel: K) -> K::Output {
+pub(crate) fn vectorized<K: WithSimd>(kernel: K) -> K::Output {
     AutoArch::new().dispatch(kernel)
 }
 
-/// Calls `f(index, item)` for every item, on several threads if `elements`, the total amount of work, is worth it.
-pub fn for_each<I>(items: I, elements: usize, f: impl Fn(usize, I::Item) + Sync + Send)
+/// Calls `f(index, item)` for every item, in parallel if `elements`, the total amount of work, is large enough.
+pub(crate) fn for_each<I>(items: I, elements: usize, f: impl Fn(usize, I::Item) + Sync + Send)
 where
     I: IndexedParallelIterator,
 {
@@ -21,20 +21,23 @@ where
 }
 
 /// Calls `f` on matching chunks of both slices.
-pub fn zip_chunks(to: &mut [f32], from: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync + Send) {
+pub(crate) fn zip_chunks(to: &mut [f32], from: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync + Send) {
     let n = to.len();
-    let chunks = to.par_chunks_mut(WORTH_A_THREAD).zip(from.par_chunks(WORTH_A_THREAD));
+    let chunks = to.par_chunks_mut(MIN_PARALLEL_LEN).zip(from.par_chunks(MIN_PARALLEL_LEN));
     for_each(chunks, n, |_, (to, from)| f(to, from));
 }
 
-/// Calls `f(index, chunk)` on each chunk of the slice, on several threads if that pays, and returns what it returned.
-pub fn in_place<R: Send>(x: &mut [f32], chunk: usize, f: impl Fn(usize, &mut [f32]) -> R + Sync + Send) -> Vec<R> {
+/// Calls `f(index, chunk)` for each chunk of the slice, in parallel if it is large enough, and collects the results.
+pub(crate) fn in_place<R: Send>(
+    x: &mut [f32],
+    chunk: usize,
+    f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
+) -> Vec<R> {
     let min_len = min_len(x.len());
     x.par_chunks_mut(chunk).enumerate().with_min_len(min_len).map(|(index, chunk)| f(index, chunk)).collect()
 }
 
-/// The least number of items of a task, where `elements` is the total amount of work: all, if a second thread would
-/// cost more than it saves.
-pub fn min_len(elements: usize) -> usize {
-    if elements < 2 * WORTH_A_THREAD { usize::MAX } else { 1 }
+/// Minimum number of items per task for a total of `elements`: all items if the work is too small to divide.
+pub(crate) fn min_len(elements: usize) -> usize {
+    if elements < 2 * MIN_PARALLEL_LEN { usize::MAX } else { 1 }
 }

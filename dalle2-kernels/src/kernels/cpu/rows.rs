@@ -1,4 +1,4 @@
-//! Operations over the rows of a matrix: layer normalisation and softmax.
+//! Row-wise operations: layer normalisation and softmax.
 
 use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
@@ -6,19 +6,21 @@ use rayon::prelude::*;
 use super::math::exp2_of_negative;
 use super::norm::{self, Moments};
 use super::parallel::{for_each, vectorized};
-use super::raw::{RUN, RowMap, V, load, map, mapped, maximum, store, sum, sum_pairs, update, update_with};
+use super::raw::{
+    RowMap, SUM_BLOCK, V, load, map_rows, map_rows_in_place, maximum, store, sum, sum_pairs, update, update_with,
+};
 
-/// Elements of the rows that one task takes.
-const TASK: usize = 8 * 1024;
+/// Elements per task, tuned with `cargo bench -p dalle2-kernels --bench ops`.
+const TASK_LEN: usize = 8 * 1024;
 
 /// Number of rows of `width` elements in a task.
 fn rows_per_task(width: usize) -> usize {
-    (TASK / width).max(1)
+    (TASK_LEN / width).max(1)
 }
 
 /// Layer normalisation, `(x − μ) / √(σ² + ε) · γ + β` for each row.
 #[derive(Debug, Clone, Copy)]
-pub struct LayerNormRows<'a> {
+pub(crate) struct LayerNormRows<'a> {
     /// γ, as wide as a row.
     pub gamma: &'a [f32],
     /// β
@@ -28,18 +30,18 @@ pub struct LayerNormRows<'a> {
 }
 
 impl LayerNormRows<'_> {
-    /// The rows of `x` normalised, and the moments of each.
-    pub fn normalized(&self, x: &[f32]) -> (Vec<f32>, Vec<Moments>) {
-        mapped(self, x, self.gamma.len())
+    /// Returns the normalised rows and their moments.
+    pub(crate) fn normalized(&self, x: &[f32]) -> (Vec<f32>, Vec<Moments>) {
+        map_rows(self, x, self.gamma.len())
     }
 
     /// [`Self::normalized`] in place.
-    pub fn normalize(&self, x: &mut [f32]) -> Vec<Moments> {
-        map(self, x, self.gamma.len())
+    pub(crate) fn normalize(&self, x: &mut [f32]) -> Vec<Moments> {
+        map_rows_in_place(self, x, self.gamma.len())
     }
 
-    /// Turns the gradient of the result, in `grad`, into that of x, and returns those of γ and β.
-    pub fn backward(&self, moments: &[Moments], x: &[f32], grad: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
+    /// Replaces the output gradient in `grad` by the input gradient, and returns the gradients of γ and β.
+    pub(crate) fn backward(&self, moments: &[Moments], x: &[f32], grad: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
         let (width, n) = (self.gamma.len(), grad.len());
         let rows = rows_per_task(width);
         let mut partial = vec![0.0; n.div_ceil(rows * width) * 2 * width];
@@ -50,7 +52,7 @@ impl LayerNormRows<'_> {
             let (gamma, beta) = partial.split_at_mut(width);
             vectorized(RowGradients { norm: self, moments, x, grad, gamma, beta });
         });
-        // In the order of the rows, so that the sum does not depend on which thread came first.
+        // In the order of the rows, so that the sum does not depend on the scheduling.
         let mut total = vec![0.0; 2 * width];
         for partial in partial.chunks_exact(2 * width) {
             total.iter_mut().zip(partial).for_each(|(total, partial)| *total += partial);
@@ -100,29 +102,29 @@ impl WithSimd for RowGradients<'_> {
             for (vector, (grad, x)) in grad.chunks_mut(S::lanes32()).zip(x.chunks(S::lanes32())).enumerate() {
                 let columns = vector * S::lanes32()..vector * S::lanes32() + grad.len();
                 let (value, x_hat) = (load::<S>(grad), (load::<S>(x) - center) * scale);
-                let (of_gamma, of_beta) = (&mut self.gamma[columns.clone()], &mut self.beta[columns.clone()]);
-                store(value.mul_add(x_hat, load(of_gamma)), of_gamma);
-                store(value + load(of_beta), of_beta);
+                let (grad_gamma, grad_beta) = (&mut self.gamma[columns.clone()], &mut self.beta[columns.clone()]);
+                store(value.mul_add(x_hat, load(grad_gamma)), grad_gamma);
+                store(value + load(grad_beta), grad_beta);
                 store(value * load(&self.norm.gamma[columns]), grad);
             }
-            let of_grad = sum::<S>(grad, |g| g) / width as f64;
-            let of_product = sum_pairs::<S>(grad, x, |g, x| g * (x - center)) / width as f64;
-            // In f64: the powers of rstd may be less than f32 holds.
-            let constant = ((-of_grad) as f32 * rstd).splat::<S>();
-            let linear = ((-of_product * f64::from(*rstd).powi(3)) as f32).splat::<S>();
+            let mean_grad = sum::<S>(grad, |g| g) / width as f64;
+            let mean_product = sum_pairs::<S>(grad, x, |g, x| g * (x - center)) / width as f64;
+            // In f64: powers of rstd may underflow in f32.
+            let constant = ((-mean_grad) as f32 * rstd).splat::<S>();
+            let linear = ((-mean_product * f64::from(*rstd).powi(3)) as f32).splat::<S>();
             update_with::<S>(grad, x, |grad, x| grad.mul_add(scale, (x - center).mul_add(linear, constant)));
         }
     }
 }
 
-/// The sum of each column of rows of `width`.
-pub fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
+/// Sums each column of a matrix of `width` columns.
+pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
     let task = rows_per_task(width) * width;
     let mut partial = vec![0.0; x.len().div_ceil(task) * width];
     for_each(partial.par_chunks_mut(width).zip(x.par_chunks(task)), x.len(), |_, (sums, x)| {
         vectorized(ColumnSums { x, sums });
     });
-    // In the order of the rows, so that the sum does not depend on which thread came first.
+    // In the order of the rows, so that the sum does not depend on the scheduling.
     let mut total = vec![0.0; width];
     vectorized(ColumnSums { x: &partial, sums: &mut total });
     total
@@ -144,28 +146,28 @@ impl WithSimd for ColumnSums<'_> {
     }
 }
 
-/// Which entries of a matrix of scores are left out of the softmax.
+/// The mask of attention scores.
 #[derive(Debug, Clone, Copy)]
-pub struct RowMask<'a> {
-    /// Non-zero where left out; the rows of one item of the batch, or of every item.
-    pub values: &'a [u8],
-    /// Rows of queries, the same for each head.
+pub(crate) struct RowMask<'a> {
+    /// Non-zero where masked out; for one item of the batch or for every item.
+    pub data: &'a [u8],
+    /// Number of queries, the same for each head.
     pub queries: usize,
     /// Heads that share the mask of an item.
     pub heads: usize,
 }
 
 impl RowMask<'_> {
-    /// The mask of row `(item · heads + head) · queries + query`.
+    /// Returns the mask of row `(item · heads + head) · queries + query`.
     fn row(&self, row: usize, width: usize) -> &[u8] {
         let (item, query) = (row / self.queries / self.heads, row % self.queries);
-        let masks = self.values.len() / (self.queries * width);
-        &self.values[(item % masks * self.queries + query) * width..][..width]
+        let masks = self.data.len() / (self.queries * width);
+        &self.data[(item % masks * self.queries + query) * width..][..width]
     }
 
-    /// Multiplies the scores of a row by `scale`, and replaces those that are left out by `f32::MIN`.
+    /// Multiplies the scores of a row by `scale` and sets masked scores to `f32::MIN`.
     #[inline(always)]
-    pub fn scale(&self, row: usize, scale: f32, scores: &mut [f32]) {
+    pub(crate) fn scale(&self, row: usize, scale: f32, scores: &mut [f32]) {
         let width = scores.len();
         for (score, masked) in scores.iter_mut().zip(self.row(row, width)) {
             *score = if *masked == 0 { *score * scale } else { f32::MIN };
@@ -173,17 +175,23 @@ impl RowMask<'_> {
     }
 }
 
-/// Replaces each row of scores by the softmax of `scale · scores`; what the mask leaves out counts as `f32::MIN`.
-pub fn softmax(width: usize, scale: f32, mask: Option<&RowMask<'_>>, scores: &mut [f32]) {
+/// Replaces each row of scores by the softmax of `scale · scores`; masked scores count as `f32::MIN`.
+pub(crate) fn softmax(width: usize, scale: f32, mask: Option<&RowMask<'_>>, scores: &mut [f32]) {
     let (n, rows) = (scores.len(), rows_per_task(width));
     for_each(scores.par_chunks_mut(rows * width), n, |task, scores| {
         vectorized(Softmax { width, scale, mask, first_row: task * rows, scores });
     });
 }
 
-/// Turns the gradient of the weights that [`softmax`] gave, in `grad`, into that of the scores, which is 0 for those
-/// that the mask left out, even in a row where it left out all.
-pub fn softmax_backward(width: usize, scale: f32, mask: Option<&RowMask<'_>>, weights: &[f32], grad: &mut [f32]) {
+/// Replaces the gradient of the weights of [`softmax`] in `grad` by the gradient of the scores. Masked scores have a
+/// gradient of 0, even in a fully masked row.
+pub(crate) fn softmax_backward(
+    width: usize,
+    scale: f32,
+    mask: Option<&RowMask<'_>>,
+    weights: &[f32],
+    grad: &mut [f32],
+) {
     let (n, rows) = (grad.len(), rows_per_task(width));
     for_each(grad.par_chunks_mut(rows * width), n, |task, grad| {
         let first_row = task * rows;
@@ -213,11 +221,11 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// Replaces the scores of a row by what the softmax of `scale · scores` divides by their sum, and returns one over that.
+/// Replaces the scores of a row by the unnormalised softmax of `scale · scores`, and returns the reciprocal of its sum.
 /// The scale is positive.
 #[inline(always)]
-pub fn exponentials<S: Simd>(scores: &mut [f32], scale: f32, mask: Option<(&RowMask<'_>, usize)>) -> f32 {
-    // Without a mask the scale waits for the exponent.
+pub(crate) fn exponentials<S: Simd>(scores: &mut [f32], scale: f32, mask: Option<(&RowMask<'_>, usize)>) -> f32 {
+    // Without a mask the scale is folded into the exponent.
     let scale = match mask {
         Some((mask, row)) => {
             mask.scale(row, scale, scores);
@@ -226,11 +234,11 @@ pub fn exponentials<S: Simd>(scores: &mut [f32], scale: f32, mask: Option<(&RowM
         None => scale,
     };
     let max = maximum::<S>(scores).splat::<S>();
-    // Where the exponent is large its rounding counts, but the exponential is small.
+    // Rounding errors grow with the magnitude of the exponent, where the exponential is small.
     let scale = (scale * std::f32::consts::LOG2_E).splat::<S>();
     let (lanes, mut total) = (S::lanes32(), 0.0);
     // Loops and not a closure, which would be compiled without the instructions of `S`.
-    for scores in scores.chunks_mut(RUN * lanes) {
+    for scores in scores.chunks_mut(SUM_BLOCK * lanes) {
         let mut sum = 0.0.splat::<S>();
         for scores in scores.chunks_mut(lanes) {
             let value = exp2_of_negative((load::<S>(scores) - max) * scale);

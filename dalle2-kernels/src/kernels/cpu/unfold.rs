@@ -1,7 +1,7 @@
-//! Convolution as a matrix product: images to columns, columns back to images.
+//! im2col and col2im.
 //!
-//! A matrix of columns has one row per channel and tap of the kernel and one column per output pixel, the pixels of
-//! several images side by side, so that the product with the weights is one large one.
+//! The matrix of columns has one row per channel and tap of the kernel and one column per output pixel. The pixels of
+//! several images are side by side, so that a convolution is one large matrix product.
 
 use std::ops::Range;
 
@@ -9,12 +9,13 @@ use rayon::prelude::*;
 
 use super::parallel::for_each;
 
-/// Pixels whose columns are made at a time: enough for an efficient product, few enough for the cache.
-const PIXELS_AT_A_TIME: usize = 2048;
+/// Pixels per block: enough for an efficient product, few enough for the cache; tuned with
+/// `cargo bench -p dalle2-kernels --bench ops`.
+const BLOCK_PIXELS: usize = 2048;
 
-/// Output pixels that are worked on together: some rows of one image, or all rows of several.
+/// Output pixels of one matrix of columns: a range of rows of one image, or all rows of several images.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     /// Images of the batch.
     pub images: Range<usize>,
     /// Rows of each.
@@ -22,10 +23,10 @@ pub struct Block {
 }
 
 impl Block {
-    /// Cuts `batch` images of `height` by `width` pixels into blocks.
-    pub fn cover(batch: usize, [height, width]: [usize; 2]) -> impl Iterator<Item = Self> {
-        let images = (PIXELS_AT_A_TIME / (height * width).max(1)).clamp(1, batch.max(1));
-        let rows = if images > 1 { height } else { (PIXELS_AT_A_TIME / width.max(1)).clamp(1, height.max(1)) };
+    /// Divides `batch` images of `height` by `width` pixels into blocks.
+    pub(crate) fn cover(batch: usize, [height, width]: [usize; 2]) -> impl Iterator<Item = Self> {
+        let images = (BLOCK_PIXELS / (height * width).max(1)).clamp(1, batch.max(1));
+        let rows = if images > 1 { height } else { (BLOCK_PIXELS / width.max(1)).clamp(1, height.max(1)) };
         (0..batch).step_by(images).flat_map(move |image| {
             (0..height).step_by(rows).map(move |row| Self {
                 images: image..(image + images).min(batch),
@@ -35,14 +36,14 @@ impl Block {
     }
 
     /// Number of pixels, in images that are `width` wide.
-    pub fn pixels(&self, width: usize) -> usize {
+    pub(crate) fn pixels(&self, width: usize) -> usize {
         self.images.len() * self.rows.len() * width
     }
 }
 
-/// Which pixel of an image `[C, H, W]` stands in which column.
+/// The mapping from pixels of images `[C, H, W]` to columns.
 #[derive(Debug, Clone)]
-pub struct Unfold {
+pub(crate) struct Unfold {
     /// C
     pub channels: usize,
     /// \[H, W\] of the images.
@@ -57,7 +58,7 @@ pub struct Unfold {
 
 impl Unfold {
     /// Writes the columns of a block, `[channels · taps, pixels]`, reading zero outside the image.
-    pub fn unfold(&self, images: &[f32], block: &Block, columns: &mut [f32]) {
+    pub(crate) fn unfold(&self, images: &[f32], block: &Block, columns: &mut [f32]) {
         let pixels = block.pixels(self.grid[1]);
         let (plane, segment) = (self.image[0] * self.image[1], block.rows.len() * self.grid[1]);
         let n = columns.len();
@@ -74,8 +75,8 @@ impl Unfold {
         });
     }
 
-    /// One tap over grid rows, where the grid is as wide as the image: a copy of a shifted range, then zeros for the
-    /// pixels that the shift took from a neighbouring row.
+    /// Copies one tap over grid rows of the width of the image: a shifted range, then zeros for the pixels that wrapped
+    /// around from a neighbouring row.
     fn copy_shifted(&self, from: &[f32], [down, right]: [isize; 2], rows: &Range<usize>, to: &mut [f32]) {
         let width = self.grid[1];
         let shift = (rows.start as isize + down) * width as isize + right;
@@ -97,7 +98,7 @@ impl Unfold {
         }
     }
 
-    /// One tap over grid rows, in general.
+    /// Copies one tap over grid rows of any width and stride.
     fn copy_rows(&self, from: &[f32], tap: [isize; 2], rows: &Range<usize>, to: &mut [f32]) {
         for (row, to) in rows.clone().zip(to.chunks_exact_mut(self.grid[1])) {
             let Some(from) = self.image_row(row, tap[0]).map(|row| &from[row * self.image[1]..][..self.image[1]])
@@ -112,13 +113,13 @@ impl Unfold {
         }
     }
 
-    /// The row of the image for a row of the grid, if it is inside.
+    /// The image row for a row of the grid, or `None` in the padding.
     fn image_row(&self, row: usize, tap: isize) -> Option<usize> {
         (row * self.stride[0]).checked_add_signed(tap).filter(|row| *row < self.image[0])
     }
 
-    /// The transpose of [`Unfold::unfold`]: adds the columns of a block to the images.
-    pub fn fold(&self, columns: &[f32], block: &Block, images: &mut [f32]) {
+    /// Adds the columns of a block to the images (col2im, the transpose of [`Unfold::unfold`]).
+    pub(crate) fn fold(&self, columns: &[f32], block: &Block, images: &mut [f32]) {
         let pixels = block.pixels(self.grid[1]);
         let (plane, segment) = (self.image[0] * self.image[1], block.rows.len() * self.grid[1]);
         let images =
@@ -141,9 +142,14 @@ impl Unfold {
     }
 }
 
-/// Writes a matrix `[C, pixels of the block]` to its place in images `[B, C, H, W]` of the given size, adding `bias` if
-/// there is one per channel.
-pub fn place(matrix: &[f32], bias: Option<&[f32]>, block: &Block, [height, width]: [usize; 2], images: &mut [f32]) {
+/// Writes a matrix `[C, pixels of the block]`, plus a bias `[C]` if given, to the block of images `[B, C, H, W]`.
+pub(crate) fn write_block(
+    matrix: &[f32],
+    bias: Option<&[f32]>,
+    block: &Block,
+    [height, width]: [usize; 2],
+    images: &mut [f32],
+) {
     let (plane, pixels) = (height * width, block.pixels(width));
     let channels = matrix.len() / pixels;
     let segment = block.rows.start * width..block.rows.end * width;

@@ -1,4 +1,4 @@
-//! Attention, whose weights are kept for the gradients.
+//! Attention with gradients.
 
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -8,12 +8,12 @@ use burn::backend::autodiff::{
 use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::BoolTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 
-use super::super::ops::{NnOps, Softmax, matrix_of, tensor, whole};
+use super::super::ops::{NnOps, Softmax, batch_matrix, contiguous, tensor};
 use super::super::panels::Matrix;
 use super::super::raw::{Bias, matrix_products};
 
-/// The attention; its weights are kept if a gradient is wanted.
-pub fn attend<C: CheckpointStrategy>(
+/// Attention; saves its weights for backward if a gradient is required.
+pub(crate) fn attend<C: CheckpointStrategy>(
     [q, k, v]: [FloatTensor<Autodiff<Flex, C>>; 3],
     mask: Option<BoolTensor<Flex>>,
     scale: f32,
@@ -23,7 +23,7 @@ pub fn attend<C: CheckpointStrategy>(
     match kind {
         OpsKind::Tracked(prep) => {
             let softmax = Softmax::new(mask, scale);
-            let [q, k, v] = [q, k, v].map(whole);
+            let [q, k, v] = [q, k, v].map(contiguous);
             let weights = softmax.forward(products(&q, &k, |[q, k]| [q, k.transposed()]));
             let y = products(&weights, &v, |factors| factors);
             prep.finish(Attended { q, k, v, weights, softmax }, y)
@@ -35,24 +35,24 @@ pub fn attend<C: CheckpointStrategy>(
     }
 }
 
-/// The product of the factors that `f` makes of each pair of matrices `[B, heads, .., ..]`.
+/// The batched product of `f(a, b)` for each pair of matrices of `[B, heads, .., ..]`.
 fn products(
     a: &FlexTensor,
     b: &FlexTensor,
     f: impl for<'a> Fn([Matrix<'a>; 2]) -> [Matrix<'a>; 2] + Sync,
 ) -> FlexTensor {
     let [items, heads, ..] = a.layout().shape().dims::<4>();
-    let factors = |i| f([matrix_of(a, i), matrix_of(b, i)]);
+    let factors = |i| f([batch_matrix(a, i), batch_matrix(b, i)]);
     let [left, right] = factors(0);
     let size = [left.size()[0], right.size()[1]];
     tensor(matrix_products(items * heads, factors, Bias::None), Shape::from([items, heads, size[0], size[1]]))
 }
 
-/// Backward step of the attentions.
+/// Backward step of attention.
 #[derive(Debug)]
 struct AttentionStep;
 
-/// What [`AttentionStep`] keeps of the forward pass.
+/// Activations of attention saved for backward.
 #[derive(Debug, Clone)]
 struct Attended {
     q: FlexTensor,
@@ -67,22 +67,22 @@ impl Backward<Flex, 3> for AttentionStep {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let Attended { q, k, v, weights, softmax } = ops.state;
-        let [of_q, of_k, of_v] = ops.parents;
-        let grad = whole(grads.consume::<Flex>(&ops.node));
-        if let Some(parent) = of_v {
+        let [grad_q, grad_k, grad_v] = ops.parents;
+        let grad = contiguous(grads.consume::<Flex>(&ops.node));
+        if let Some(parent) = grad_v {
             grads
                 .register::<Flex>(parent.id, products(&weights, &grad, |[weights, grad]| [weights.transposed(), grad]));
         }
-        if of_q.is_none() && of_k.is_none() {
+        if grad_q.is_none() && grad_k.is_none() {
             return;
         }
-        let of_weights = products(&grad, &v, |[grad, v]| [grad, v.transposed()]);
-        let of_scores = softmax.backward(&weights, of_weights);
-        if let Some(parent) = of_k {
-            grads.register::<Flex>(parent.id, products(&of_scores, &q, |[scores, q]| [scores.transposed(), q]));
+        let grad_weights = products(&grad, &v, |[grad, v]| [grad, v.transposed()]);
+        let grad_scores = softmax.backward(&weights, grad_weights);
+        if let Some(parent) = grad_k {
+            grads.register::<Flex>(parent.id, products(&grad_scores, &q, |[scores, q]| [scores.transposed(), q]));
         }
-        if let Some(parent) = of_q {
-            grads.register::<Flex>(parent.id, products(&of_scores, &k, |factors| factors));
+        if let Some(parent) = grad_q {
+            grads.register::<Flex>(parent.id, products(&grad_scores, &k, |factors| factors));
         }
     }
 }

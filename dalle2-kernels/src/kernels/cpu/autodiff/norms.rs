@@ -1,4 +1,4 @@
-//! Norms.
+//! Backward steps of the norms.
 
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -9,16 +9,16 @@ use burn::backend::{Autodiff, Flex, flex::FlexTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 
 use super::super::norm::{self, GroupNormShape, Moments};
-use super::super::ops::{Parameters, normalize, tensor, values, whole};
+use super::super::ops::{Parameters, contiguous, data, normalize, tensor};
 use super::super::rows::LayerNormRows;
 
 /// Backward step of [`NnOps::layer_norm_rows`].
 #[derive(Debug)]
-pub struct LayerNormStep;
+pub(crate) struct LayerNormStep;
 
-/// What [`LayerNormStep`] keeps of the forward pass.
+/// Activations of a layer norm saved for backward.
 #[derive(Debug, Clone)]
-pub struct NormalizedRows {
+pub(crate) struct NormalizedRows {
     pub x: FlexTensor,
     pub gamma: FlexTensor,
     pub beta: FlexTensor,
@@ -31,11 +31,11 @@ impl Backward<Flex, 3> for LayerNormStep {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let NormalizedRows { x, gamma, beta, moments, epsilon } = ops.state;
-        let norm = LayerNormRows { gamma: values(&gamma), beta: values(&beta), epsilon };
-        let mut of_x = whole(grads.consume::<Flex>(&ops.node));
-        let (of_gamma, of_beta) = norm.backward(&moments, values(&x), of_x.storage_mut());
-        let per_column = |values: Vec<f32>| tensor(values, gamma.layout().shape().clone());
-        for (parent, grad) in ops.parents.into_iter().zip([of_x, per_column(of_gamma), per_column(of_beta)]) {
+        let norm = LayerNormRows { gamma: data(&gamma), beta: data(&beta), epsilon };
+        let mut grad_input = contiguous(grads.consume::<Flex>(&ops.node));
+        let (grad_gamma, grad_beta) = norm.backward(&moments, data(&x), grad_input.storage_mut());
+        let per_column = |data: Vec<f32>| tensor(data, gamma.layout().shape().clone());
+        for (parent, grad) in ops.parents.into_iter().zip([grad_input, per_column(grad_gamma), per_column(grad_beta)]) {
             if let Some(parent) = parent {
                 grads.register::<Flex>(parent.id, grad);
             }
@@ -45,19 +45,19 @@ impl Backward<Flex, 3> for LayerNormStep {
 
 /// Backward step of the group norms; the parents are x, γ, β and, with FiLM, scale and shift.
 #[derive(Debug)]
-pub struct GroupNormStep;
+pub(crate) struct GroupNormStep;
 
-/// What [`GroupNormStep`] keeps of the forward pass.
+/// Activations of a group norm saved for backward.
 #[derive(Debug, Clone)]
-pub struct Normalized {
+pub(crate) struct Normalized {
     x: FlexTensor,
     parameters: Parameters,
     moments: Vec<Moments>,
     shape: GroupNormShape,
 }
 
-/// Computes the group norm, and keeps what its gradient needs if any is wanted.
-pub fn run<C, const N: usize>(
+/// Group norm; saves activations for backward if a gradient is required.
+pub(crate) fn group_norm<C, const N: usize>(
     kind: OpsKind<GroupNormStep, Flex, Normalized, C, N>,
     x: FlexTensor,
     parameters: Parameters,
@@ -68,7 +68,7 @@ where
 {
     match kind {
         OpsKind::Tracked(prep) => {
-            let x = whole(x);
+            let x = contiguous(x);
             let (y, moments) = normalize(x.clone(), &parameters, &shape);
             prep.finish(Normalized { x, parameters, moments, shape }, y)
         }
@@ -83,17 +83,17 @@ impl<const N: usize> Backward<Flex, N> for GroupNormStep {
         let Normalized { x, parameters, moments, shape } = ops.state;
         let affine = parameters.affine();
         let channels = shape.channels;
-        let mut of_x = whole(grads.consume::<Flex>(&ops.node));
-        let sums = norm::backward(&shape, &affine, &moments, values(&x), of_x.storage_mut());
-        let of_affine = norm::affine_gradients(channels, &affine, &sums);
+        let mut grad_input = contiguous(grads.consume::<Flex>(&ops.node));
+        let sums = norm::backward(&shape, &affine, &moments, data(&x), grad_input.storage_mut());
+        let grad_affine = norm::affine_gradients(channels, &affine, &sums);
 
-        let per_channel = |values| tensor(values, Shape::from([channels]));
-        let per_row = |values: Vec<f32>| tensor(values, Shape::from([sums.len() / channels, channels]));
-        let mut found = vec![of_x, per_channel(of_affine.gamma), per_channel(of_affine.beta)];
-        if let Some((scale, shift)) = of_affine.film {
-            found.extend([per_row(scale), per_row(shift)]);
+        let per_channel = |data| tensor(data, Shape::from([channels]));
+        let per_row = |data: Vec<f32>| tensor(data, Shape::from([sums.len() / channels, channels]));
+        let mut parent_grads = vec![grad_input, per_channel(grad_affine.gamma), per_channel(grad_affine.beta)];
+        if let Some((scale, shift)) = grad_affine.film {
+            parent_grads.extend([per_row(scale), per_row(shift)]);
         }
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
+        for (parent, grad) in ops.parents.into_iter().zip(parent_grads) {
             if let Some(parent) = parent {
                 grads.register::<Flex>(parent.id, grad);
             }

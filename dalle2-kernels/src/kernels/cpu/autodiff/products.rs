@@ -1,4 +1,4 @@
-//! Products with weights: linear layers, convolutions and embeddings.
+//! Backward steps of linear layers, convolutions and embeddings.
 
 use burn::backend::autodiff::{
     checkpoint::base::Checkpointer,
@@ -10,14 +10,15 @@ use burn::tensor::Shape;
 use rayon::prelude::*;
 
 use super::super::conv::{self, ConvShape};
-use super::super::ops::{matrix, tensor, values, whole};
-use super::super::parallel::WORTH_A_THREAD;
-use super::super::raw::{Bias, Rows, Unwritten, matrix_product};
+use super::super::ops::{contiguous, data, matrix, tensor};
+use super::super::parallel::MIN_PARALLEL_LEN;
+use super::super::raw::{Bias, Rows, UninitRows, matrix_product};
 use super::super::rows;
 
-/// Backward step of [`NnOps::linear`] and [`NnOps::linear_onto`], of which the residual is the fourth parent.
+/// Backward step of [`NnOps::linear`](super::super::ops::NnOps::linear) and [`NnOps::linear_add`](super::super::ops::NnOps::linear_add); the
+/// fourth parent is the residual.
 #[derive(Debug)]
-pub struct LinearStep;
+pub(crate) struct LinearStep;
 
 impl<const N: usize> Backward<Flex, N> for LinearStep {
     type State = (FlexTensor, FlexTensor);
@@ -25,29 +26,30 @@ impl<const N: usize> Backward<Flex, N> for LinearStep {
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (x, weight) = ops.state;
         let mut parents = ops.parents.into_iter();
-        let mut wanted = || parents.next().flatten();
-        let grad = whole(grads.consume::<Flex>(&ops.node));
-        if let Some(parent) = wanted() {
-            let found = matrix_product(matrix(&grad), matrix(&weight).transposed(), Bias::None);
-            grads.register::<Flex>(parent.id, tensor(found, x.layout().shape().clone()));
+        let [input_parent, weight_parent, bias_parent, residual_parent] = [(); 4].map(|()| parents.next().flatten());
+        let grad_output = contiguous(grads.consume::<Flex>(&ops.node));
+        if let Some(parent) = input_parent {
+            let grad_input = matrix_product(matrix(&grad_output), matrix(&weight).transposed(), Bias::None);
+            grads.register::<Flex>(parent.id, tensor(grad_input, x.layout().shape().clone()));
         }
-        if let Some(parent) = wanted() {
-            let found = matrix_product(matrix(&x).transposed(), matrix(&grad), Bias::None);
-            grads.register::<Flex>(parent.id, tensor(found, weight.layout().shape().clone()));
+        if let Some(parent) = weight_parent {
+            let grad_weight = matrix_product(matrix(&x).transposed(), matrix(&grad_output), Bias::None);
+            grads.register::<Flex>(parent.id, tensor(grad_weight, weight.layout().shape().clone()));
         }
-        if let Some(parent) = wanted() {
-            let found = rows::column_sums(values(&grad), weight.layout().shape()[1]);
-            grads.register::<Flex>(parent.id, tensor(found, Shape::from([weight.layout().shape()[1]])));
+        if let Some(parent) = bias_parent {
+            let outputs = weight.layout().shape()[1];
+            let grad_bias = rows::column_sums(data(&grad_output), outputs);
+            grads.register::<Flex>(parent.id, tensor(grad_bias, Shape::from([outputs])));
         }
-        if let Some(parent) = wanted() {
-            grads.register::<Flex>(parent.id, grad);
+        if let Some(parent) = residual_parent {
+            grads.register::<Flex>(parent.id, grad_output);
         }
     }
 }
 
-/// Backward step of [`NnOps::embedding_rows`].
+/// Backward step of [`NnOps::embedding_rows`](super::super::ops::NnOps::embedding_rows).
 #[derive(Debug)]
-pub struct EmbeddingStep;
+pub(crate) struct EmbeddingStep;
 
 impl Backward<Flex, 1> for EmbeddingStep {
     type State = (Vec<usize>, Shape);
@@ -55,30 +57,30 @@ impl Backward<Flex, 1> for EmbeddingStep {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (ids, shape) = ops.state;
         unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
-            let grad = whole(grad);
-            tensor(sums_by_id(&ids, values(&grad), shape.dims()), shape)
+            let grad = contiguous(grad);
+            tensor(sums_by_id(&ids, data(&grad), shape.dims()), shape)
         });
     }
 }
 
-/// A table with so many rows and columns, of which each row is the sum of those rows of `x` that have its number.
+/// Adds each row of `x` to the row of its id in a table of zeros.
 ///
 /// # Panics
-/// If the table has no row of such a number.
+/// If an id is not less than the rows of the table.
 fn sums_by_id(ids: &[usize], x: &[f32], [rows, width]: [usize; 2]) -> Vec<f32> {
-    // By number, and of one number in the order in which they come.
+    // A stable sort: equal ids stay in their order, which fixes the order of sums.
     let mut order: Vec<usize> = (0..ids.len()).collect();
     order.sort_by_key(|i| ids[*i]);
-    assert!(order.last().is_none_or(|i| ids[*i] < rows), "the table has {rows} rows, and a number is not less");
-    let mut table = Unwritten::new(rows, width);
-    let in_turn = WORTH_A_THREAD.div_ceil(width.max(1));
-    let pieces: Vec<Rows<'_>> = table.rows().chunks(in_turn).collect();
-    pieces.into_par_iter().enumerate().for_each(|(piece, mut table)| {
+    assert!(order.last().is_none_or(|i| ids[*i] < rows), "embedding: an id is not below the {rows} rows of the table");
+    let mut table = UninitRows::new(rows, width);
+    let rows_per_task = MIN_PARALLEL_LEN.div_ceil(width.max(1));
+    let tasks: Vec<Rows<'_>> = table.rows().chunks(rows_per_task).collect();
+    tasks.into_par_iter().enumerate().for_each(|(task, mut table)| {
         let zeros = vec![0.0; width];
         let mut sum = zeros.clone();
-        let first = piece * in_turn;
+        let first = task * rows_per_task;
         let mut rest = &order[order.partition_point(|i| ids[*i] < first)..];
-        for row in 0..in_turn.min(rows - first) {
+        for row in 0..rows_per_task.min(rows - first) {
             let count = rest.partition_point(|i| ids[*i] == first + row);
             let (these, others) = rest.split_at(count);
             rest = others;
@@ -96,9 +98,10 @@ fn sums_by_id(ids: &[usize], x: &[f32], [rows, width]: [usize; 2]) -> Vec<f32> {
     table.finish()
 }
 
-/// Backward step of [`NnOps::convolution`] and [`NnOps::convolution_onto`], of which the residual is the fourth parent.
+/// Backward step of [`NnOps::convolution`](super::super::ops::NnOps::convolution) and [`NnOps::conv2d_add`](super::super::ops::NnOps::conv2d_add);
+/// the fourth parent is the residual.
 #[derive(Debug)]
-pub struct ConvStep;
+pub(crate) struct ConvStep;
 
 impl<const N: usize> Backward<Flex, N> for ConvStep {
     type State = (FlexTensor, FlexTensor, ConvShape);
@@ -106,23 +109,22 @@ impl<const N: usize> Backward<Flex, N> for ConvStep {
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (x, weight, shape) = ops.state;
         let mut parents = ops.parents.into_iter();
-        let mut wanted = || parents.next().flatten();
-        let [of_x, of_weight, of_bias, of_residual] = [(); 4].map(|()| wanted());
-        let grad = whole(grads.consume::<Flex>(&ops.node));
-        let wants = [of_x.is_some(), of_weight.is_some()];
-        let found = conv::backward(&shape, values(&x), &weight, values(&grad), wants);
-        if let (Some(parent), Some(found)) = (of_x, found.x) {
-            grads.register::<Flex>(parent.id, tensor(found, x.layout().shape().clone()));
+        let [input_parent, weight_parent, bias_parent, residual_parent] = [(); 4].map(|()| parents.next().flatten());
+        let grad_output = contiguous(grads.consume::<Flex>(&ops.node));
+        let needs = [input_parent.is_some(), weight_parent.is_some()];
+        let gradients = conv::backward(&shape, data(&x), &weight, data(&grad_output), needs);
+        if let (Some(parent), Some(grad_input)) = (input_parent, gradients.input) {
+            grads.register::<Flex>(parent.id, tensor(grad_input, x.layout().shape().clone()));
         }
-        if let (Some(parent), Some(found)) = (of_weight, found.weight) {
-            grads.register::<Flex>(parent.id, tensor(found, weight.layout().shape().clone()));
+        if let (Some(parent), Some(grad_weight)) = (weight_parent, gradients.weight) {
+            grads.register::<Flex>(parent.id, tensor(grad_weight, weight.layout().shape().clone()));
         }
-        if let Some(parent) = of_bias {
-            let found = conv::bias_gradient(&shape, values(&grad));
-            grads.register::<Flex>(parent.id, tensor(found, Shape::from([shape.channels[1]])));
+        if let Some(parent) = bias_parent {
+            let grad_bias = conv::grad_bias(&shape, data(&grad_output));
+            grads.register::<Flex>(parent.id, tensor(grad_bias, Shape::from([shape.channels[1]])));
         }
-        if let Some(parent) = of_residual {
-            grads.register::<Flex>(parent.id, grad);
+        if let Some(parent) = residual_parent {
+            grads.register::<Flex>(parent.id, grad_output);
         }
     }
 }

@@ -8,35 +8,35 @@ use super::super::conv::ConvShape;
 use super::super::parallel::vectorized;
 use super::super::raw::bf16::{BLOCK, Instructions, Pair, product};
 use super::super::scratch::Scratch;
-use super::{AT_A_TIME, Outputs, PAIRS, Weight, odd_lines, rounded};
+use super::blocks::{GROUP_BYTES, Outputs, PAIR_BUFFER, Weight, odd_cache_lines, to_bf16_bits};
 
-/// Blocks of positions from which on the weights are copied into the order in which they are read.
-const WORTH_A_COPY: usize = 16;
+/// Minimum number of position blocks for which rearranging the weights pays, tuned with `cargo xtask peer`.
+const MIN_COPY_BLOCKS: usize = 16;
 
-/// Weights in the order of their products.
-static COPY: Scratch<bf16> = Scratch::new();
+/// Rearranged weights.
+static WEIGHT_BUFFER: Scratch<bf16> = Scratch::new();
 
 /// The convolution of `x` `[B, C_in, H, W]` with stride 1 and `weight` `[C_out, kh, kw, C_in]`, plus `bias` `[C_out]`.
-pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
+pub(crate) fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
     let ([height, width], [rows, columns]) = (shape.grid, shape.kernel);
     let (pitch, gap) = (width + columns - 1, rows - 1);
-    // As many images as fit, or else a few rows of one.
-    let of_row = from / 2 * pitch * size_of::<Pair>();
-    let images = (AT_A_TIME / (of_row * (height + gap))).clamp(1, shape.batch);
-    let at_a_time = (AT_A_TIME / of_row).saturating_sub(gap).clamp(1, height);
-    let at_a_time = height.div_ceil(height.div_ceil(at_a_time));
+    // Several images if they fit a group, or else a few rows of one.
+    let row_bytes = from / 2 * pitch * size_of::<Pair>();
+    let images = (GROUP_BYTES / (row_bytes * (height + gap))).clamp(1, shape.batch);
+    let group_rows = (GROUP_BYTES / row_bytes).saturating_sub(gap).clamp(1, height);
+    let group_rows = height.div_ceil(height.div_ceil(group_rows));
     let offsets: Vec<usize> = (0..rows * columns).map(|tap| tap / columns * pitch + tap % columns).collect();
     let (image, plane) = (shape.image[0] * shape.image[1], height * width);
     let mut y = vec![0.0; shape.batch * to * plane];
     for (x, y) in x.chunks(images * from * image).zip(y.chunks_mut(images * to * plane)) {
-        for first in (0..height).step_by(at_a_time) {
-            let count = at_a_time.min(height - first);
+        for first in (0..height).step_by(group_rows) {
+            let count = group_rows.min(height - first);
             let band = Band { images: x.len() / (from * image), first, count, gap, width, pitch };
-            let length = odd_lines(band.blocks() * BLOCK + gap * pitch + columns - 1);
-            PAIRS.with(from / 2 * length, |pairs| {
+            let length = odd_cache_lines(band.blocks() * BLOCK + gap * pitch + columns - 1);
+            PAIR_BUFFER.with(from / 2 * length, |pairs| {
                 pairs.par_chunks_mut(length).enumerate().for_each(|(pair, pairs)| {
-                    vectorized(OfImages { shape, x, pair, band: &band, pairs });
+                    vectorized(PackImages { shape, x, pair, band: &band, pairs });
                 });
                 let mut tasks: Vec<Vec<&mut [f32]>> = (0..to.div_ceil(BLOCK)).map(|_| Vec::new()).collect();
                 for y in y.chunks_mut(to * plane) {
@@ -45,16 +45,16 @@ pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[b
                 tasks.into_par_iter().enumerate().for_each(|(task, mut planes)| {
                     let outputs = Outputs::new(task * BLOCK, to);
                     let (weight, bias) = (outputs.of(weight), outputs.of(bias));
-                    let copied = band.blocks() >= WORTH_A_COPY;
-                    COPY.with(if copied { weight.len() } else { 0 }, |copy| {
-                        let weight = Weight::new(weight, &offsets, copied.then_some(copy));
+                    let rearranged = band.blocks() >= MIN_COPY_BLOCKS;
+                    WEIGHT_BUFFER.with(if rearranged { weight.len() } else { 0 }, |copy| {
+                        let weight = Weight::new(weight, &offsets, rearranged.then_some(copy));
                         let mut block = [[0.0; BLOCK]; BLOCK];
                         for number in 0..band.blocks() {
                             product(with, &weight.with(&pairs[number * BLOCK..], length), &mut block);
-                            let known = outputs.known;
-                            vectorized(ToPlanes {
+                            let overlap = outputs.overlap;
+                            vectorized(StorePlanes {
                                 block: &block,
-                                known,
+                                overlap,
                                 bias,
                                 band: &band,
                                 number,
@@ -70,58 +70,58 @@ pub fn convolution(with: Instructions, shape: &ConvShape, x: &[f32], weight: &[b
     y
 }
 
-/// The same rows of some images, one behind the other.
+/// The same range of rows of several images.
 struct Band {
     images: usize,
     /// First row.
     first: usize,
     count: usize,
-    /// Further rows that the kernel reads of each image.
+    /// Additional rows per image that the kernel reads.
     gap: usize,
     width: usize,
-    /// From the start of a row to the next.
+    /// Distance between row starts.
     pitch: usize,
 }
 
-/// Pixels of a block that lie side by side.
-struct Run {
+/// Adjacent pixels of a block.
+struct PixelRun {
     lane: usize,
     image: usize,
-    /// Place of the first one in its plane.
+    /// Index of the first pixel in its plane.
     at: usize,
     length: usize,
 }
 
 impl Band {
-    /// Rows from an image to the next.
+    /// Distance between images, in rows.
     fn rows(&self) -> usize {
         self.count + self.gap
     }
 
-    /// Blocks that cover all pixels.
+    /// Number of blocks that cover all pixels.
     fn blocks(&self) -> usize {
         ((self.images * self.rows() - self.gap) * self.pitch - (self.pitch - self.width)).div_ceil(BLOCK)
     }
 
-    /// What a block has of these rows.
-    fn runs(&self, block: usize) -> impl Iterator<Item = Run> {
+    /// The pixels of a block.
+    fn runs(&self, block: usize) -> impl Iterator<Item = PixelRun> {
         let mut lane = 0;
-        let pieces = std::iter::from_fn(move || {
+        let runs = std::iter::from_fn(move || {
             let (row, column) = ((block * BLOCK + lane) / self.pitch, (block * BLOCK + lane) % self.pitch);
             let (image, row) = (row / self.rows(), row % self.rows());
             let length = (self.pitch - column).min(BLOCK - lane);
             let inside = self.width.saturating_sub(column).min(length);
             let inside = if row < self.count { inside } else { 0 };
-            let run = Run { lane, image, at: (self.first + row) * self.width + column, length: inside };
+            let run = PixelRun { lane, image, at: (self.first + row) * self.width + column, length: inside };
             lane += length;
             (length > 0 && image < self.images).then_some(run)
         });
-        pieces.filter(|run| run.length > 0)
+        runs.filter(|run| run.length > 0)
     }
 }
 
-/// A row of pairs of the planes of two channels.
-struct OfImages<'a> {
+/// Packs the planes of two channels into a row of pairs.
+struct PackImages<'a> {
     shape: &'a ConvShape,
     /// `[images, C_in, H, W]`
     x: &'a [f32],
@@ -130,7 +130,7 @@ struct OfImages<'a> {
     pairs: &'a mut [Pair],
 }
 
-impl WithSimd for OfImages<'_> {
+impl WithSimd for PackImages<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -146,22 +146,22 @@ impl WithSimd for OfImages<'_> {
                 let to = &mut self.pairs[(image * self.band.rows() + row) * pitch + left..][..width];
                 let (one, other) = (&one[y * width..][..width], &other[y * width..][..width]);
                 for i in 0..width {
-                    to[i] = rounded(one[i]) | rounded(other[i]) << 16;
+                    to[i] = to_bf16_bits(one[i]) | to_bf16_bits(other[i]) << 16;
                 }
             }
         }
     }
 }
 
-/// A block of the result, of which columns are pixels.
-struct ToPlanes<'a, 'b> {
+/// Stores a block of the result whose columns are pixels.
+struct StorePlanes<'a, 'b> {
     /// `[outputs, pixels]`
     block: &'a [[f32; BLOCK]; BLOCK],
-    /// The outputs that were written before.
-    known: usize,
+    /// Number of outputs that the previous block has written.
+    overlap: usize,
     bias: &'a [f32],
     band: &'a Band,
-    /// Number of the block.
+    /// Index of the block.
     number: usize,
     /// Pixels of a plane.
     plane: usize,
@@ -169,15 +169,15 @@ struct ToPlanes<'a, 'b> {
     planes: &'a mut [&'b mut [f32]],
 }
 
-impl WithSimd for ToPlanes<'_, '_> {
+impl WithSimd for StorePlanes<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        for Run { lane, image, at, length } in self.band.runs(self.number) {
+        for PixelRun { lane, image, at, length } in self.band.runs(self.number) {
             let planes = self.planes[image].chunks_mut(self.plane);
             for (output, plane) in planes.enumerate() {
-                let (values, bias) = (&self.block[self.known + output][lane..], self.bias[self.known + output]);
+                let (values, bias) = (&self.block[self.overlap + output][lane..], self.bias[self.overlap + output]);
                 let to = &mut plane[at..at + length];
                 for i in 0..length {
                     to[i] = values[i] + bias;

@@ -1,75 +1,81 @@
-//! Products of 16-bit numbers by the instructions that x86 processors have for them.
+//! Products of bf16 by AMX and AVX-512 BF16 instructions.
 //!
-//! Both kinds multiply pairs of bf16 exactly and add to f32. Denormal numbers count as zero.
+//! Both multiply pairs of bf16 exactly and accumulate in f32. Denormals count as zero.
 
 use half::bf16;
 
-pub use super::square::SQUARE;
+pub(crate) use super::transpose::BLOCK_SIDE;
 #[cfg(target_arch = "x86_64")]
-use super::square::in_registers;
+use super::transpose::transpose_avx512;
 
 /// Rows and columns of a block of the result.
-pub const BLOCK: usize = 32;
-/// The depth of a product is a multiple of this.
-pub const DEPTH: usize = 32;
+pub(crate) const BLOCK: usize = 32;
+/// The inner dimension of a product is a multiple of this.
+pub(crate) const DEPTH_STEP: usize = 32;
 
-/// The numbers of two successive channels, the first in the lower half.
-pub type Pair = u32;
+/// The bf16 elements of two successive channels, the first in the lower half.
+pub(crate) type Pair = u32;
 
-/// What a processor offers.
+/// The instruction sets for bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instructions {
+pub(crate) enum Instructions {
     /// Tiles of 16 rows of 64 bytes (Intel Advanced Matrix Extensions).
     Amx,
     /// Vectors of 16 pairs (AVX-512 BF16).
     Avx512,
 }
 
-/// Where the factors of one term of a sum over taps begin.
+/// Offsets of the factors of one tap.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub struct Tap {
-    /// Values from the start of a row of weights.
+pub(crate) struct Tap {
+    /// Offset in a row of weights, in elements.
     pub weight: usize,
-    /// Pairs from the start of a row of columns.
+    /// Offset in a row of columns, in pairs.
     pub column: usize,
 }
 
 /// The factors of `Σ over taps weight · columns`.
 #[derive(Debug, Clone, Copy)]
-pub struct Operands<'a> {
-    /// [`BLOCK`] rows, `stride` values apart; each tap has `depth` values of a row, in runs of [`DEPTH`].
+pub(crate) struct Operands<'a> {
+    /// [`BLOCK`] rows, `stride` elements apart; each tap has `depth` elements of a row, in groups of [`DEPTH_STEP`].
     pub weight: &'a [bf16],
-    /// Values from a row of weights to the next.
+    /// Elements from a row of weights to the next.
     pub stride: usize,
-    /// Values from a run of weights to the next.
+    /// Elements from a group of weights to the next.
     pub step: usize,
     /// `depth / 2` rows of pairs, `plane` apart; each tap has [`BLOCK`] of a row.
     pub columns: &'a [Pair],
     /// Pairs from a row of columns to the next.
     pub plane: usize,
-    /// The terms.
+    /// The taps.
     pub taps: &'a [Tap],
-    /// Values of a term, a multiple of [`DEPTH`].
+    /// Inner dimension per tap, a multiple of [`DEPTH_STEP`].
     pub depth: usize,
 }
 
 impl Operands<'_> {
     /// Whether every row of every tap lies inside the slices.
-    fn fit(&self) -> bool {
+    fn in_bounds(&self) -> bool {
         let Self { stride, step, plane, depth, .. } = *self;
-        let last = |row: usize, rows: usize, length: usize| (rows - 1) * row + length;
-        depth > 0
-            && depth.is_multiple_of(DEPTH)
-            && self.taps.iter().all(|tap| {
-                tap.weight + last(stride, BLOCK, last(step, depth / DEPTH, DEPTH)) <= self.weight.len()
-                    && tap.column + last(plane, depth / 2, BLOCK) <= self.columns.len()
-            })
+        let extent = |stride: usize, rows: usize, width: usize| stride.checked_mul(rows - 1)?.checked_add(width);
+        if depth == 0 || !depth.is_multiple_of(DEPTH_STEP) {
+            return false;
+        }
+        let row = extent(step, depth / DEPTH_STEP, DEPTH_STEP);
+        let weight = row.and_then(|row| extent(stride, BLOCK, row));
+        let columns = extent(plane, depth / 2, BLOCK);
+        let holds = |len: usize, first: usize, extent: Option<usize>| {
+            extent.and_then(|extent| extent.checked_add(first)).is_some_and(|end| end <= len)
+        };
+        self.taps
+            .iter()
+            .all(|tap| holds(self.weight.len(), tap.weight, weight) && holds(self.columns.len(), tap.column, columns))
     }
 }
 
-/// What this processor and its operating system offer, best first.
-pub fn instructions() -> &'static [Instructions] {
+/// The instruction sets that the processor and the operating system support, fastest first.
+pub(crate) fn instructions() -> &'static [Instructions] {
     #[cfg(target_arch = "x86_64")]
     return x86::instructions();
     #[cfg(not(target_arch = "x86_64"))]
@@ -79,13 +85,13 @@ pub fn instructions() -> &'static [Instructions] {
 /// Writes the product into `c`.
 ///
 /// # Panics
-/// If the operands are too short for their rows, the depth is no multiple of [`DEPTH`] or this processor lacks the
+/// If the operands are too short for their rows, the depth is no multiple of [`DEPTH_STEP`] or this processor lacks the
 /// instructions.
-pub fn product(with: Instructions, operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
-    assert!(operands.fit(), "product: an operand is too short, or the depth {} is wrong", operands.depth);
-    assert!(instructions().contains(&with), "product: this processor has no {with:?}");
+pub(crate) fn product(with: Instructions, operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
+    assert!(operands.in_bounds(), "product: an operand is too short, or the depth {} is wrong", operands.depth);
+    assert!(instructions().contains(&with), "product: this processor does not support {with:?}");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the processor has the instructions, and the operands hold what they must, as was just asserted.
+    // SAFETY: the processor has the instructions and the operands are in bounds, as just asserted.
     unsafe {
         match with {
             Instructions::Amx => x86::amx(operands, c),
@@ -96,18 +102,17 @@ pub fn product(with: Instructions, operands: &Operands<'_>, c: &mut [[f32; BLOCK
     let _ = c;
 }
 
-/// Exchanges rows and columns.
+/// Transposes a block in place.
 ///
 /// # Panics
 /// If this processor lacks the instructions.
-pub fn transpose(with: Instructions, square: &mut [[u32; SQUARE]; SQUARE]) {
-    assert!(instructions().contains(&with), "transpose: this processor has no {with:?}");
+pub(crate) fn transpose(with: Instructions, square: &mut [[u32; BLOCK_SIDE]; BLOCK_SIDE]) {
+    assert!(instructions().contains(&with), "transpose: this processor does not support {with:?}");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: either kind comes with AVX-512 F, and the processor has it, as was just asserted; the square holds all
-    // rows of both.
+    // SAFETY: both instruction sets include AVX-512 F, as just asserted; the block holds all rows.
     unsafe {
         let place = square.as_mut_ptr().cast();
-        in_registers((place, SQUARE), (place, SQUARE));
+        transpose_avx512((place, BLOCK_SIDE), (place, BLOCK_SIDE));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = square;
@@ -120,23 +125,23 @@ mod x86 {
     use std::mem::{offset_of, transmute};
     use std::sync::OnceLock;
 
-    use super::{BLOCK, DEPTH, Instructions, Operands, Tap};
+    use super::{BLOCK, DEPTH_STEP, Instructions, Operands, Tap};
 
-    pub fn instructions() -> &'static [Instructions] {
-        static FOUND: OnceLock<Vec<Instructions>> = OnceLock::new();
-        FOUND.get_or_init(|| {
-            let mut found = Vec::new();
+    pub(crate) fn instructions() -> &'static [Instructions] {
+        static DETECTED: OnceLock<Vec<Instructions>> = OnceLock::new();
+        DETECTED.get_or_init(|| {
+            let mut detected = Vec::new();
             if has_amx() {
-                found.push(Instructions::Amx);
+                detected.push(Instructions::Amx);
             }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-                found.push(Instructions::Avx512);
+                detected.push(Instructions::Avx512);
             }
-            found
+            detected
         })
     }
 
-    /// Whether the processor has AMX with bf16, and Linux lets this process use its registers.
+    /// Whether the processor has AMX with bf16 and Linux grants this process its registers.
     #[cfg(target_os = "linux")]
     fn has_amx() -> bool {
         const BF16: u32 = 1 << 22;
@@ -156,7 +161,7 @@ mod x86 {
         false
     }
 
-    /// What `ldtilecfg` reads: all eight registers as 16 rows of 64 bytes.
+    /// The operand of `ldtilecfg`: all eight registers as 16 rows of 64 bytes.
     #[repr(C, align(64))]
     struct Tiles {
         palette: u8,
@@ -176,7 +181,7 @@ mod x86 {
         Tiles { palette: 1, start: 0, reserved: [0; 14], row_bytes, rows }
     };
 
-    /// What the loop below reads from memory, because there are not enough registers.
+    /// Loop constants in memory, for lack of registers.
     #[repr(C, align(64))]
     struct Arguments {
         tiles: Tiles,
@@ -191,11 +196,15 @@ mod x86 {
         c: *mut f32,
     }
 
-    /// The product with four tiles of the result in registers: two of weights by two of columns.
+    /// Computes the product with four result tiles in registers, two of weights by two of columns.
     ///
     /// # Safety
-    /// The processor must have AMX with permission to use it, and the operands fit.
-    pub unsafe fn amx(operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
+    /// The processor must support AMX with permission to use it, and the operands must be in bounds.
+    pub(crate) unsafe fn amx(operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
+        if operands.taps.is_empty() {
+            c.as_flattened_mut().fill(0.0);
+            return;
+        }
         let (stride, plane) = (operands.stride * 2, operands.plane * 4);
         let arguments = Arguments {
             tiles: TILES,
@@ -206,14 +215,10 @@ mod x86 {
             step: operands.step * 2,
             c: c.as_mut_ptr().cast(),
         };
-        if operands.taps.is_empty() {
-            c.as_flattened_mut().fill(0.0);
-            return;
-        }
-        // SAFETY: a tap reads 16 rows of 64 bytes four times per step: of weights at the tap and 16 rows further, of
-        // columns at the tap and 64 bytes further. Every step moves on by a step of weights and 16 rows of columns,
-        // `depth / 32` times, which the operands hold. The stores fill `c`, whose rows have 128 bytes. No other
-        // memory is written, the stack is not used, and the tile registers are free again at the end.
+        // SAFETY: a tap reads 16 rows of 64 bytes four times per step: weights at the tap and 16 rows below, columns at
+        // the tap and 64 bytes to the right. Every step advances by a step of weights and 16 rows of columns,
+        // `depth / 32` times, all in bounds. The stores fill `c`, whose rows have 128 bytes. No other memory is written,
+        // the stack is not used, and the tile registers are released at the end.
         unsafe {
             asm!(
                 "ldtilecfg [{arguments}]",
@@ -255,7 +260,7 @@ mod x86 {
                 arguments = in(reg) &raw const arguments,
                 weight = inout(reg) operands.weight.as_ptr() => _,
                 columns = inout(reg) operands.columns.as_ptr() => _,
-                steps = inout(reg) operands.depth / DEPTH => _,
+                steps = inout(reg) operands.depth / DEPTH_STEP => _,
                 stride = in(reg) stride,
                 plane = in(reg) plane,
                 tap = out(reg) _,
@@ -283,19 +288,19 @@ mod x86 {
     /// Pairs of a vector.
     const LANES: usize = 16;
 
-    /// The product with eight rows of two vectors in registers.
+    /// Computes the product with eight rows of two vectors in registers.
     ///
     /// # Safety
-    /// The processor must have the features, and the operands fit.
+    /// The processor must have the features, and the operands must be in bounds.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn avx512(operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
+    pub(crate) unsafe fn avx512(operands: &Operands<'_>, c: &mut [[f32; BLOCK]; BLOCK]) {
         let Operands { stride, step, plane, depth, .. } = *operands;
         for (block, c) in c.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             for tap in operands.taps {
                 for pair in 0..depth / 2 {
-                    // SAFETY: a row of columns has two vectors from the tap on, and one of weights both values of the
-                    // pair, which need not be aligned.
+                    // SAFETY: a row of columns has two vectors from the tap on, and a row of weights both elements of
+                    // the pair, which is read unaligned.
                     unsafe {
                         let row = operands.columns.as_ptr().add(tap.column + pair * plane);
                         let columns: [__m512bh; 2] =
@@ -316,16 +321,16 @@ mod x86 {
             }
             for (c, sums) in c.iter_mut().zip(sums) {
                 for (c, sum) in c.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-                    // SAFETY: the chunk has as many values as the vector.
+                    // SAFETY: the chunk has as many elements as the vector.
                     unsafe { _mm512_storeu_ps(c.as_mut_ptr(), sum) };
                 }
             }
         }
     }
 
-    /// The same bits as pairs.
+    /// Reinterprets a vector as pairs of bf16.
     fn bits(x: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes of which every pattern is a value.
+        // SAFETY: both are 64 bytes, and every bit pattern is valid.
         unsafe { transmute(x) }
     }
 }
@@ -334,7 +339,7 @@ mod x86 {
 mod tests {
     use half::bf16;
 
-    use super::{BLOCK, Instructions, Operands, SQUARE, Tap, instructions, product, transpose};
+    use super::{BLOCK, BLOCK_SIDE, Instructions, Operands, Tap, instructions, product, transpose};
 
     /// Small integers, whose products and sums are exact.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
@@ -345,7 +350,7 @@ mod tests {
     fn products_of_integers_are_exact() {
         for (depth, taps) in [(32, 1), (64, 0), (96, 4)] {
             let (stride, plane) = (depth * taps.max(1) + 2, BLOCK + taps + 5);
-            // Exactly as long as they must be: a read beyond would be out of bounds.
+            // The minimum lengths: any read beyond would be out of bounds.
             let weight = integers((BLOCK - 1) * stride + depth * taps.max(1), 1);
             let columns = integers(2 * ((depth / 2 - 1) * plane + BLOCK + taps), 2);
             let taps: Vec<Tap> = (0..taps).map(|tap| Tap { weight: tap * depth, column: tap + 1 }).collect();
@@ -372,11 +377,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_become_columns() {
+    fn blocks_are_transposed() {
         for with in instructions() {
             let mut square = std::array::from_fn(|i| std::array::from_fn(|j| (i * 100 + j) as u32));
             transpose(*with, &mut square);
-            let expected: [[u32; SQUARE]; SQUARE] =
+            let expected: [[u32; BLOCK_SIDE]; BLOCK_SIDE] =
                 std::array::from_fn(|i| std::array::from_fn(|j| (j * 100 + i) as u32));
             assert_eq!(square, expected);
         }

@@ -1,8 +1,7 @@
-//! Products of matrices by the crate `gemm`, which Burn uses as well, written to new memory without clearing it first
-//! and without a copy afterwards.
+//! Matrix products by the crate `gemm`, which Burn uses as well, written directly into memory that is not zeroed first.
 //!
-//! Threads share a product by pieces, of which each is a call of `gemm` on one thread: that takes up to a fifth less time
-//! than a call on all threads, which packs a part of the factors on one of them while the others wait.
+//! The result is divided into one block per thread, each computed by a single-threaded call of `gemm`. That takes up to a
+//! fifth less time than a multi-threaded call, which packs parts of the factors on one thread while the others wait.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,52 +10,52 @@ use rayon::prelude::*;
 
 use super::super::panels::Matrix;
 
-/// Multiplications from which a product is worth several threads.
-const LARGE: usize = 1 << 23;
-/// What rows and columns of a piece are multiples of, but for the last: tiles of `gemm` have six rows, and columns in
-/// vectors, up to sixty-four.
-const STEPS: [usize; 2] = [6, 32];
-/// Multiplications that take as long as to read and pack a value of a factor.
-const OF_A_VALUE: usize = 32;
+/// Multiply-adds from which a product is divided between threads, tuned with `cargo bench -p dalle2-kernels --bench ops`.
+const MIN_PARALLEL_MACS: usize = 1 << 23;
+/// Rows and columns of a block are multiples of these, except for the last block: the micro-kernel of `gemm` has 6 rows
+/// and up to 64 columns.
+const BLOCK_MULTIPLES: [usize; 2] = [6, 32];
+/// Cost of reading and packing one element of a factor, in multiply-adds, fitted to `cargo xtask peer`.
+const PACK_COST: usize = 32;
 
-/// What is added to a product.
+/// The bias of a product.
 #[derive(Debug, Clone, Copy)]
-pub enum Bias<'a> {
-    /// Nothing.
+pub(crate) enum Bias<'a> {
+    /// No bias.
     None,
-    /// To each row a number of its own.
-    OfRows(&'a [f32]),
-    /// To each column a number of its own.
-    OfColumns(&'a [f32]),
+    /// One element per row.
+    PerRow(&'a [f32]),
+    /// One element per column.
+    PerColumn(&'a [f32]),
 }
 
 impl Bias<'_> {
-    /// Whether there are as many numbers as rows or columns.
+    /// Whether its length matches the rows or columns.
     fn fits(&self, rows: usize, columns: usize) -> bool {
         match self {
             Self::None => true,
-            Self::OfRows(bias) => bias.len() == rows,
-            Self::OfColumns(bias) => bias.len() == columns,
+            Self::PerRow(bias) => bias.len() == rows,
+            Self::PerColumn(bias) => bias.len() == columns,
         }
     }
 
-    /// Writes what is to be added to some values of a row.
+    /// Writes the bias of a range of a row.
     fn write(&self, row: usize, columns: &Range<usize>, c: &mut [MaybeUninit<f32>]) {
         match self {
             Self::None => {}
-            Self::OfRows(bias) => c.fill(MaybeUninit::new(bias[row])),
-            Self::OfColumns(bias) => {
+            Self::PerRow(bias) => c.fill(MaybeUninit::new(bias[row])),
+            Self::PerColumn(bias) => {
                 c.write_copy_of_slice(&bias[columns.clone()]);
             }
         }
     }
 
-    /// Adds it to some values of a row.
+    /// Adds the bias to a range of a row.
     fn add(&self, row: usize, columns: &Range<usize>, c: &mut [f32]) {
         match self {
             Self::None => {}
-            Self::OfRows(bias) => c.iter_mut().for_each(|value| *value += bias[row]),
-            Self::OfColumns(bias) => {
+            Self::PerRow(bias) => c.iter_mut().for_each(|value| *value += bias[row]),
+            Self::PerColumn(bias) => {
                 c.iter_mut().zip(&bias[columns.clone()]).for_each(|(value, bias)| *value += bias);
             }
         }
@@ -66,39 +65,44 @@ impl Bias<'_> {
 /// `a · b + bias`.
 ///
 /// # Panics
-/// If the factors do not fit each other, or the bias not the result.
-pub fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
+/// If the sizes of the factors and the bias are incompatible.
+pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Bias<'_>) -> Vec<f32> {
     products(1, |_| [a, b], bias)
 }
 
-/// `a(i) · b(i) + bias` for so many i, one after the other, all of the same size. A large one is worked on by all
-/// threads, small ones by one thread each.
+/// `a(i) · b(i) + bias` for `i < count`, one after the other in memory, all of the same size. A large product is computed
+/// by all threads, small ones by one thread each.
 ///
 /// # Panics
-/// If the factors do not fit each other or the bias not the product, or the products are not all of a size.
-pub fn products<'a>(count: usize, factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync, bias: Bias<'_>) -> Vec<f32> {
+/// If the sizes of the factors and the bias are incompatible, or differ between products.
+pub(crate) fn products<'a>(
+    count: usize,
+    factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync,
+    bias: Bias<'_>,
+) -> Vec<f32> {
     let mut c = Vec::new();
     if count == 0 {
         return c;
     }
     let [a, b] = factors(0);
-    let (of_one, (in_turn, threads)) = (a.size()[0] * b.size()[1], sharing(&a, &b));
-    c.reserve_exact(count * of_one);
-    let tasks = c.spare_capacity_mut()[..count * of_one].par_chunks_mut(of_one.max(1)).enumerate();
-    tasks.with_min_len(in_turn).for_each(|(i, c)| {
+    let (product_len, (min_len, threads)) = (result_len(1, &a, &b), parallelism(&a, &b));
+    let total = result_len(count, &a, &b);
+    c.reserve_exact(total);
+    let tasks = c.spare_capacity_mut()[..total].par_chunks_mut(product_len.max(1)).enumerate();
+    tasks.with_min_len(min_len).for_each(|(i, c)| {
         let [a, b] = factors(i);
         fill(&a, &b, bias, c, threads);
     });
-    // SAFETY: the chunks cover all of them, or there are none, and `fill` has written every chunk.
-    unsafe { c.set_len(count * of_one) };
+    // SAFETY: the chunks cover the first `total` elements, and `fill` has written every chunk.
+    unsafe { c.set_len(total) };
     c
 }
 
-/// Adds [`products`] to what is there.
+/// Adds [`products`] to `c`.
 ///
 /// # Panics
-/// As [`products`], and if there are not as many values.
-pub fn add_products<'a>(
+/// As [`products`], and if the length of `c` differs.
+pub(crate) fn add_products<'a>(
     count: usize,
     factors: impl Fn(usize) -> [Matrix<'a>; 2] + Sync,
     bias: Bias<'_>,
@@ -108,90 +112,97 @@ pub fn add_products<'a>(
         return;
     }
     let [a, b] = factors(0);
-    let (of_one, (in_turn, threads)) = (a.size()[0] * b.size()[1], sharing(&a, &b));
-    assert_eq!(c.len(), count * of_one, "product: values of the result");
-    c.par_chunks_mut(of_one).enumerate().with_min_len(in_turn).for_each(|(i, c)| {
+    let (product_len, (min_len, threads)) = (result_len(1, &a, &b), parallelism(&a, &b));
+    assert_eq!(c.len(), result_len(count, &a, &b), "product: length of the result");
+    c.par_chunks_mut(product_len).enumerate().with_min_len(min_len).for_each(|(i, c)| {
         let [a, b] = factors(i);
-        let size = fitting(&a, &b, bias, c.len());
-        // SAFETY: there are as many values as `fitting` has made sure of, all of them written.
-        unsafe { multiply([&a, &b], size, Start { values: c.as_mut_ptr(), written: true, bias }, threads) };
+        let size = checked_size(&a, &b, bias, c.len());
+        // SAFETY: `checked_size` has verified the length of `c`, which is initialised.
+        unsafe { multiply([&a, &b], size, Output { data: c.as_mut_ptr(), written: true, bias }, threads) };
     });
 }
 
-/// How many products of this size are worked on in turn by one task at least, and the threads of each.
-fn sharing(a: &Matrix<'_>, b: &Matrix<'_>) -> (usize, usize) {
-    let ([rows, depth], columns) = (a.size(), b.size()[1]);
-    match rows * depth * columns < LARGE {
-        true => (1, 1),
-        false => (usize::MAX, rayon::current_num_threads()),
-    }
-}
-
-/// Rows and columns of the product.
+/// Number of elements of `count` results.
 ///
 /// # Panics
-/// If the factors do not fit each other, or the bias or so many values not the product.
-fn fitting(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, values: usize) -> [usize; 2] {
+/// If it overflows.
+fn result_len(count: usize, a: &Matrix<'_>, b: &Matrix<'_>) -> usize {
+    let len = a.size()[0].checked_mul(b.size()[1]).and_then(|len| len.checked_mul(count));
+    assert!(len.is_some(), "product: the length of {count} results overflows");
+    len.unwrap_or_default()
+}
+
+/// The minimum number of products per task, and the number of threads per product.
+fn parallelism(a: &Matrix<'_>, b: &Matrix<'_>) -> (usize, usize) {
+    let ([rows, depth], columns) = (a.size(), b.size()[1]);
+    let macs = rows.saturating_mul(depth).saturating_mul(columns);
+    if macs < MIN_PARALLEL_MACS { (1, 1) } else { (usize::MAX, rayon::current_num_threads()) }
+}
+
+/// Returns rows and columns of the product.
+///
+/// # Panics
+/// If the sizes of the factors, the bias and the result (`len` elements) are incompatible.
+fn checked_size(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, len: usize) -> [usize; 2] {
     let ([rows, depth], [inner, columns]) = (a.size(), b.size());
     assert_eq!(depth, inner, "product: columns of the left factor and rows of the right one");
-    assert_eq!(values, rows * columns, "product: values of the result");
-    assert!(bias.fits(rows, columns), "product: values of the bias");
+    assert_eq!(Some(len), rows.checked_mul(columns), "product: length of the result");
+    assert!(bias.fits(rows, columns), "product: length of the bias");
     [rows, columns]
 }
 
-/// Writes every value of `a · b + bias` to `c`.
+/// Writes every element of `a · b + bias` to `c`.
 ///
 /// # Panics
-/// If the factors do not fit each other, or `c` and the bias not the product.
+/// If the sizes are incompatible.
 fn fill(a: &Matrix<'_>, b: &Matrix<'_>, bias: Bias<'_>, c: &mut [MaybeUninit<f32>], threads: usize) {
-    let size = fitting(a, b, bias, c.len());
-    // SAFETY: there are as many values as `fitting` has made sure of. That they are not written is said.
-    unsafe { multiply([a, b], size, Start { values: c.as_mut_ptr().cast(), written: false, bias }, threads) };
+    let size = checked_size(a, b, bias, c.len());
+    // SAFETY: `checked_size` has verified the length of `c`; `written: false` marks it as uninitialised.
+    unsafe { multiply([a, b], size, Output { data: c.as_mut_ptr().cast(), written: false, bias }, threads) };
 }
 
-/// Rows and columns of the pieces of a product, at most one for each thread. Every piece reads its rows of one factor and
-/// its columns of the other: of pieces that are as large as each other, the squarest take the least time.
-fn pieces([rows, columns]: [usize; 2], threads: usize) -> [usize; 2] {
+/// Rows and columns of the blocks of a product, at most one block per thread. A block reads its rows of one factor and its
+/// columns of the other, so that square blocks cost least.
+fn block_size([rows, columns]: [usize; 2], threads: usize) -> [usize; 2] {
     let size = |down: usize| {
         let of = |length: usize, shares: usize, step: usize| {
             length.div_ceil(shares).next_multiple_of(step).min(length).max(1)
         };
-        [of(rows, down, STEPS[0]), of(columns, threads / down, STEPS[1])]
+        [of(rows, down, BLOCK_MULTIPLES[0]), of(columns, threads / down, BLOCK_MULTIPLES[1])]
     };
-    let time = |[rows, columns]: &[usize; 2]| rows * columns + OF_A_VALUE * (rows + columns);
+    let time = |[rows, columns]: &[usize; 2]| rows * columns + PACK_COST * (rows + columns);
     (1..=threads).map(size).min_by_key(time).unwrap_or([rows, columns])
 }
 
-/// The values of a product before it.
+/// The memory of a product and its initial content.
 #[derive(Clone, Copy)]
-struct Start<'a> {
-    values: *mut f32,
-    /// Whether there are any, to which the product is added.
+struct Output<'a> {
+    data: *mut f32,
+    /// Whether it is initialised; the product is then added.
     written: bool,
-    /// What is added.
+    /// The bias to add.
     bias: Bias<'a>,
 }
 
-// SAFETY: a pointer to values of a type that any thread may write; who may use it, and for what, `multiply` asks for.
-unsafe impl Send for Start<'_> {}
+// SAFETY: the pointee is `f32`, which any thread may write; `multiply` states the rules of access.
+unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Start<'_> {}
+unsafe impl Sync for Output<'_> {}
 
-impl Start<'_> {
-    /// Writes or adds the bias to a piece of a matrix with so many columns, and says whether a product is to be added to
-    /// what is there now.
+impl Output<'_> {
+    /// Writes or adds the bias to a block of a matrix with `stride` columns, and returns whether the product has to be
+    /// added to the content.
     ///
     /// # Safety
-    /// The values of the piece must be valid for writing, those that are written also for reading, and nobody else may
-    /// use them meanwhile.
+    /// The elements of the block must be valid for writing, and for reading if initialised, without concurrent access.
     unsafe fn prepare(&self, [rows, columns]: [&Range<usize>; 2], stride: usize) -> bool {
         if matches!(self.bias, Bias::None) {
             return self.written;
         }
         for row in rows.clone() {
-            // SAFETY: these values are a row of the piece.
+            // SAFETY: these elements are a row of the block.
             unsafe {
-                let place = self.values.add(row * stride + columns.start);
+                let place = self.data.add(row * stride + columns.start);
                 if self.written {
                     self.bias.add(row, columns, std::slice::from_raw_parts_mut(place, columns.len()));
                 } else {
@@ -203,51 +214,51 @@ impl Start<'_> {
     }
 }
 
-/// Writes `a · b` and the bias, or adds them where something is written.
+/// Writes `a · b` plus the bias, or adds it if the memory is initialised.
 ///
 /// # Safety
-/// The factors must fit each other, and the bias the product; the values must be valid for writing `rows · columns` of
-/// them, those of the product, and for reading them if they are written.
-unsafe fn multiply(factors: [&Matrix<'_>; 2], [rows, columns]: [usize; 2], start: Start<'_>, threads: usize) {
+/// The sizes must be compatible, see `checked_size`. `rows · columns` elements of the output must be valid for writing,
+/// and for reading if initialised.
+unsafe fn multiply(factors: [&Matrix<'_>; 2], [rows, columns]: [usize; 2], start: Output<'_>, threads: usize) {
     if rows == 0 || columns == 0 {
         return;
     }
-    let [height, width] = pieces([rows, columns], threads);
+    let [height, width] = block_size([rows, columns], threads);
     let [down, across] = [rows.div_ceil(height), columns.div_ceil(width)];
     let piece = |i: usize| {
         let part = |i: usize, length: usize, end: usize| i * length..((i + 1) * length).min(end);
         let rows = part(i / across, height, rows);
         let columns_of = part(i % across, width, columns);
-        // SAFETY: no two pieces have a value in common; the rest is what the caller guarantees.
+        // SAFETY: blocks are disjoint; the caller guarantees the rest.
         unsafe {
             let adds = start.prepare([&rows, &columns_of], columns);
-            multiply_piece(factors, [rows, columns_of], (start.values, columns), adds);
+            multiply_block(factors, [rows, columns_of], (start.data, columns), adds);
         }
     };
     (0..down * across).into_par_iter().with_max_len(1).for_each(piece);
 }
 
-/// Writes some rows and columns of `a · b` to those of `c`, which has so many columns, or adds them.
+/// Writes a block of `a · b` to `c`, whose rows are `stride` apart, or adds it.
 ///
 /// # Safety
-/// The factors must fit each other, and have these rows and columns; these of `c` must be valid for writing, and for
+/// The sizes must be compatible, and rows and columns in range. The block of `c` must be valid for writing, and for
 /// reading with `adds`.
-unsafe fn multiply_piece(
+unsafe fn multiply_block(
     [a, b]: [&Matrix<'_>; 2],
     [rows, columns]: [Range<usize>; 2],
     (c, stride): (*mut f32, usize),
     adds: bool,
 ) {
     let depth = a.size()[1];
-    // Values from one row to the next, and from one column to the next.
+    // Elements from one row to the next, and from one column to the next.
     let strides = |matrix: &Matrix<'_>| {
-        let (values, stride) = matrix.in_memory();
-        let [of_rows, of_columns] = if matrix.is_transposed() { [1, stride] } else { [stride, 1] };
-        (values.as_ptr(), of_rows, of_columns)
+        let (data, stride) = matrix.in_memory();
+        let [row_stride, column_stride] = if matrix.is_transposed() { [1, stride] } else { [stride, 1] };
+        (data.as_ptr(), row_stride, column_stride)
     };
     let ((a, a_rows, a_columns), (b, b_rows, b_columns)) = (strides(a), strides(b));
-    // SAFETY: a `Matrix` has as many values as its size says, and lies with these strides; without any there is nothing to
-    // read. Of `c` it is what the caller guarantees. No conjugates; 1 for the product and, with `adds`, for what is there.
+    // SAFETY: a `Matrix` holds all elements of its size with these strides, and the caller guarantees `c`. The factors are
+    // not conjugated; the scale is 1 for the product and, with `adds`, for the content of `c`.
     unsafe {
         gemm::gemm(
             rows.len(),

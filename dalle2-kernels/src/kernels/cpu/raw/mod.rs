@@ -1,26 +1,29 @@
-//! All unsafe code of the workspace: products whose operands are read through pointers, by a crate, by a register tile or
-//! by instructions that Rust has no names for, squares that are transposed in registers, results in memory that was not
-//! written before, and a word to the allocator. All are safe to call; what they rely on is checked or done in here.
+//! All unsafe code of the workspace: matrix products through pointers, the register tile, AMX and AVX-512 instructions,
+//! register transposes, results in uninitialised memory, and allocator settings.
+//!
+//! Every function is safe to call: preconditions are checked here, with arithmetic that does not wrap.
 
 #![allow(unsafe_code, reason = "see the comment at each place")]
 
-pub mod bf16;
+pub(crate) mod bf16;
 mod copy;
 mod matmul;
 mod memory;
+mod panel_matmul;
+mod permute;
 mod row_map;
-mod square;
-mod swapped;
-mod tile;
-mod unwritten;
+mod transpose;
+mod uninit;
 mod vector;
+#[cfg(test)]
+mod wrapping_tests;
 
-pub use copy::copied;
-pub use matmul::{Bias, add_products, product as matrix_product, products as matrix_products};
-pub use memory::keep_freed;
-pub use row_map::{RowMap, map, mapped};
-pub use square::{SQUARE, transpose};
-pub use swapped::{columns, joined, swapped};
-pub use tile::{PANEL, ROWS, Row, fetch, product};
-pub use unwritten::{Rows, Unwritten};
-pub use vector::{RUN, V, load, maximum, store, sum, sum_pairs, update, update_with};
+pub(crate) use copy::copy_and_map;
+pub(crate) use matmul::{Bias, add_products, product as matrix_product, products as matrix_products};
+pub use memory::configure_allocator;
+pub(crate) use panel_matmul::{PANEL, ROWS, Row, prefetch, product};
+pub(crate) use permute::{columns, concat, swap_middle};
+pub(crate) use row_map::{RowMap, map_rows, map_rows_in_place};
+pub(crate) use transpose::{BLOCK_SIDE, transpose};
+pub(crate) use uninit::{Rows, UninitRows};
+pub(crate) use vector::{SUM_BLOCK, V, load, maximum, store, sum, sum_pairs, update, update_with};

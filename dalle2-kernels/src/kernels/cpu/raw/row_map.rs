@@ -1,4 +1,4 @@
-//! Maps of rows, into new memory without clearing it first, or in place.
+//! Row-wise maps, in place or into memory that is not zeroed first.
 
 use std::mem::MaybeUninit;
 
@@ -6,74 +6,82 @@ use macerator::{Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::parallel::{min_len, vectorized};
-use super::vector::{MOST, V, load, store};
+use super::vector::{MAX_LANES, V, load, store};
 
-/// Values that one task takes, if there are so many: at least, and at most.
-const TASK: [usize; 2] = [8 * 1024, 64 * 1024];
-/// Tasks that are better than fewer.
-const TASKS: usize = 8;
+/// Minimum and maximum number of elements per task, tuned with `cargo bench -p dalle2-kernels --bench ops`.
+const TASK_LEN: [usize; 2] = [8 * 1024, 64 * 1024];
+/// Preferred minimum number of tasks, tuned with the same benchmark.
+const MIN_TASKS: usize = 8;
 
-/// A map of the values of a row that may depend on a summary of all of them, and on N more numbers for each place.
-pub trait RowMap<const N: usize>: Sync {
-    /// What the map needs to know of a row.
+/// An element-wise map over rows that may depend on a summary of the row and on N parameters per column.
+pub(crate) trait RowMap<const N: usize>: Sync {
+    /// Statistics of a row.
     type Summary: Copy + Send;
 
-    /// The numbers of each place, at least as many as a row has values.
+    /// Returns the parameters, each with at least one element per column.
     fn parameters(&self) -> [&[f32]; N];
 
-    /// The summary of a row.
+    /// Computes the statistics of a row.
     fn summary<S: Simd>(&self, row: &[f32]) -> Self::Summary;
 
-    /// The new values for some values and their parameters.
+    /// Maps a vector of elements with their parameters.
     fn value<S: Simd>(&self, summary: Self::Summary, x: V<S>, parameters: [V<S>; N]) -> V<S>;
 }
 
-/// The rows of `width` values, the last of which may be shorter, after the map, and their summaries.
+/// Maps rows of `width` elements, the last of which may be shorter, and returns the result and the summaries.
 ///
 /// # Panics
-/// If the parameters are fewer than the values of a row.
-pub fn mapped<M: RowMap<N>, const N: usize>(map: &M, from: &[f32], width: usize) -> (Vec<f32>, Vec<M::Summary>) {
+/// If a row has more elements than a parameter.
+pub(crate) fn map_rows<M: RowMap<N>, const N: usize>(
+    map: &M,
+    from: &[f32],
+    width: usize,
+) -> (Vec<f32>, Vec<M::Summary>) {
     let mut new = Vec::with_capacity(from.len());
     let task = task(width, from.len());
     let summaries: Vec<Vec<M::Summary>> = new.spare_capacity_mut()[..from.len()]
         .par_chunks_mut(task)
         .zip(from.par_chunks(task))
         .with_min_len(min_len(from.len()))
-        .map(|(to, from)| vectorized(New::<M, N> { map, from, to, width }))
+        .map(|(to, from)| vectorized(MapUninit::<M, N> { map, from, to, width }))
         .collect();
-    // SAFETY: the chunks cover the first `from.len()` values of the capacity, and `New` wrote every value of a chunk.
+    // SAFETY: the chunks cover the first `from.len()` elements of the capacity, and `MapUninit` wrote each.
     unsafe { new.set_len(from.len()) };
     (new, summaries.into_iter().flatten().collect())
 }
 
-/// [`mapped`] in place.
-pub fn map<M: RowMap<N>, const N: usize>(map: &M, values: &mut [f32], width: usize) -> Vec<M::Summary> {
-    let min_len = min_len(values.len());
-    let tasks = values.par_chunks_mut(task(width, values.len())).with_min_len(min_len);
+/// [`map_rows`] in place.
+pub(crate) fn map_rows_in_place<M: RowMap<N>, const N: usize>(
+    map: &M,
+    data: &mut [f32],
+    width: usize,
+) -> Vec<M::Summary> {
+    let min_len = min_len(data.len());
+    let tasks = data.par_chunks_mut(task(width, data.len())).with_min_len(min_len);
     let summaries: Vec<Vec<M::Summary>> =
-        tasks.map(|values| vectorized(InPlace::<M, N> { map, values, width })).collect();
+        tasks.map(|data| vectorized(MapInPlace::<M, N> { map, data, width })).collect();
     summaries.into_iter().flatten().collect()
 }
 
-/// Values of a task, of so many: whole rows.
-fn task(width: usize, values: usize) -> usize {
-    ((values / TASKS).clamp(TASK[0], TASK[1]) / width).max(1) * width
+/// Number of elements per task: whole rows.
+fn task(width: usize, data: usize) -> usize {
+    ((data / MIN_TASKS).clamp(TASK_LEN[0], TASK_LEN[1]) / width).max(1) * width
 }
 
-struct New<'a, M, const N: usize> {
+struct MapUninit<'a, M, const N: usize> {
     map: &'a M,
     from: &'a [f32],
     to: &'a mut [MaybeUninit<f32>],
     width: usize,
 }
 
-impl<M: RowMap<N>, const N: usize> WithSimd for New<'_, M, N> {
+impl<M: RowMap<N>, const N: usize> WithSimd for MapUninit<'_, M, N> {
     type Output = Vec<M::Summary>;
 
     /// Writes every value of `to`.
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Self::Output {
-        assert_eq!(self.from.len(), self.to.len(), "mapped: as many values as places");
+        assert_eq!(self.from.len(), self.to.len(), "map_rows: source and destination differ in length");
         let mut summaries = Vec::with_capacity(self.to.len().div_ceil(self.width));
         // Loops and not closures, which would be compiled without the instructions of `S`.
         for (to, from) in self.to.chunks_mut(self.width).zip(self.from.chunks(self.width)) {
@@ -86,22 +94,22 @@ impl<M: RowMap<N>, const N: usize> WithSimd for New<'_, M, N> {
     }
 }
 
-struct InPlace<'a, M, const N: usize> {
+struct MapInPlace<'a, M, const N: usize> {
     map: &'a M,
-    values: &'a mut [f32],
+    data: &'a mut [f32],
     width: usize,
 }
 
-impl<M: RowMap<N>, const N: usize> WithSimd for InPlace<'_, M, N> {
+impl<M: RowMap<N>, const N: usize> WithSimd for MapInPlace<'_, M, N> {
     type Output = Vec<M::Summary>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Self::Output {
-        let mut summaries = Vec::with_capacity(self.values.len().div_ceil(self.width));
-        for row in self.values.chunks_mut(self.width) {
+        let mut summaries = Vec::with_capacity(self.data.len().div_ceil(self.width));
+        for row in self.data.chunks_mut(self.width) {
             let summary = self.map.summary::<S>(row);
             let (place, count) = (row.as_mut_ptr(), row.len());
-            // SAFETY: `row` has so many values, for reading and writing.
+            // SAFETY: `row` is valid for reading and writing `count` elements.
             unsafe { map_row::<S, M, N>(self.map, summary, place, place, count) };
             summaries.push(summary);
         }
@@ -109,14 +117,14 @@ impl<M: RowMap<N>, const N: usize> WithSimd for InPlace<'_, M, N> {
     }
 }
 
-/// Writes the new values of a row.
+/// Writes the mapped elements of a row.
 ///
 /// # Panics
-/// If the parameters are fewer than the values, before anything is written.
+/// If a parameter has fewer than `count` elements, before anything is written.
 ///
 /// # Safety
-/// `from` must be valid for reading `count` values and `to` for writing them; they may be the same place, and must not
-/// overlap otherwise.
+/// `from` must be valid for reading `count` elements and `to` for writing them. They may be equal, and must not overlap
+/// otherwise.
 #[inline(always)]
 unsafe fn map_row<S: Simd, M: RowMap<N>, const N: usize>(
     map: &M,
@@ -127,25 +135,25 @@ unsafe fn map_row<S: Simd, M: RowMap<N>, const N: usize>(
 ) {
     let lanes = S::lanes32();
     let parameters = map.parameters();
-    assert!(parameters.iter().all(|values| values.len() >= count), "mapped: fewer parameters than values");
-    let whole = count / lanes * lanes;
-    for at in (0..whole).step_by(lanes) {
-        // SAFETY: `at + lanes` is at most `count`, which neither the places nor the parameters fall short of. The
-        // values at `at` are read before they are written.
+    assert!(parameters.iter().all(|data| data.len() >= count), "map_rows: fewer parameters than elements");
+    let full = count / lanes * lanes;
+    for at in (0..full).step_by(lanes) {
+        // SAFETY: `at + lanes <= count`, and the pointers and parameters cover `count` elements. The elements at `at` are
+        // read before they are written.
         unsafe {
-            let parameters = parameters.map(|values| f32::vload_unaligned(values.as_ptr().add(at)));
+            let parameters = parameters.map(|data| f32::vload_unaligned(data.as_ptr().add(at)));
             let value = map.value::<S>(summary, f32::vload_unaligned(from.add(at)), parameters);
             f32::vstore_unaligned(to.add(at), value);
         }
     }
-    if whole < count {
-        // SAFETY: the values from `whole` up to `count` can be read; the slice is gone before they are written.
-        let last = load(unsafe { std::slice::from_raw_parts(from.add(whole), count - whole) });
-        let value = map.value::<S>(summary, last, parameters.map(|values| load(&values[whole..count])));
-        let mut values = [0.0; MOST];
-        store(value, &mut values[..lanes]);
-        // SAFETY: the values from `whole` up to `count` can be written, and are fewer than `lanes`.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to.add(whole), count - whole) };
+    if full < count {
+        // SAFETY: elements `full..count` are valid for reading; the slice ends before they are written.
+        let last = load(unsafe { std::slice::from_raw_parts(from.add(full), count - full) });
+        let value = map.value::<S>(summary, last, parameters.map(|data| load(&data[full..count])));
+        let mut data = [0.0; MAX_LANES];
+        store(value, &mut data[..lanes]);
+        // SAFETY: elements `full..count` are valid for writing, and are fewer than `lanes`.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to.add(full), count - full) };
     }
 }
 
@@ -153,9 +161,9 @@ unsafe fn map_row<S: Simd, M: RowMap<N>, const N: usize>(
 mod tests {
     use macerator::{Scalar, Simd};
 
-    use super::{RowMap, V, map, mapped};
+    use super::{RowMap, V, map_rows, map_rows_in_place};
 
-    /// Each value less the first of its row, and more by a number for its column.
+    /// Subtracts the first element of the row and adds a parameter of the column.
     struct LessFirst<'a>(&'a [f32]);
 
     impl RowMap<1> for LessFirst<'_> {
@@ -175,24 +183,25 @@ mod tests {
     }
 
     #[test]
-    fn every_row_is_mapped_both_ways() {
+    fn every_row_is_mapped_in_place_and_out_of_place() {
         for n in [0usize, 1, 7, 8, 9, 100_000, 100_003] {
             for width in [1, 7, 64, 20_000] {
                 let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
                 let more: Vec<f32> = (0..width).map(|i| (i % 5) as f32).collect();
-                let (new, summaries) = mapped(&LessFirst(&more), &from, width);
+                let (new, summaries) = map_rows(&LessFirst(&more), &from, width);
                 let expected: Vec<f32> = (0..n).map(|i| (i % width + i % width % 5) as f32).collect();
-                assert_eq!(new, expected, "{n} values, rows of {width}");
+                assert_eq!(new, expected, "{n} data, rows of {width}");
                 assert_eq!(summaries, (0..n).step_by(width).map(|i| i as f32).collect::<Vec<f32>>());
-                let mut values = from;
-                assert_eq!(map(&LessFirst(&more), &mut values, width), summaries);
-                assert_eq!(values, expected, "{n} values, rows of {width}");
+                let mut data = from;
+                assert_eq!(map_rows_in_place(&LessFirst(&more), &mut data, width), summaries);
+                assert_eq!(data, expected, "{n} data, rows of {width}");
             }
         }
     }
+
     #[test]
-    #[should_panic(expected = "fewer parameters than values")]
+    #[should_panic(expected = "fewer parameters than elements")]
     fn too_few_parameters_are_refused() {
-        mapped(&LessFirst(&[0.0; 4]), &[1.0; 10], 5);
+        map_rows(&LessFirst(&[0.0; 4]), &[1.0; 10], 5);
     }
 }

@@ -1,51 +1,51 @@
-//! Slices as vectors of the machine.
+//! SIMD loads, stores and reductions over slices.
 //!
-//! The last values of a slice that do not fill a vector are worked on in one that zeros fill up.
+//! The remainder of a slice that does not fill a vector is padded with zeros.
 
 use macerator::{Scalar, Simd, Vector};
 
-/// A vector of the machine.
-pub type V<S> = Vector<S, f32>;
+/// A SIMD vector of f32.
+pub(crate) type V<S> = Vector<S, f32>;
 
-/// Lanes of the widest vector.
-pub const MOST: usize = 16;
-/// Vectors that sums and maxima keep apart, so that an operation on one does not wait for that on another.
-const APART: usize = 4;
-/// Additions to one lane in f32, after which the lanes are added up in f64.
-pub const RUN: usize = 64;
+/// Lanes of the widest vector, AVX-512.
+pub(crate) const MAX_LANES: usize = 16;
+/// Independent accumulators of a reduction, which hide the latency of additions.
+const ACCUMULATORS: usize = 4;
+/// Number of f32 additions per lane before the lanes are added to an f64 sum.
+pub(crate) const SUM_BLOCK: usize = 64;
 
-/// The first values of a slice, and zeros if it has too few.
+/// Loads the first elements of a slice, padded with zeros.
 #[inline(always)]
-pub fn load<S: Simd>(x: &[f32]) -> V<S> {
+pub(crate) fn load<S: Simd>(x: &[f32]) -> V<S> {
     if x.len() >= S::lanes32() {
-        // SAFETY: the slice has as many values as the vector.
+        // SAFETY: the slice has at least as many elements as the vector has lanes.
         unsafe { f32::vload_unaligned(x.as_ptr()) }
     } else {
         load_padded(x, 0.0)
     }
 }
 
-/// A few values, and others to fill a vector up.
+/// Loads a short slice, padded with `other`.
 #[inline(always)]
 fn load_padded<S: Simd>(x: &[f32], other: f32) -> V<S> {
-    const { assert!(MOST * 32 == 512, "no vector has more than 512 bits") };
-    let mut padded = [other; MOST];
+    const { assert!(MAX_LANES * 32 == 512, "no vector has more than 512 bits") };
+    let mut padded = [other; MAX_LANES];
     padded[..x.len()].copy_from_slice(x);
-    assert!(S::lanes32() <= MOST, "load: a vector has more lanes than expected");
-    // SAFETY: `padded` has as many values as the vector, as asserted.
+    assert!(S::lanes32() <= MAX_LANES, "load: a vector has more lanes than expected");
+    // SAFETY: `padded` has at least as many elements as the vector has lanes, as asserted.
     unsafe { f32::vload_unaligned(padded.as_ptr()) }
 }
 
-/// Writes the first values of a vector, as many as fit.
+/// Stores the first lanes of a vector, up to the length of `to`.
 #[inline(always)]
-pub fn store<S: Simd>(value: V<S>, to: &mut [f32]) {
+pub(crate) fn store<S: Simd>(value: V<S>, to: &mut [f32]) {
     if to.len() >= S::lanes32() {
-        // SAFETY: the slice has as many values as the vector.
+        // SAFETY: the slice has at least as many elements as the vector has lanes.
         unsafe { f32::vstore_unaligned(to.as_mut_ptr(), value) }
     } else {
-        let mut padded = [0.0; MOST];
-        assert!(S::lanes32() <= MOST, "store: a vector has more lanes than expected");
-        // SAFETY: `padded` has as many values as the vector, as asserted.
+        let mut padded = [0.0; MAX_LANES];
+        assert!(S::lanes32() <= MAX_LANES, "store: a vector has more lanes than expected");
+        // SAFETY: `padded` has at least as many elements as the vector has lanes, as asserted.
         unsafe { f32::vstore_unaligned(padded.as_mut_ptr(), value) };
         to.copy_from_slice(&padded[..to.len()]);
     }
@@ -53,7 +53,7 @@ pub fn store<S: Simd>(value: V<S>, to: &mut [f32]) {
 
 /// Replaces each y by f(y).
 #[inline(always)]
-pub fn update<S: Simd>(y: &mut [f32], f: impl Fn(V<S>) -> V<S>) {
+pub(crate) fn update<S: Simd>(y: &mut [f32], f: impl Fn(V<S>) -> V<S>) {
     for y in y.chunks_mut(S::lanes32()) {
         store(f(load(y)), y);
     }
@@ -61,26 +61,26 @@ pub fn update<S: Simd>(y: &mut [f32], f: impl Fn(V<S>) -> V<S>) {
 
 /// Replaces each y by f(y, x).
 #[inline(always)]
-pub fn update_with<S: Simd>(y: &mut [f32], x: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) {
+pub(crate) fn update_with<S: Simd>(y: &mut [f32], x: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) {
     for (y, x) in y.chunks_mut(S::lanes32()).zip(x.chunks(S::lanes32())) {
         store(f(load(y), load(x)), y);
     }
 }
 
-/// Σ f(x), in f32 over short runs and in f64 over these.
+/// Σ f(x), in f32 over blocks of [`SUM_BLOCK`] and in f64 over the blocks.
 #[inline(always)]
-pub fn sum<S: Simd>(x: &[f32], f: impl Fn(V<S>) -> V<S>) -> f64 {
+pub(crate) fn sum<S: Simd>(x: &[f32], f: impl Fn(V<S>) -> V<S>) -> f64 {
     sum_pairs::<S>(x, x, |x, _| f(x))
 }
 
 /// Σ f(x, y), like [`sum`].
 #[inline(always)]
-pub fn sum_pairs<S: Simd>(x: &[f32], y: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) -> f64 {
+pub(crate) fn sum_pairs<S: Simd>(x: &[f32], y: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) -> f64 {
     let lanes = S::lanes32();
     let mut total = 0.0;
-    for (x, y) in x.chunks(APART * RUN * lanes).zip(y.chunks(APART * RUN * lanes)) {
-        let mut sums = [0.0f32.splat::<S>(); APART];
-        let (xs, ys) = (x.chunks_exact(APART * lanes), y.chunks_exact(APART * lanes));
+    for (x, y) in x.chunks(ACCUMULATORS * SUM_BLOCK * lanes).zip(y.chunks(ACCUMULATORS * SUM_BLOCK * lanes)) {
+        let mut sums = [0.0f32.splat::<S>(); ACCUMULATORS];
+        let (xs, ys) = (x.chunks_exact(ACCUMULATORS * lanes), y.chunks_exact(ACCUMULATORS * lanes));
         let (x, y) = (xs.remainder(), ys.remainder());
         for (x, y) in xs.zip(ys) {
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -93,7 +93,7 @@ pub fn sum_pairs<S: Simd>(x: &[f32], y: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) 
             sums[0] += f(load(x), load(y));
         }
         if !x.is_empty() {
-            let mut last = [0.0; MOST];
+            let mut last = [0.0; MAX_LANES];
             store(f(load(x), load(y)), &mut last[..lanes]);
             total += last[..x.len()].iter().map(|value| f64::from(*value)).sum::<f64>();
         }
@@ -103,23 +103,23 @@ pub fn sum_pairs<S: Simd>(x: &[f32], y: &[f32], f: impl Fn(V<S>, V<S>) -> V<S>) 
     total
 }
 
-/// The largest value, or −∞ of none.
+/// The maximum, or −∞ of an empty slice.
 #[inline(always)]
-pub fn maximum<S: Simd>(x: &[f32]) -> f32 {
+pub(crate) fn maximum<S: Simd>(x: &[f32]) -> f32 {
     let lanes = S::lanes32();
-    let mut most = [f32::NEG_INFINITY.splat::<S>(); APART];
-    let chunks = x.chunks_exact(APART * lanes);
+    let mut maxima = [f32::NEG_INFINITY.splat::<S>(); ACCUMULATORS];
+    let chunks = x.chunks_exact(ACCUMULATORS * lanes);
     let rest = chunks.remainder();
     for x in chunks {
-        for (i, most) in most.iter_mut().enumerate() {
-            *most = load::<S>(&x[i * lanes..]).max(*most);
+        for (i, maxima) in maxima.iter_mut().enumerate() {
+            *maxima = load::<S>(&x[i * lanes..]).max(*maxima);
         }
     }
     for x in rest.chunks(lanes) {
         let x = if x.len() == lanes { load::<S>(x) } else { load_padded(x, f32::NEG_INFINITY) };
-        most[0] = x.max(most[0]);
+        maxima[0] = x.max(maxima[0]);
     }
-    let [a, b, c, d] = most;
+    let [a, b, c, d] = maxima;
     a.max(b).max(c.max(d)).reduce_max()
 }
 
@@ -146,18 +146,18 @@ mod tests {
     }
 
     #[test]
-    fn every_value_counts_once_at_any_length() {
+    fn every_element_counts_once_at_any_length() {
         for n in (0..70).chain([255, 4096, 4097, 5003]) {
             // Small integers, whose sums are exact.
             let x: Vec<f32> = (0..n).map(|i| (i * 7919 % 13) as f32 - 14.0).collect();
             let before: Vec<f32> = (0..n).map(|i| (i * 104_729 % 11) as f32).collect();
             let mut y = before.clone();
-            let [total, product, most] = vectorized(Everything(&x, &mut y));
+            let [total, product, maxima] = vectorized(Everything(&x, &mut y));
             let expected: Vec<f32> = before.iter().zip(&x).map(|(y, x)| 2.0 * y - x).collect();
             assert_eq!(y, expected, "{n} values");
             assert_eq!(total, x.iter().map(|x| f64::from(*x + 1.0)).sum::<f64>(), "{n} values");
             assert_eq!(product, x.iter().zip(&y).map(|(x, y)| f64::from(x * y)).sum::<f64>(), "{n} values");
-            assert_eq!(most as f32, x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)), "{n} values");
+            assert_eq!(maxima as f32, x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)), "{n} values");
         }
     }
 }

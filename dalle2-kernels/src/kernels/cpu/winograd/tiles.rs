@@ -1,40 +1,40 @@
-//! Tiles in panels, and the pixels that they read.
+//! Panels of tiles, and the pixels of their input tiles.
 //!
-//! Tiles are numbered through the batch, row by row, and taken in panels of [`PANEL`], of which everything is vectorised
-//! over the tiles.
+//! Tiles are numbered row by row through the batch and grouped into panels of [`PANEL`] tiles, the lanes of all vector
+//! operations.
 
 use super::super::planes::Planes;
 use super::super::raw::{PANEL, Row};
-use super::tiles;
+use super::method::tiles;
 
-/// One value of every tile of a panel at each of N × N places.
-pub type Grid<const N: usize> = [[Row; N]; N];
+/// N × N elements of every tile of a panel.
+pub(crate) type Grid<const N: usize> = [[Row; N]; N];
 
-/// Tiles that are worked on together.
+/// A panel of tiles.
 #[derive(Debug, Clone)]
-pub struct Panel {
-    /// Those of each row of tiles.
-    pub runs: Vec<Run>,
-    /// Tiles in it.
+pub(crate) struct TilePanel {
+    /// The tiles by image row.
+    pub runs: Vec<TileRun>,
+    /// Number of tiles.
     pub count: usize,
 }
 
-/// Neighbouring tiles of a row of one image.
+/// Adjacent tiles of one image row.
 #[derive(Debug, Clone, Copy)]
-pub struct Run {
+pub(crate) struct TileRun {
     /// The image.
     pub image: usize,
     /// Row and column of the first tile's upper left pixel in the output.
     pub at: [usize; 2],
-    /// Its place in the panel.
+    /// Lane of the first tile in the panel.
     pub lane: usize,
-    /// Tiles in it.
+    /// Number of tiles.
     pub count: usize,
 }
 
-impl Panel {
-    /// The panels over the grids of a batch, of tiles with this side.
-    pub fn cover(batch: usize, grid: [usize; 2], side: usize) -> Vec<Self> {
+impl TilePanel {
+    /// Covers the grids of a batch by tiles with sides of `side` pixels.
+    pub(crate) fn cover(batch: usize, grid: [usize; 2], side: usize) -> Vec<Self> {
         let [down, across] = tiles(grid, side);
         let total = batch * down * across;
         (0..total)
@@ -44,7 +44,7 @@ impl Panel {
                 let (mut runs, mut lane) = (Vec::new(), 0);
                 while lane < count {
                     let (row, column) = ((first + lane) / across, (first + lane) % across);
-                    let run = Run {
+                    let run = TileRun {
                         image: row / down,
                         at: [row % down * side, column * side],
                         lane,
@@ -59,52 +59,52 @@ impl Panel {
     }
 }
 
-/// Longest row of pixels that a run reads, of tiles with a side up to four.
-pub const LONGEST: usize = PANEL * 4 + 2;
+/// Maximum number of pixels in a row of input tiles, for output tiles with sides up to four.
+pub(crate) const MAX_LINE: usize = PANEL * 4 + 2;
 
-/// Where the pixels of a row of N × N patches lie, of which one begins after every T pixels.
+/// The image columns of a row of N × N input tiles, T pixels apart.
 #[derive(Debug, Clone)]
-pub struct Columns {
-    /// Those of the image, for a run beyond it none.
+pub(crate) struct Columns {
+    /// Columns inside the image, possibly empty.
     pub inside: std::ops::Range<usize>,
-    /// Pixels before them, outside the image.
+    /// Number of padding pixels before them.
     pub offset: usize,
-    /// Pixels of the row.
+    /// Number of pixels of the row.
     pub length: usize,
 }
 
 impl Columns {
-    /// Those that a run reads of an image of this width, which begins after `padding` columns.
+    /// The columns of a run of tiles in an image of `width` columns after `padding` columns of padding.
     #[inline(always)]
-    pub fn of<const T: usize, const N: usize>(run: &Run, width: usize, padding: usize) -> Self {
+    pub(crate) fn of<const T: usize, const N: usize>(run: &TileRun, width: usize, padding: usize) -> Self {
         let length = run.count * T + N - T;
         let start = run.at[1] as isize - padding as isize;
         let clamp = |column: isize| column.clamp(0, width as isize) as usize;
         let inside = clamp(start)..clamp(start + length as isize);
-        // Wide padding on the right lets a run begin beyond the image: nothing is inside then.
+        // With wide right padding a run may begin beyond the image; `inside` is empty then.
         let offset = (inside.start as isize - start).max(0) as usize;
         Self { inside, offset, length }
     }
 }
 
-/// The N × N pixels of the tiles of a run, T apart, of the first plane; zero outside of it.
+/// Reads the N × N input tiles of a run, T pixels apart, from the first plane; zero in the padding.
 #[inline(always)]
-pub fn read_patches<const T: usize, const N: usize>(
+pub(crate) fn read_input_tiles<const T: usize, const N: usize>(
     image: &Planes<'_>,
     padding: [usize; 2],
-    run: &Run,
+    run: &TileRun,
     patch: &mut Grid<N>,
 ) {
     let [height, width] = image.size();
     let Columns { inside, offset, .. } = Columns::of::<T, N>(run, width, padding[1]);
-    let mut line = [0.0; LONGEST];
+    let mut line = [0.0; MAX_LINE];
     for (row, patch) in patch.iter_mut().enumerate() {
         let Some(y) = (run.at[0] + row).checked_sub(padding[0]).filter(|y| *y < height) else {
             patch.iter_mut().for_each(|values| values[run.lane..run.lane + run.count].fill(0.0));
             continue;
         };
-        match (image.as_kept(), inside.len()) {
-            // Lengths that are known ahead need no call to copy.
+        match (image.as_unchanged(), inside.len()) {
+            // Constant lengths avoid a call to memcpy.
             (Some(pixels), 16) => copy::<16>(&pixels[y * width + inside.start..], &mut line[offset..]),
             (Some(pixels), 8) => copy::<8>(&pixels[y * width + inside.start..], &mut line[offset..]),
             (Some(pixels), length) => {
@@ -113,11 +113,11 @@ pub fn read_patches<const T: usize, const N: usize>(
             (None, _) => image.read(y, inside.clone(), |i, value| line[offset + i] = value),
         }
         match run.count {
-            PANEL => spread::<PANEL, T, N>(&line, patch, run.lane),
-            16 => spread::<16, T, N>(&line, patch, run.lane),
-            8 => spread::<8, T, N>(&line, patch, run.lane),
-            4 => spread::<4, T, N>(&line, patch, run.lane),
-            2 => spread::<2, T, N>(&line, patch, run.lane),
+            PANEL => deinterleave::<PANEL, T, N>(&line, patch, run.lane),
+            16 => deinterleave::<16, T, N>(&line, patch, run.lane),
+            8 => deinterleave::<8, T, N>(&line, patch, run.lane),
+            4 => deinterleave::<4, T, N>(&line, patch, run.lane),
+            2 => deinterleave::<2, T, N>(&line, patch, run.lane),
             _ => {
                 for tile in 0..run.count {
                     for (column, values) in patch.iter_mut().enumerate() {
@@ -134,10 +134,10 @@ fn copy<const COUNT: usize>(from: &[f32], to: &mut [f32]) {
     to[..COUNT].copy_from_slice(&from[..COUNT]);
 }
 
-/// Every T-th pixel of a line, from each of N places.
+/// Distributes a line of pixels to the N columns of input tiles that begin every T pixels.
 #[inline(always)]
-fn spread<const TILES: usize, const T: usize, const N: usize>(
-    line: &[f32; LONGEST],
+fn deinterleave<const TILES: usize, const T: usize, const N: usize>(
+    line: &[f32; MAX_LINE],
     patch: &mut [Row; N],
     lane: usize,
 ) {

@@ -1,16 +1,16 @@
-//! `keep_memory` in a process of its own, for it is about all of one.
-#![allow(clippy::print_stdout, reason = "it reports as a test does")]
+//! `configure_allocator` in a separate process, because it changes process-wide settings.
+#![allow(clippy::print_stdout, reason = "reports like a test")]
 
-/// Runs without the harness, whose threads have taken memory before a test begins.
+/// Runs without the test harness, whose threads allocate memory before a test begins.
 fn main() {
-    // As in a program that did something before: freed blocks of all sizes lie about.
+    // Fragments the heap, as in a program that has already run.
     let before: Vec<Vec<u8>> = (0..200).map(|i| vec![1; 16 + i * 8]).collect();
     drop(before);
-    let heard = dalle2_kernels::keep_freed();
-    assert_eq!(heard, dalle2_kernels::keep_freed(), "a second call says the same");
+    let configured = dalle2_kernels::configure_allocator();
+    assert_eq!(configured, dalle2_kernels::configure_allocator(), "a second call returns the same");
     #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
-    linux::half_of_the_memory_has_large_pages(heard);
-    println!("test large_pages ... ok");
+    linux::half_of_the_memory_has_huge_pages(configured);
+    println!("test huge_pages ... ok");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
@@ -19,8 +19,8 @@ mod linux {
 
     const GIB: usize = 1 << 30;
 
-    /// Bytes of the mappings for which large pages were asked, by /proc/self/smaps.
-    fn in_large_pages() -> usize {
+    /// Bytes of the mappings with the flag `hg` (huge pages advised) in /proc/self/smaps.
+    fn advised_bytes() -> usize {
         let mut size = 0;
         let mut sum = 0;
         for line in fs::read_to_string("/proc/self/smaps").unwrap_or_default().lines() {
@@ -33,21 +33,20 @@ mod linux {
         sum
     }
 
-    fn says(file: &str, words: &[&str]) -> bool {
+    fn contains(file: &str, words: &[&str]) -> bool {
         fs::read_to_string(file).is_ok_and(|text| words.iter().any(|word| text.contains(word)))
     }
 
-    /// What is to be expected: half of the memory in whole GiB, where the system has large pages for those who ask and
-    /// gives out addresses freely.
+    /// Half of the memory in multiples of 1 GiB if huge pages are in `madvise` mode and address space is unlimited, else 0.
     fn expected() -> usize {
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let unlimited = |name: &str| {
             let limit = limits.lines().find_map(|line| line.strip_prefix(name));
             limit.is_some_and(|limit| limit.split_whitespace().next() == Some("unlimited"))
         };
-        let free = says("/proc/sys/vm/overcommit_memory", &["0", "1"]);
-        let asked = says("/sys/kernel/mm/transparent_hugepage/enabled", &["[madvise]"]);
-        if !asked || !free || !unlimited("Max address space") || !unlimited("Max data size") {
+        let overcommits = contains("/proc/sys/vm/overcommit_memory", &["0", "1"]);
+        let on_advice = contains("/sys/kernel/mm/transparent_hugepage/enabled", &["[madvise]"]);
+        if !on_advice || !overcommits || !unlimited("Max address space") || !unlimited("Max data size") {
             return 0;
         }
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -58,13 +57,13 @@ mod linux {
         (limits.fold(kib * 1024, usize::min) / 2 / GIB).min(64) * GIB
     }
 
-    pub fn half_of_the_memory_has_large_pages(heard: bool) {
-        let expected = if heard { expected() } else { 0 };
-        let found = in_large_pages();
-        assert!(found >= expected, "large pages for {found} bytes, expected {expected}");
-        // Nor are they lost when a large block at the end of the heap is freed.
+    pub fn half_of_the_memory_has_huge_pages(configured: bool) {
+        let expected = if configured { expected() } else { 0 };
+        let advised = advised_bytes();
+        assert!(advised >= expected, "huge pages for {advised} bytes, expected {expected}");
+        // Freeing a large block at the end of the heap must not return them.
         drop((0..3).map(|_| vec![1u8; 64 << 20]).collect::<Vec<_>>());
-        let found = in_large_pages();
-        assert!(found >= expected, "large pages for {found} bytes afterwards, expected {expected}");
+        let advised = advised_bytes();
+        assert!(advised >= expected, "huge pages for {advised} bytes afterwards, expected {expected}");
     }
 }

@@ -1,59 +1,59 @@
-//! The linear maps of F(4 × 4, 3 × 3) and F(2 × 2, 3 × 3) along one axis, and their application to vectors.
+//! The one-dimensional transforms of F(4 × 4, 3 × 3) and F(2 × 2, 3 × 3), and their application along both axes.
 
 use macerator::{Scalar, Simd};
 
 use super::super::raw::{V, load, store};
 
-/// Values that are transformed together: a vector of the widest registers.
-pub const LANES: usize = 16;
-/// The same value of several tiles or channels.
-pub type Lane = [f32; LANES];
+/// Elements that are transformed together, the lanes of an AVX-512 vector.
+pub(crate) const LANES: usize = 16;
+/// One element of several tiles or channels.
+pub(crate) type Lane = [f32; LANES];
 
-/// A linear map of the method along one axis.
-pub trait Map<const N: usize, const M: usize> {
+/// A transform along one axis.
+pub(crate) trait Transform<const N: usize, const M: usize> {
     fn apply<S: Simd>(x: [V<S>; N]) -> [V<S>; M];
 }
 
-/// Bᵀ: pixels of a patch to points.
-pub struct Patch;
-/// Aᵀ: points to pixels of a tile.
-pub struct Tile;
-/// A: the transpose of [`Tile`].
-pub struct Spread;
-/// G: weights to points.
-pub struct ToFilter;
-/// Gᵀ: the transpose of [`ToFilter`].
-pub struct FromFilter;
+/// The input transform Bᵀ of F(4 × 4, 3 × 3).
+pub(crate) struct InputTransform;
+/// The output transform Aᵀ of F(4 × 4, 3 × 3).
+pub(crate) struct OutputTransform;
+/// A, the transpose of [`OutputTransform`].
+pub(crate) struct OutputTransformTransposed;
+/// The filter transform G of F(4 × 4, 3 × 3).
+pub(crate) struct FilterTransform;
+/// Gᵀ, the transpose of [`FilterTransform`].
+pub(crate) struct FilterTransformTransposed;
 
-/// [`Patch`] of F(2 × 2, 3 × 3).
-pub struct SmallPatch;
-/// [`Tile`] of F(2 × 2, 3 × 3).
-pub struct SmallTile;
-/// [`ToFilter`] of F(2 × 2, 3 × 3).
-pub struct ToSmallFilter;
+/// [`InputTransform`] of F(2 × 2, 3 × 3).
+pub(crate) struct InputTransformF2;
+/// [`OutputTransform`] of F(2 × 2, 3 × 3).
+pub(crate) struct OutputTransformF2;
+/// [`FilterTransform`] of F(2 × 2, 3 × 3).
+pub(crate) struct FilterTransformF2;
 
-/// A size of the method: tiles of T × T pixels from patches of N × N.
-pub trait Size<const T: usize, const N: usize>: Sync {
-    type Patch: Map<N, N>;
-    type ToFilter: Map<3, N>;
-    type Tile: Map<N, T>;
+/// A tile size: output tiles of T × T pixels from input tiles of N × N.
+pub(crate) trait TileSize<const T: usize, const N: usize>: Sync {
+    type Input: Transform<N, N>;
+    type Filter: Transform<3, N>;
+    type Output: Transform<N, T>;
 }
 
 /// F(4 × 4, 3 × 3)
-pub struct Large;
+pub(crate) struct F4;
 /// F(2 × 2, 3 × 3)
-pub struct Small;
+pub(crate) struct F2;
 
-impl Size<4, 6> for Large {
-    type Patch = Patch;
-    type ToFilter = ToFilter;
-    type Tile = Tile;
+impl TileSize<4, 6> for F4 {
+    type Input = InputTransform;
+    type Filter = FilterTransform;
+    type Output = OutputTransform;
 }
 
-impl Size<2, 4> for Small {
-    type Patch = SmallPatch;
-    type ToFilter = ToSmallFilter;
-    type Tile = SmallTile;
+impl TileSize<2, 4> for F2 {
+    type Input = InputTransformF2;
+    type Filter = FilterTransformF2;
+    type Output = OutputTransformF2;
 }
 
 /// `a + factor · b`
@@ -62,7 +62,7 @@ fn plus<S: Simd>(a: V<S>, factor: f32, b: V<S>) -> V<S> {
     factor.splat::<S>().mul_add(b, a)
 }
 
-impl Map<6, 6> for Patch {
+impl Transform<6, 6> for InputTransform {
     #[inline(always)]
     fn apply<S: Simd>([d0, d1, d2, d3, d4, d5]: [V<S>; 6]) -> [V<S>; 6] {
         let (even, odd) = (plus(d4, -4.0, d2), plus(d3, -4.0, d1));
@@ -72,7 +72,7 @@ impl Map<6, 6> for Patch {
     }
 }
 
-impl Map<6, 4> for Tile {
+impl Transform<6, 4> for OutputTransform {
     #[inline(always)]
     fn apply<S: Simd>([m0, m1, m2, m3, m4, m5]: [V<S>; 6]) -> [V<S>; 4] {
         let (sum, difference) = (m1 + m2, m1 - m2);
@@ -86,7 +86,7 @@ impl Map<6, 4> for Tile {
     }
 }
 
-impl Map<4, 6> for Spread {
+impl Transform<4, 6> for OutputTransformTransposed {
     #[inline(always)]
     fn apply<S: Simd>([y0, y1, y2, y3]: [V<S>; 4]) -> [V<S>; 6] {
         let (even, odd) = (y0 + y2, y1 + y3);
@@ -95,7 +95,7 @@ impl Map<4, 6> for Spread {
     }
 }
 
-impl Map<3, 6> for ToFilter {
+impl Transform<3, 6> for FilterTransform {
     #[inline(always)]
     fn apply<S: Simd>([g0, g1, g2]: [V<S>; 3]) -> [V<S>; 6] {
         let even = (g0 + g2) * (-1.0 / 6.0).splat();
@@ -106,7 +106,7 @@ impl Map<3, 6> for ToFilter {
     }
 }
 
-impl Map<6, 3> for FromFilter {
+impl Transform<6, 3> for FilterTransformTransposed {
     #[inline(always)]
     fn apply<S: Simd>([u0, u1, u2, u3, u4, u5]: [V<S>; 6]) -> [V<S>; 3] {
         let (sum, difference) = ((u1 + u2) * (-1.0 / 6.0).splat(), (u2 - u1) * (1.0 / 6.0).splat());
@@ -119,21 +119,21 @@ impl Map<6, 3> for FromFilter {
     }
 }
 
-impl Map<4, 4> for SmallPatch {
+impl Transform<4, 4> for InputTransformF2 {
     #[inline(always)]
     fn apply<S: Simd>([d0, d1, d2, d3]: [V<S>; 4]) -> [V<S>; 4] {
         [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
     }
 }
 
-impl Map<4, 2> for SmallTile {
+impl Transform<4, 2> for OutputTransformF2 {
     #[inline(always)]
     fn apply<S: Simd>([m0, m1, m2, m3]: [V<S>; 4]) -> [V<S>; 2] {
         [m0 + m1 + m2, m1 - m2 - m3]
     }
 }
 
-impl Map<3, 4> for ToSmallFilter {
+impl Transform<3, 4> for FilterTransformF2 {
     #[inline(always)]
     fn apply<S: Simd>([g0, g1, g2]: [V<S>; 3]) -> [V<S>; 4] {
         let (even, odd) = ((g0 + g2) * 0.5.splat(), g1 * 0.5.splat());
@@ -141,26 +141,29 @@ impl Map<3, 4> for ToSmallFilter {
     }
 }
 
-/// Applies a map to lanes.
+/// Applies a transform along one axis.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "two arrays of different lengths around one map")]
-pub fn along<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(x: [&Lane; N], y: &mut [Lane; M]) {
+#[allow(clippy::needless_range_loop, reason = "two arrays of different lengths around one transform")]
+pub(crate) fn transform_1d<S: Simd, const N: usize, const M: usize, F: Transform<N, M>>(
+    x: [&Lane; N],
+    y: &mut [Lane; M],
+) {
     for first in (0..LANES).step_by(S::lanes32()) {
         let mut values = [0.0.splat::<S>(); N];
         for n in 0..N {
             values[n] = load(&x[n][first..]);
         }
-        let mapped = F::apply::<S>(values);
+        let transformed = F::apply::<S>(values);
         for m in 0..M {
-            store(mapped[m], &mut y[m][first..]);
+            store(transformed[m], &mut y[m][first..]);
         }
     }
 }
 
-/// Applies a map along both axes of a square: `at` gives the vector of a row and column, `to` takes it.
+/// Applies a transform along both axes: `at` returns the vector of a row and column, `to` receives the result.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "rows and columns, which closures or two iterators would hide")]
-pub fn square<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(
+pub(crate) fn transform_2d<S: Simd, const N: usize, const M: usize, F: Transform<N, M>>(
     at: impl Fn(usize, usize) -> V<S>,
     mut to: impl FnMut(usize, usize, V<S>),
 ) {
@@ -170,15 +173,15 @@ pub fn square<S: Simd, const N: usize, const M: usize, F: Map<N, M>>(
         for row in 0..N {
             values[row] = at(row, column);
         }
-        let mapped = F::apply::<S>(values);
+        let transformed = F::apply::<S>(values);
         for row in 0..M {
-            rows[row][column] = mapped[row];
+            rows[row][column] = transformed[row];
         }
     }
     for row in 0..M {
-        let mapped = F::apply::<S>(rows[row]);
+        let transformed = F::apply::<S>(rows[row]);
         for column in 0..M {
-            to(row, column, mapped[column]);
+            to(row, column, transformed[column]);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The gradient of the weights, by F(4 × 4, 3 × 3).
+//! The weight gradient by F(4 × 4, 3 × 3).
 //!
-//! For each of the 36 points it is a product of the transformed gradient of the result, `[C_out, tiles]`, with the
-//! transformed input, `[tiles, C_in]`. The former is vectorised over the tiles of a panel, the latter over channels, so
-//! that both lie as the register tile reads them. Some panels at a time are transformed and their products added up.
+//! For each of the 36 points it is a product of the transformed output gradient, `[C_out, tiles]`, with the transformed
+//! input, `[tiles, C_in]`. The former is vectorised over the tiles of a panel, the latter over channels, which gives the
+//! layouts of the micro-kernel. Groups of panels are transformed one after the other and their products accumulated.
 
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -12,67 +12,70 @@ use super::super::parallel::vectorized;
 use super::super::planes::Planes;
 use super::super::raw::{PANEL, Row, load, product, store};
 use super::super::scratch::Scratch;
-use super::maps::{FromFilter, LANES, Lane, Patch, Spread, along, square};
-use super::panel::{Columns, Grid, LONGEST, Panel, Run, read_patches};
+use super::tiles::{Columns, Grid, MAX_LINE, TilePanel, TileRun, read_input_tiles};
+use super::transforms::{
+    FilterTransformTransposed, InputTransform, LANES, Lane, OutputTransformTransposed, transform_1d, transform_2d,
+};
 
 /// Side of an output tile.
 const TILE: usize = 4;
 /// Points of the transformed domain.
 const POINTS: usize = 36;
 
-/// Most panels of a group: the tiles of a point and of a panel of channels must fit the first cache.
-const PANELS: usize = 8;
+/// Maximum number of panels per group: the tiles of one point and of one panel of channels must fit the first-level cache;
+/// tuned with `cargo bench -p dalle2-kernels --bench ops`.
+const MAX_GROUP_PANELS: usize = 8;
 
-/// Memory of the three factors: `[36, C_out, tiles]`, `[panels of C_in, 36, tiles]` and `[panels of C_in, 36, C_out]`.
-static OF_RESULT: Scratch<f32> = Scratch::new();
-static OF_INPUT: Scratch<Row> = Scratch::new();
-static OF_FILTERS: Scratch<Row> = Scratch::new();
+/// Buffers of the three factors: `[36, C_out, tiles]`, `[panels of C_in, 36, tiles]` and `[panels of C_in, 36, C_out]`.
+static GRAD_OUTPUT_BUFFER: Scratch<f32> = Scratch::new();
+static INPUT_BUFFER: Scratch<Row> = Scratch::new();
+static GRAD_FILTER_BUFFER: Scratch<Row> = Scratch::new();
 
-/// The gradient of the weights `[C_out, C_in, 3, 3]`, given the input and the gradient of the result.
-pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+/// The weight gradient `[C_out, C_in, 3, 3]` from the input and the output gradient.
+pub(crate) fn grad_weight(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let [from, to] = shape.channels;
-    let of_channels = from.div_ceil(PANEL);
-    let panels = Panel::cover(shape.batch, shape.grid, TILE);
-    // Groups of about the same size.
-    let group = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
+    let channel_panels = from.div_ceil(PANEL);
+    let panels = TilePanel::cover(shape.batch, shape.grid, TILE);
+    // Groups of similar size.
+    let group = panels.len().div_ceil(panels.len().div_ceil(MAX_GROUP_PANELS).max(1)).max(1);
     let tiles = group * PANEL;
-    // A little more for each point than it needs. Without it the 36 places that a transform writes would lie a multiple
-    // of 4 KiB apart and drive each other out of the first cache.
-    let (of_result_point, of_input_point) = (to * tiles + LANES, tiles + 1);
+    // Padding per point: without it the 36 rows of a transform would be a multiple of 4 KiB apart and evict each other
+    // from the first-level cache.
+    let (grad_output_stride, input_stride) = (to * tiles + LANES, tiles + 1);
     let mut weight = vec![0.0; to * from * 9];
-    OF_RESULT.with(POINTS * of_result_point, |of_result| {
-        OF_INPUT.with(of_channels * POINTS * of_input_point, |of_input| {
-            OF_FILTERS.with(of_channels * POINTS * to, |of_filters| {
+    GRAD_OUTPUT_BUFFER.with(POINTS * grad_output_stride, |grad_output| {
+        INPUT_BUFFER.with(channel_panels * POINTS * input_stride, |input| {
+            GRAD_FILTER_BUFFER.with(channel_panels * POINTS * to, |grad_filter| {
                 for (number, panels) in panels.chunks(group).enumerate() {
-                    by_point(of_result, of_result_point, tiles).into_par_iter().enumerate().for_each(
+                    by_point(grad_output, grad_output_stride, tiles).into_par_iter().enumerate().for_each(
                         |(channel, points)| {
-                            vectorized(OfResult { shape, grad, channel, panels, points });
+                            vectorized(TransformGradOutput { shape, grad, channel, panels, points });
                         },
                     );
-                    let of_channels = of_input.chunks_mut(POINTS * of_input_point);
+                    let channel_panels = input.chunks_mut(POINTS * input_stride);
                     let tasks: Vec<_> =
-                        of_channels.flat_map(|points| by_point(points, of_input_point, PANEL)).collect();
+                        channel_panels.flat_map(|points| by_point(points, input_stride, PANEL)).collect();
                     tasks.into_par_iter().enumerate().for_each(|(task, points)| {
                         let (channels, panel) = (task / group, task % group);
                         if let Some(panel) = panels.get(panel) {
-                            vectorized(OfInput { shape, x, first: channels * PANEL, panel, points });
+                            vectorized(TransformInput { shape, x, first: channels * PANEL, panel, points });
                         }
                     });
                     let count = panels.iter().map(|panel| panel.count).sum::<usize>();
-                    of_filters.par_chunks_mut(to).enumerate().for_each(|(task, products)| {
+                    grad_filter.par_chunks_mut(to).enumerate().for_each(|(task, products)| {
                         let point = task % POINTS;
                         vectorized(Products {
                             columns: PANEL.min(from - task / POINTS * PANEL),
-                            of_result: &of_result[point * of_result_point..],
+                            grad_output: &grad_output[point * grad_output_stride..],
                             tiles,
-                            of_input: &of_input[task * of_input_point..][..count],
+                            input: &input[task * input_stride..][..count],
                             products,
                             accumulate: number > 0,
                         });
                     });
                 }
                 weight.par_chunks_mut(from * 9).enumerate().for_each(|(output, weight)| {
-                    vectorized(ToWeights { of_filters: &of_filters[output..], to, weight });
+                    vectorized(InverseFilterTransform { grad_filter: &grad_filter[output..], to, weight });
                 });
             });
         });
@@ -80,41 +83,41 @@ pub fn gradient(shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     weight
 }
 
-/// Cuts the values of each of the 36 points, `of_point` of them, into whole pieces, and puts those of a place together.
-fn by_point<T>(points: &mut [T], of_point: usize, piece: usize) -> Vec<Vec<&mut [T]>> {
-    let mut pieces: Vec<_> = (0..of_point / piece).map(|_| Vec::with_capacity(POINTS)).collect();
-    for of_point in points.chunks_mut(of_point) {
-        for (pieces, piece) in pieces.iter_mut().zip(of_point.chunks_mut(piece)) {
+/// Splits the `point_len` elements of each of the 36 points into pieces and groups the pieces by position.
+fn by_point<T>(points: &mut [T], point_len: usize, piece: usize) -> Vec<Vec<&mut [T]>> {
+    let mut pieces: Vec<_> = (0..point_len / piece).map(|_| Vec::with_capacity(POINTS)).collect();
+    for point_len in points.chunks_mut(point_len) {
+        for (pieces, piece) in pieces.iter_mut().zip(point_len.chunks_mut(piece)) {
             pieces.push(piece);
         }
     }
     pieces
 }
 
-/// The gradient of one output channel at the points.
-struct OfResult<'a> {
+/// Transforms the output gradient of one output channel.
+struct TransformGradOutput<'a> {
     shape: &'a ConvShape,
     grad: &'a [f32],
     channel: usize,
-    panels: &'a [Panel],
+    panels: &'a [TilePanel],
     /// The tiles at each of the 36 points.
     points: Vec<&'a mut [f32]>,
 }
 
-impl WithSimd for OfResult<'_> {
+impl WithSimd for TransformGradOutput<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self) {
-        let (channels, planes) = (self.shape.channels[1], Planes::kept(self.grad, self.shape.grid));
+        let (channels, planes) = (self.shape.channels[1], Planes::unchanged(self.grad, self.shape.grid));
         let mut tile: Grid<4> = [[[0.0; PANEL]; 4]; 4];
         for (number, panel) in self.panels.iter().enumerate() {
             for run in &panel.runs {
                 let image = planes.plane(run.image * channels + self.channel);
-                read_patches::<TILE, 4>(&image, [0, 0], run, &mut tile);
+                read_input_tiles::<TILE, 4>(&image, [0, 0], run, &mut tile);
             }
             for first in (0..panel.count).step_by(S::lanes32()) {
-                square::<S, 4, 6, Spread>(
+                transform_2d::<S, 4, 6, OutputTransformTransposed>(
                     |row, column| load(&tile[row][column][first..]),
                     |row, column, value| store(value, &mut self.points[row * 6 + column][number * PANEL + first..]),
                 );
@@ -123,42 +126,42 @@ impl WithSimd for OfResult<'_> {
     }
 }
 
-/// The patches of a panel of tiles at the points, for a panel of channels.
-struct OfInput<'a> {
+/// Transforms the input tiles of a panel, for a panel of channels.
+struct TransformInput<'a> {
     shape: &'a ConvShape,
     x: &'a [f32],
     /// First channel.
     first: usize,
-    panel: &'a Panel,
+    panel: &'a TilePanel,
     /// The tiles at each of the 36 points.
     points: Vec<&'a mut [Row]>,
 }
 
-/// A row of pixels of some channels.
-type Line = [Lane; LONGEST];
+/// A row of pixels of several channels.
+type Line = [Lane; MAX_LINE];
 
-impl WithSimd for OfInput<'_> {
+impl WithSimd for TransformInput<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self) {
         let channels = self.shape.channels[0];
         let plane = self.shape.image[0] * self.shape.image[1];
-        let mut lines = vec![[[0.0; LANES]; LONGEST]; 6];
-        let mut half = vec![[[0.0; LANES]; 6]; LONGEST];
+        let mut lines = vec![[[0.0; LANES]; MAX_LINE]; 6];
+        let mut half = vec![[[0.0; LANES]; 6]; MAX_LINE];
         for first in (self.first..channels.min(self.first + PANEL)).step_by(LANES) {
             let lanes = first - self.first..first - self.first + LANES;
             for run in &self.panel.runs {
                 let images = &self.x[(run.image * channels + first) * plane..(run.image + 1) * channels * plane];
                 let length = read_lines(self.shape, images, run, &mut lines);
                 for (column, half) in half.iter_mut().enumerate().take(length) {
-                    along::<S, 6, 6, Patch>(std::array::from_fn(|row| &lines[row][column]), half);
+                    transform_1d::<S, 6, 6, InputTransform>(std::array::from_fn(|row| &lines[row][column]), half);
                 }
                 for tile in 0..run.count {
                     for (row, points) in self.points.chunks_exact_mut(6).enumerate() {
                         let patch = std::array::from_fn(|i| &half[tile * TILE + i][row]);
                         let mut values = [[0.0; LANES]; 6];
-                        along::<S, 6, 6, Patch>(patch, &mut values);
+                        transform_1d::<S, 6, 6, InputTransform>(patch, &mut values);
                         for (point, value) in points.iter_mut().zip(values) {
                             point[run.lane + tile][lanes.clone()].copy_from_slice(&value);
                         }
@@ -169,9 +172,9 @@ impl WithSimd for OfInput<'_> {
     }
 }
 
-/// The six rows of pixels that a run reads, of the first channels of `images`, zero outside them; returns their length.
+/// Reads the six rows of pixels of a run for the first channels of `images`, zero in the padding; returns their length.
 #[inline(always)]
-fn read_lines(shape: &ConvShape, images: &[f32], run: &Run, lines: &mut [Line]) -> usize {
+fn read_lines(shape: &ConvShape, images: &[f32], run: &TileRun, lines: &mut [Line]) -> usize {
     let [height, width] = shape.image;
     let Columns { inside, offset, length } = Columns::of::<TILE, 6>(run, width, shape.padding[1]);
     for (row, line) in lines.iter_mut().enumerate() {
@@ -189,13 +192,13 @@ fn read_lines(shape: &ConvShape, images: &[f32], run: &Run, lines: &mut [Line]) 
     length
 }
 
-/// The product of a point, for a panel of input channels.
+/// The product at one point for a panel of input channels.
 struct Products<'a> {
     columns: usize,
     /// `[C_out, tiles]`
-    of_result: &'a [f32],
+    grad_output: &'a [f32],
     tiles: usize,
-    of_input: &'a [Row],
+    input: &'a [Row],
     products: &'a mut [Row],
     accumulate: bool,
 }
@@ -207,20 +210,20 @@ impl WithSimd for Products<'_> {
     fn with_simd<S: Simd>(self) {
         let size = [self.products.len(), self.columns];
         let to = (self.products.as_flattened_mut(), PANEL);
-        product::<S, false>(size, (self.of_result, self.tiles), self.of_input, to, self.accumulate);
+        product::<S, false>(size, (self.grad_output, self.tiles), self.input, to, self.accumulate);
     }
 }
 
-/// The gradient of the filters of one output channel to that of its weights.
-struct ToWeights<'a> {
-    /// That of a panel and point every `to` rows.
-    of_filters: &'a [Row],
+/// Transforms the gradient of the transformed filters of one output channel to its weight gradient.
+struct InverseFilterTransform<'a> {
+    /// One row per panel and point, `to` rows apart.
+    grad_filter: &'a [Row],
     to: usize,
     /// `[C_in, 9]`
     weight: &'a mut [f32],
 }
 
-impl WithSimd for ToWeights<'_> {
+impl WithSimd for InverseFilterTransform<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -229,9 +232,9 @@ impl WithSimd for ToWeights<'_> {
             let (panel, half) = (number * LANES / PANEL, number % (PANEL / LANES));
             let mut weights = [[[0.0; LANES]; 3]; 3];
             for first in (0..LANES).step_by(S::lanes32()) {
-                square::<S, 6, 3, FromFilter>(
+                transform_2d::<S, 6, 3, FilterTransformTransposed>(
                     |row, column| {
-                        load(&self.of_filters[(panel * POINTS + row * 6 + column) * self.to][half * LANES + first..])
+                        load(&self.grad_filter[(panel * POINTS + row * 6 + column) * self.to][half * LANES + first..])
                     },
                     |row, column, value| store(value, &mut weights[row][column][first..]),
                 );

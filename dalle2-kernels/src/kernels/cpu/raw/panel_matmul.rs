@@ -1,32 +1,32 @@
-//! The register tile of a matrix product.
+//! The micro-kernel of matrix products.
 //!
-//! A tile reads one operand in panels of [`PANEL`] columns and keeps a few rows of the result in registers, so that each
-//! loaded value meets many multiply-adds (Goto and van de Geijn 2008, Anatomy of High-Performance Matrix
+//! It reads one operand in panels of [`PANEL`] columns and accumulates a few rows of the result in registers, so that each
+//! loaded vector serves several multiply-adds (Goto and van de Geijn 2008, Anatomy of High-Performance Matrix
 //! Multiplication, section 5).
 
 use macerator::{Scalar, Simd};
 
 /// Columns of a panel: two of the widest vectors.
-pub const PANEL: usize = 32;
-/// What rows are best a multiple of.
-pub const ROWS: usize = 8;
+pub(crate) const PANEL: usize = 32;
+/// Preferred multiple of the number of rows.
+pub(crate) const ROWS: usize = 8;
 
-/// Values of a line of the cache.
-const LINE: usize = 16;
+/// Elements of a cache line.
+const CACHE_LINE: usize = 16;
 
 /// A row of a panel.
-pub type Row = [f32; PANEL];
+pub(crate) type Row = [f32; PANEL];
 
-/// Writes `a · b` into the rows of `c`, or adds it to them.
+/// Writes `a · b` to `c`, or adds it if `accumulate`.
 ///
-/// `a` has `rows` rows of `b.len()` values, `lda` apart; `c` has as many rows of [`PANEL`] values, `ldc` apart. Only the
-/// first `columns` of the panel are wanted: the others may be computed or left as they are. With `AHEAD`, as many rows
-/// that follow those of `b` and one more are fetched into the first cache, for the next product.
+/// `a` has `rows` rows of `b.len()` elements, `lda` apart; `c` has `rows` rows of [`PANEL`] elements, `ldc` apart. Only the
+/// first `columns` columns of `c` are defined afterwards. With `PREFETCH`, the rows that follow `b` in memory, up to its
+/// length plus one, are prefetched for the next product.
 ///
 /// # Panics
-/// If a slice is too short for its rows, or a panel for the columns.
+/// If a slice is too short, or `columns` exceeds [`PANEL`].
 #[inline(always)]
-pub fn product<S: Simd, const AHEAD: bool>(
+pub(crate) fn product<S: Simd, const PREFETCH: bool>(
     [rows, columns]: [usize; 2],
     (a, lda): (&[f32], usize),
     b: &[Row],
@@ -37,11 +37,12 @@ pub fn product<S: Simd, const AHEAD: bool>(
         return;
     }
     assert!(columns <= PANEL, "product: more columns than in a panel");
-    assert!(a.len() >= (rows - 1) * lda + b.len(), "product: `a` is too short");
-    assert!(c.len() >= (rows - 1) * ldc + PANEL, "product: `c` is too short");
+    assert!(2 * S::lanes32() <= PANEL, "product: a vector is wider than half a panel");
+    assert!(holds_rows(a.len(), rows, lda, b.len()), "product: `a` is too short");
+    assert!(holds_rows(c.len(), rows, ldc, PANEL), "product: `c` is too short");
     let mut row = 0;
     while row < rows {
-        // As many rows of sums as the vector registers hold: thirty-two where vectors are this wide, or sixteen.
+        // 12 rows of two accumulators fit the 32 registers of AVX-512, 4 rows the 16 of AVX2.
         let step = match rows - row {
             12.. if S::lanes32() >= PANEL / 2 => 12,
             8.. if S::lanes32() >= PANEL / 2 => 8,
@@ -50,45 +51,51 @@ pub fn product<S: Simd, const AHEAD: bool>(
             _ => 1,
         };
         let operands = Operands { a: &a[row * lda..], lda, b, c: &mut c[row * ldc..], ldc, columns, accumulate };
-        // SAFETY: `step` is at most `rows - row`, so the slices hold that many rows from here on, as asserted above; a
-        // single vector is at most half a panel.
+        // SAFETY: `step <= rows - row`, so the slices hold `step` rows from here on, and a vector is at most half a
+        // panel, both as asserted above.
         unsafe {
             match (step, columns <= S::lanes32()) {
-                (12, false) => operands.rows::<S, AHEAD, 12, 2>(),
-                (8, false) => operands.rows::<S, AHEAD, 8, 2>(),
-                (4, false) => operands.rows::<S, AHEAD, 4, 2>(),
-                (2, false) => operands.rows::<S, AHEAD, 2, 2>(),
-                (1, false) => operands.rows::<S, AHEAD, 1, 2>(),
-                (12, true) => operands.rows::<S, AHEAD, 12, 1>(),
-                (8, true) => operands.rows::<S, AHEAD, 8, 1>(),
-                (4, true) => operands.rows::<S, AHEAD, 4, 1>(),
-                (2, true) => operands.rows::<S, AHEAD, 2, 1>(),
-                _ => operands.rows::<S, AHEAD, 1, 1>(),
+                (12, false) => operands.rows::<S, PREFETCH, 12, 2>(),
+                (8, false) => operands.rows::<S, PREFETCH, 8, 2>(),
+                (4, false) => operands.rows::<S, PREFETCH, 4, 2>(),
+                (2, false) => operands.rows::<S, PREFETCH, 2, 2>(),
+                (1, false) => operands.rows::<S, PREFETCH, 1, 2>(),
+                (12, true) => operands.rows::<S, PREFETCH, 12, 1>(),
+                (8, true) => operands.rows::<S, PREFETCH, 8, 1>(),
+                (4, true) => operands.rows::<S, PREFETCH, 4, 1>(),
+                (2, true) => operands.rows::<S, PREFETCH, 2, 1>(),
+                _ => operands.rows::<S, PREFETCH, 1, 1>(),
             }
         }
         row += step;
     }
 }
 
-/// Asks for some of these values to be brought into the first cache, as far as there are any.
+/// Prefetches `count` elements from `first` on into the first-level cache, as far as the slice has them.
 #[inline(always)]
-pub fn fetch(values: &[f32], first: usize, count: usize) {
-    for line in (first..values.len().min(first + count)).step_by(LINE) {
-        fetch_line(values[line..].as_ptr());
+pub(crate) fn prefetch(values: &[f32], first: usize, count: usize) {
+    for line in (first..values.len().min(first + count)).step_by(CACHE_LINE) {
+        prefetch_line(values[line..].as_ptr());
     }
 }
 
-/// Asks for a line to be brought into the first cache, if there is one at this place.
+/// Prefetches a cache line; invalid addresses are ignored.
 #[inline(always)]
-fn fetch_line(line: *const f32) {
+fn prefetch_line(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 processor has the instruction, and it reads nothing where nothing can be read.
+        // SAFETY: every x86-64 processor has SSE, and a prefetch of an invalid address has no effect.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
+}
+
+/// Whether a slice of `len` elements holds `rows` rows of `width` elements, `stride` apart; `rows` is at least 1.
+#[inline(always)]
+fn holds_rows(len: usize, rows: usize, stride: usize, width: usize) -> bool {
+    (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(width)).is_some_and(|needed| needed <= len)
 }
 
 struct Operands<'a> {
@@ -102,27 +109,27 @@ struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// R rows, V vectors at a time.
+    /// Computes R rows, V vectors at a time.
     ///
     /// # Safety
-    /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` values and `c` `(R − 1) · ldc + PANEL`; V
-    /// vectors must divide a panel, and `columns` be at most [`PANEL`].
+    /// With R ≥ 1 and K the rows of `b`: `a` must hold `(R − 1) · lda + K` elements and `c` `(R − 1) · ldc + PANEL`; V
+    /// vectors must divide a panel, and `columns` must be at most [`PANEL`].
     #[inline(always)]
-    unsafe fn rows<S: Simd, const AHEAD: bool, const R: usize, const V: usize>(self) {
+    unsafe fn rows<S: Simd, const PREFETCH: bool, const R: usize, const V: usize>(self) {
         let Self { lda, ldc, accumulate, .. } = self;
         let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr().cast::<f32>(), self.c.as_mut_ptr());
         let lanes = S::lanes32();
         for first in (0..self.columns).step_by(V * lanes) {
             let mut sums = [[0.0f32.splat::<S>(); V]; R];
             // SAFETY: `first` is a multiple of `V · lanes`, which divides a panel, and less than PANEL, so
-            // `first + V · lanes` is at most PANEL; the rest is what the caller guarantees.
+            // `first + V · lanes <= PANEL`; the caller guarantees the rest.
             unsafe {
                 for k in 0..self.b.len() {
                     let from = b.add(k * PANEL + first);
-                    if AHEAD {
+                    if PREFETCH {
                         let row = b.wrapping_add((self.b.len() + 1 + k) * PANEL);
-                        for line in (0..PANEL).step_by(LINE) {
-                            fetch_line(row.wrapping_add(line));
+                        for line in (0..PANEL).step_by(CACHE_LINE) {
+                            prefetch_line(row.wrapping_add(line));
                         }
                     }
                     let values: [_; V] = std::array::from_fn(|v| f32::vload_unaligned::<S>(from.add(v * lanes)));
@@ -168,7 +175,7 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self) {
             let Self { size, a, lda, b, c, ldc, accumulate } = self;
-            // Fetching changes nothing, also where nothing follows.
+            // Prefetching must not change results, even at the end of the slice.
             match size[0] % 2 {
                 0 => product::<S, true>(size, (a, lda), b, (c, ldc), accumulate),
                 _ => product::<S, false>(size, (a, lda), b, (c, ldc), accumulate),
@@ -188,7 +195,7 @@ mod tests {
                 for columns in [0, 1, 15, 16, 17, PANEL] {
                     for accumulate in [false, true] {
                         let (lda, ldc) = (depth + 3, PANEL + 5);
-                        // Exactly as long as they must be: a read or write beyond would be out of bounds.
+                        // The minimum lengths: any access beyond a row would be out of bounds.
                         let a = integers((rows.max(1) - 1) * lda + depth, 1);
                         let b: Vec<Row> = integers(depth * PANEL, 2).as_chunks::<PANEL>().0.to_vec();
                         let before = integers((rows.max(1) - 1) * ldc + PANEL, 3);
@@ -197,15 +204,15 @@ mod tests {
                         vectorized(Product { size, a: &a, lda, b: &b, c: &mut c, ldc, accumulate });
                         for row in 0..rows {
                             for column in 0..columns {
-                                let of_column = b.iter().map(|row| row[column]);
-                                let product: f32 = of_column.enumerate().map(|(k, b)| a[row * lda + k] * b).sum();
+                                let column_of_b = b.iter().map(|row| row[column]);
+                                let product: f32 = column_of_b.enumerate().map(|(k, b)| a[row * lda + k] * b).sum();
                                 let at = row * ldc + column;
                                 let expected = if accumulate { before[at] + product } else { product };
                                 assert_eq!(c[at], expected, "{rows} x {depth} x {columns}, row {row}, column {column}");
                             }
                         }
-                        for (at, (found, before)) in c.iter().zip(&before).enumerate() {
-                            assert!(at % ldc < PANEL || found == before, "wrote between the rows, at {at}");
+                        for (at, (actual, before)) in c.iter().zip(&before).enumerate() {
+                            assert!(at % ldc < PANEL || actual == before, "wrote between the rows, at {at}");
                         }
                     }
                 }
