@@ -6,7 +6,9 @@
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use dalle2_core::nn::{Activation, LayerNorm, Transformer, TransformerConfig, causal_mask, embedding, layer_norm, linear};
+use dalle2_core::nn::{
+    Activation, LayerNorm, Transformer, TransformerConfig, causal_mask, embedding, layer_norm, linear,
+};
 use dalle2_core::text::{END, START};
 use dalle2_core::{ConfigError, Error, Result};
 use serde::{Deserialize, Serialize};

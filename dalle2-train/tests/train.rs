@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
-use dalle2_core::nn::{LayerNorm, LayerNormConfig, layer_norm};
 use burn::prelude::*;
 use burn::tensor::DType;
+use dalle2_core::nn::{LayerNorm, LayerNormConfig, layer_norm};
 use dalle2_core::{Error, Result};
 use dalle2_train::{
     BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, ShuffledIndices, StepOutput, StepRecord, Stop,

@@ -161,9 +161,9 @@ impl Sweep for Chunk<'_> {
 mod tests {
     use super::*;
     use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
-    use dalle2_core::nn::{LayerNorm, LayerNormConfig};
     use burn::optim::GradientsParams;
     use burn::tensor::Tolerance;
+    use dalle2_core::nn::{LayerNorm, LayerNormConfig};
 
     #[derive(Module, Debug)]
     struct Small {
