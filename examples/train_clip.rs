@@ -95,7 +95,7 @@ struct ClipHooks<'a> {
 impl ClipHooks<'_> {
     fn encoders(&self, model: &ClipTask) -> dalle2::Result<(ClipTextEncoder, ClipImageEncoder)> {
         let clip = &model.clip;
-        Ok((ClipTextEncoder::from_clip(&self.config, clip)?, ClipImageEncoder::from_clip(&self.config, clip)?))
+        Ok((ClipTextEncoder::new(self.config.text.clone(), &clip.text)?, ClipImageEncoder::new(self.config.vision.clone(), &clip.vision)?))
     }
 }
 

@@ -106,7 +106,7 @@ fn is_library(part: &str, library: &str) -> bool {
 
 fn text_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
     let (dir, device) = (dir.to_owned(), options.device.clone());
-    let load = move || ClipTextEncoder::load_diffusers(&dir, &device);
+    let load = move || ClipTextEncoder::load(&dir, &device);
     Ok(match options.residency {
         Residency::Resident => builder.text_encoder(load()?),
         Residency::OneStage => builder.text_encoder(OnDemand::text(load)?),
@@ -115,7 +115,7 @@ fn text_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> 
 
 fn image_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) -> Result<PipelineBuilder> {
     let (dir, device) = (dir.to_owned(), options.device.clone());
-    let load = move || ClipImageEncoder::load_diffusers(&dir, &device);
+    let load = move || ClipImageEncoder::load(&dir, &device);
     Ok(match options.residency {
         Residency::Resident => builder.image_encoder(load()?),
         Residency::OneStage => builder.image_encoder(OnDemand::image(load)?),

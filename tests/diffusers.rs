@@ -229,8 +229,8 @@ fn portable(device: &Device) -> Pipeline {
     let mut upsampler = UpsamplerConfig::portable();
     upsampler.input_size = 16;
     Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&clip, &model).unwrap())
-        .image_encoder(ClipImageEncoder::from_clip(&clip, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(clip.text.clone(), &model.text).unwrap())
+        .image_encoder(ClipImageEncoder::new(clip.vision.clone(), &model.vision).unwrap())
         .prior(DiffusionPrior::new(prior.clone(), prior.init(device).unwrap().map(&mut Randomise::new(1))).unwrap())
         .decoder(
             UnclipDecoder::new(decoder.clone(), decoder.init(device).unwrap().map(&mut Randomise::new(2))).unwrap(),

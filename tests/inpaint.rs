@@ -53,8 +53,8 @@ fn pipeline_that_reads_masks(device: &Device) -> Pipeline {
     let upsampler = UpsamplerConfig { input_size: 16, ..upsampler }.with_inpainting();
     let (network, unet) = (decoder.init(device).unwrap().map(&mut Randomise::new(1)), upsampler.init(device).unwrap());
     Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
-        .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
+        .image_encoder(ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap())
         .prior(support::prior(config.embed_dim(), device))
         .decoder(UnclipDecoder::new(decoder, network).unwrap())
         .upsampler(DiffusionUpsampler::new(upsampler, unet.map(&mut Randomise::new(2))).unwrap())
@@ -313,7 +313,7 @@ fn a_model_whose_own_sampler_cannot_inpaint_draws_with_another() {
     config.diffusion.sampler = Sampler::DpmSolver2m;
     let (clip_config, model) = (clip(), support::clip_network(&device));
     let pipeline = Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&clip_config, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(clip_config.text.clone(), &model.text).unwrap())
         .prior(support::prior(clip_config.embed_dim(), &device))
         .decoder(UnclipDecoder::new(config, like.network().unwrap()).unwrap())
         .device(&device)

@@ -257,7 +257,7 @@ fn without_an_image_encoder_images_cannot_be_read() {
     let device = Device::flex();
     let (config, model) = (support::clip(), support::clip_network(&device));
     let blind: Pipeline = Pipeline::builder()
-        .text_encoder(dalle2::clip::ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .text_encoder(dalle2::clip::ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
         .prior(support::prior(config.embed_dim(), &device))
         .decoder(support::decoder(16, &device))
         .device(&device)

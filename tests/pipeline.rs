@@ -70,7 +70,7 @@ fn an_autoregressive_prior_takes_the_place_of_a_diffusion_prior() {
     let quantizer = EmbeddingQuantizer::fit(random(), random(), &QuantizerOptions::of(&prior)).unwrap();
     let network = prior.init(&device).unwrap();
     let saved = Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
         .prior(AutoregressivePrior::new(prior, network, quantizer).unwrap())
         .decoder(decoder(16, &device))
         .device(&device)
@@ -150,7 +150,7 @@ fn parts_that_do_not_fit_are_refused_together() {
     let device = Device::flex();
     let (config, model) = (clip(), support::clip_network(&device));
     let error = Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
         .prior(prior(48, &device))
         .upsampler(upsampler(8, &device))
         .upsampler(upsampler(8, &device))

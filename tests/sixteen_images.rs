@@ -97,7 +97,7 @@ fn train_clip(images: &[RgbImage], dir: &std::path::Path, device: &Device) -> (C
         ..Default::default()
     };
     let model = Trainer::new(train, dir).run(task, &source, &mut ()).unwrap().model.clip.valid();
-    (ClipTextEncoder::from_clip(&config, &model).unwrap(), ClipImageEncoder::from_clip(&config, &model).unwrap())
+    (ClipTextEncoder::new(config.text.clone(), &model.text).unwrap(), ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap())
 }
 
 #[test]

@@ -162,7 +162,7 @@ pub fn export_decoder(dir: &Path, device: &Device) -> Result<()> {
 pub fn export_clip(dir: &Path, device: &Device) -> Result<()> {
     let (task, batch) = clip(device)?;
     let folder = dir.join("clip");
-    ClipConfig::small().save(&task.clip.valid(), &folder, FloatType::F32)?;
+    task.clip.valid().save(&ClipConfig::small(), &folder, FloatType::F32)?;
     let options = ImportOptions::default();
     PretrainedClip::load(&folder, &options, &device.clone().inner())?.save(&folder, FloatType::F32)?;
     let mut file = Batch::default();

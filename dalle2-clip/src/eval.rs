@@ -1,36 +1,36 @@
-//! How good a CLIP is: zero-shot classification and retrieval (Radford et al. 2021, section 3.1 and appendix E).
+//! Metrics of a CLIP: zero-shot classification and retrieval (Radford et al. 2021, section 3.1 and appendix E).
 //!
-//! Everything here works on embeddings, so it serves any encoder pair.
+//! All functions take embeddings, so they apply to any pair of encoders.
 
 use burn::prelude::*;
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::{Error, Result, TextEncoder};
 
-/// Share of queries whose match is among the first `k` answers, in both directions.
+/// Fraction of queries with a match among the top `k` candidates, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recall {
-    /// Number of answers that count.
+    /// Number of top candidates.
     pub k: usize,
-    /// Captions found for images, in [0, 1].
+    /// Fraction of images with a matching caption, in [0, 1].
     pub image_to_text: f64,
-    /// Images found for captions, in [0, 1].
+    /// Fraction of captions with a matching image, in [0, 1].
     pub text_to_image: f64,
 }
 
-/// Embeds class labels for [`classify`]: each label is put into every template in place of `{}`, and the unit
-/// embeddings are averaged.
+/// Embeds class labels for [`classify`]: inserts each label into every template in place of `{}` and averages the unit
+/// embeddings.
 ///
 /// # Shapes
 /// N labels -> `[N, D]`, rows of unit length
 ///
 /// # Errors
-/// When there are no labels or templates, a template lacks `{}`, or a caption cannot be encoded.
+/// If there are no labels or templates, a template lacks `{}`, or a caption cannot be encoded.
 pub fn embed_labels(encoder: &dyn TextEncoder, labels: &[&str], templates: &[&str]) -> Result<Tensor<2>> {
     if labels.is_empty() || templates.is_empty() {
         return Err(Error::Input("zero-shot classification needs at least one label and one template".into()));
     }
     if let Some(template) = templates.iter().find(|template| !template.contains("{}")) {
-        return Err(Error::Input(format!("template {template:?}: must contain {{}} where the label goes")));
+        return Err(Error::Input(format!("template {template:?}: must contain {{}}, the place of the label")));
     }
     let mut sum: Option<Tensor<2>> = None;
     for template in templates {
@@ -45,38 +45,38 @@ pub fn embed_labels(encoder: &dyn TextEncoder, labels: &[&str], templates: &[&st
     sum.map(l2_normalize).ok_or_else(|| Error::Input("no template was encoded".into()))
 }
 
-/// For each query the `k` candidates of the highest cosine, best first, with their cosines.
+/// Returns the `k` candidates with the highest cosines for each query, best first, with their cosines.
 ///
 /// # Shapes
 /// `[Q, D]`, `[N, D]` -> Q lists of `min(k, N)`
 ///
 /// # Errors
-/// When the widths differ or an embedding is not finite.
+/// If the widths differ or an embedding is not finite.
 pub fn classify(queries: Tensor<2>, candidates: Tensor<2>, k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
     Ok(cosines(queries, candidates)?.iter().map(|row| top_k(row, k)).collect())
 }
 
-/// Share of queries whose class is among the first `k` candidates, for each `k`.
+/// Returns the fraction of queries with the correct candidate among the top `k`, for each `k`.
 ///
-/// `classes` holds the right candidate of each query.
+/// `classes` has the index of the correct candidate of each query.
 ///
 /// # Errors
-/// When there are no queries, `classes` has another length, or the embeddings do not fit.
+/// If there are no queries, `classes` has another length, or the widths of the embeddings differ.
 pub fn top_k_accuracy(queries: Tensor<2>, candidates: Tensor<2>, classes: &[usize], ks: &[usize]) -> Result<Vec<f64>> {
     let ranks = ranks(&cosines(queries, candidates)?, classes, |candidate| candidate)?;
-    Ok(ks.iter().map(|&k| share_within(&ranks, k)).collect())
+    Ok(ks.iter().map(|&k| fraction_within(&ranks, k)).collect())
 }
 
-/// Retrieval among N pairs, for each `k`.
+/// Computes retrieval among N pairs, for each `k`.
 ///
-/// `classes` names the class of each pair: an answer of the query's own class is right, so that a caption that occurs
-/// twice is not counted as an error.
+/// `classes` has the class of each pair. Candidates of the query's class are correct, so that a repeated caption is not
+/// counted as an error.
 ///
 /// # Shapes
 /// `[N, D]`, `[N, D]`
 ///
 /// # Errors
-/// When there are no pairs, `classes` has another length, or the embeddings do not fit.
+/// If there are no pairs, `classes` has another length, or the widths of the embeddings differ.
 pub fn retrieval(
     image_embed: Tensor<2>,
     text_embed: Tensor<2>,
@@ -85,28 +85,28 @@ pub fn retrieval(
 ) -> Result<Vec<Recall>> {
     let [images, texts] = [image_embed.dims()[0], text_embed.dims()[0]];
     if images != texts {
-        return Err(Error::Input(format!("{images} image and {texts} caption embeddings: must be as many")));
+        return Err(Error::Input(format!("{images} image embeddings and {texts} caption embeddings: the numbers must be equal")));
     }
     if classes.len() != images {
-        return Err(Error::Input(format!("{} classes for {images} pairs: must be as many", classes.len())));
+        return Err(Error::Input(format!("{} classes and {images} pairs: the numbers must be equal", classes.len())));
     }
     let class_of = |candidate: usize| classes[candidate];
     let to_text = ranks(&cosines(image_embed.clone(), text_embed.clone())?, classes, class_of)?;
     let to_image = ranks(&cosines(text_embed, image_embed)?, classes, class_of)?;
-    let recall = |&k| Recall { k, image_to_text: share_within(&to_text, k), text_to_image: share_within(&to_image, k) };
+    let recall = |&k| Recall { k, image_to_text: fraction_within(&to_text, k), text_to_image: fraction_within(&to_image, k) };
     Ok(ks.iter().map(recall).collect())
 }
 
-/// Cosines of each query with all candidates.
+/// Computes the cosines of each query with all candidates.
 fn cosines(queries: Tensor<2>, candidates: Tensor<2>) -> Result<Vec<Vec<f32>>> {
     let ([_, d], [n, candidate_d]) = (queries.dims(), candidates.dims());
     if d != candidate_d {
-        return Err(Error::Input(format!("embeddings of {d} and of {candidate_d} components: must be as wide")));
+        return Err(Error::Input(format!("embeddings have {d} and {candidate_d} components: the widths must be equal")));
     }
     let cosines = l2_normalize(queries).matmul(l2_normalize(candidates).transpose());
     let values: Vec<f32> = cosines.into_data().iter::<f32>().collect();
     if values.iter().any(|v| !v.is_finite()) {
-        return Err(Error::Input("an embedding holds a value that is not finite".into()));
+        return Err(Error::Input("an embedding has a value that is not finite".into()));
     }
     Ok(values.chunks(n.max(1)).map(<[f32]>::to_vec).collect())
 }
@@ -118,12 +118,12 @@ fn top_k(row: &[f32], k: usize) -> Vec<(usize, f32)> {
     order
 }
 
-/// For each query the number of candidates of other classes that are at least as near as the best right one; a tie
-/// counts against the model, so one that gives everything the same embedding scores nothing.
+/// Counts, for each query, the candidates of other classes with a cosine of at least the best correct one. Ties count as
+/// errors, so that a collapsed model has no recall.
 fn ranks(rows: &[Vec<f32>], classes: &[usize], class_of: impl Fn(usize) -> usize) -> Result<Vec<usize>> {
     if rows.is_empty() || rows.len() != classes.len() {
         return Err(Error::Input(format!(
-            "{} queries and {} classes: must be as many, and at least 1",
+            "{} queries and {} classes: the numbers must be equal and at least 1",
             rows.len(),
             classes.len()
         )));
@@ -131,15 +131,15 @@ fn ranks(rows: &[Vec<f32>], classes: &[usize], class_of: impl Fn(usize) -> usize
     rows.iter()
         .zip(classes)
         .map(|(row, &class)| {
-            let right = row.iter().enumerate().filter(|(i, _)| class_of(*i) == class).map(|(_, &v)| v);
-            let best = right.max_by(f32::total_cmp);
-            let best = best.ok_or_else(|| Error::Input(format!("class {class}: no candidate is of this class")))?;
+            let correct = row.iter().enumerate().filter(|(i, _)| class_of(*i) == class).map(|(_, &v)| v);
+            let best = correct.max_by(f32::total_cmp);
+            let best = best.ok_or_else(|| Error::Input(format!("class {class} has no candidate")))?;
             Ok(row.iter().enumerate().filter(|(i, v)| class_of(*i) != class && **v >= best).count())
         })
         .collect()
 }
 
-fn share_within(ranks: &[usize], k: usize) -> f64 {
+fn fraction_within(ranks: &[usize], k: usize) -> f64 {
     ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64
 }
 
@@ -169,23 +169,23 @@ mod tests {
         // Image 0 and caption 0 agree, images 1 and 2 are swapped.
         let images = tensor(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
         let texts = tensor(&[[1.0, 0.1], [-1.0, 0.1], [0.0, 1.0]]);
-        let found = retrieval(images.clone(), texts.clone(), &[0, 1, 2], &[1, 2]).unwrap();
+        let recall = retrieval(images.clone(), texts.clone(), &[0, 1, 2], &[1, 2]).unwrap();
         let third = 1.0 / 3.0;
-        assert_eq!(found[0], Recall { k: 1, image_to_text: third, text_to_image: third });
-        assert_eq!(found[1].k, 2);
-        let found = retrieval(images, texts, &[0, 1, 1], &[1]).unwrap();
-        assert_eq!(found[0], Recall { k: 1, image_to_text: 1.0, text_to_image: 1.0 });
+        assert_eq!(recall[0], Recall { k: 1, image_to_text: third, text_to_image: third });
+        assert_eq!(recall[1].k, 2);
+        let recall = retrieval(images, texts, &[0, 1, 1], &[1]).unwrap();
+        assert_eq!(recall[0], Recall { k: 1, image_to_text: 1.0, text_to_image: 1.0 });
     }
 
     #[test]
-    fn a_collapsed_model_scores_nothing() {
+    fn a_collapsed_model_has_no_recall() {
         let same = tensor(&[[1.0, 0.0]; 4]);
-        let found = retrieval(same.clone(), same, &[0, 1, 2, 3], &[1, 3, 4]).unwrap();
-        assert_eq!(found.iter().map(|r| r.image_to_text).collect::<Vec<_>>(), [0.0, 0.0, 1.0]);
+        let recall = retrieval(same.clone(), same, &[0, 1, 2, 3], &[1, 3, 4]).unwrap();
+        assert_eq!(recall.iter().map(|r| r.image_to_text).collect::<Vec<_>>(), [0.0, 0.0, 1.0]);
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn mismatched_inputs_are_errors() {
         let two = tensor(&[[1.0, 0.0], [0.0, 1.0]]);
         let wide = Tensor::<2>::ones([2, 3], &Device::flex());
         assert!(classify(two.clone(), wide, 1).is_err());

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
+use dalle2_core::store::{self, WEIGHTS_FILE};
 use dalle2_core::{Component, ConfigError, Error, FloatType, ImageEncoder, Result, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
 use crate::import::vision_tensor_name;
-use crate::{Clip, ClipConfig, ImageProcessor, VisionTransformer, VisionTransformerConfig, preprocess};
+use crate::pretrained::load_image_encoder;
+use crate::{ImageProcessor, VisionTransformer, VisionTransformerConfig, preprocess};
 
 /// Embeds images with CLIP's vision tower.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub struct ClipImageEncoder {
     config: VisionTransformerConfig,
     model: VisionTransformer,
     device: Device,
-    /// How the checkpoint prepares images; `None` for models of our own, see [`preprocess`].
+    /// Image processor of the checkpoint; `None` for models of this library, which use [`preprocess`].
     processor: Option<ImageProcessor>,
-    /// The configuration of the reference implementation's form that this encoder was read from.
+    /// The `config.json` in transformers' form that this encoder was read from.
     source: Option<Map<String, Value>>,
 }
 
@@ -29,10 +30,10 @@ impl ClipImageEncoder {
     /// Class name on disk.
     pub const CLASS: &'static str = "ClipImageEncoder";
 
-    /// From a model of `config`. Gradients are switched off.
+    /// Creates an encoder from a vision tower and its configuration, without gradients.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn new(config: VisionTransformerConfig, model: &VisionTransformer) -> Result<Self> {
         config.validate()?;
         let model = model.valid();
@@ -40,24 +41,39 @@ impl ClipImageEncoder {
         Ok(Self { config, model, device, processor: None, source: None })
     }
 
-    /// Prepares images as `processor` says, on 8-bit pixels, instead of by [`preprocess`].
+    /// Reads an image encoder and its image processor from a directory.
+    ///
+    /// | directory | recognised by | image processor |
+    /// |---|---|---|
+    /// | written by this library | `config.json` with `_class_name` | [`preprocess`] |
+    /// | transformers' `CLIPVisionModelWithProjection` | `config.json` without `_class_name` | `preprocessor_config.json` beside it, otherwise CLIP's |
+    /// | a pipeline of diffusers or of this library | a subdirectory `image_encoder` | subdirectory `feature_extractor`, otherwise CLIP's |
     ///
     /// # Errors
-    /// When the images would not have the size that the tower reads.
+    /// If a file is missing or damaged, the configuration names another class or has a value that this model does not
+    /// support, or a tensor does not match the configuration.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        load_image_encoder(dir.as_ref(), device)
+    }
+
+    /// Prepares images by `processor`, on 8-bit pixels, in place of [`preprocess`].
+    ///
+    /// # Errors
+    /// If the processor is invalid or its output does not have the image size of the tower.
     pub fn with_processor(mut self, processor: ImageProcessor) -> Result<Self> {
         processor.validate()?;
         let size = self.config.image_size;
-        // Without a cut the size can depend on the image; then the encoder checks it.
-        let found = processor.output_size([size, size]);
-        if found != [size, size] {
-            let expected = format!("must be [{size}, {size}], which the vision tower reads");
-            return Err(ConfigError::new("image_processor.size", format!("{found:?}"), expected).into());
+        // Without a crop, the size can depend on the image; `encode` checks it then.
+        let output = processor.output_size([size, size]);
+        if output != [size, size] {
+            let expected = format!("must be [{size}, {size}], the image size of the vision tower");
+            return Err(ConfigError::new("image_processor.size", format!("{output:?}"), expected).into());
         }
         self.processor = Some(processor);
         Ok(self)
     }
 
-    /// How images are prepared, if by a checkpoint's rules.
+    /// Returns the image processor of the checkpoint, if it has one.
     pub fn processor(&self) -> Option<&ImageProcessor> {
         self.processor.as_ref()
     }
@@ -71,32 +87,12 @@ impl ClipImageEncoder {
         self.source.as_ref()
     }
 
-    /// From the vision tower of a CLIP.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn from_clip(config: &ClipConfig, clip: &Clip) -> Result<Self> {
-        Self::new(config.vision.clone(), &clip.vision)
-    }
-
-    /// Reads `config.json` and `model.safetensors` from a directory.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged, or the weights are not those of the configuration.
-    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config: VisionTransformerConfig = store::read_config(dir, Self::CLASS)?;
-        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
-        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &vision_tensor_name)?;
-        Self::new(config, &model)
-    }
-
-    /// The configuration of the vision tower.
+    /// Returns the configuration of the vision tower.
     pub fn config(&self) -> &VisionTransformerConfig {
         &self.config
     }
 
-    /// The vision tower.
+    /// Returns the vision tower.
     pub fn model(&self) -> &VisionTransformer {
         &self.model
     }
@@ -129,10 +125,11 @@ impl ImageEncoder for ClipImageEncoder {
             return Ok(on_pool(&self.device, || self.model.forward(pixels)));
         };
         let [_, _, h, w] = images.dims();
-        let (found, size) = (processor.output_size([h, w]), self.config.image_size);
-        if found != [size, size] {
-            let message =
-                format!("images of [{h}, {w}] become {found:?} by this preprocessor; the tower reads [{size}, {size}]");
+        let (output, size) = (processor.output_size([h, w]), self.config.image_size);
+        if output != [size, size] {
+            let message = format!(
+                "the image processor turns images of [{h}, {w}] into {output:?}, the vision tower expects [{size}, {size}]"
+            );
             return Err(Error::Input(message));
         }
         let pixels = processor.forward(images)?.to_device(&self.device);
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn saved_and_loaded_is_the_same_and_damage_is_refused() {
+    fn saved_and_loaded_encoders_are_equal_and_damage_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let encoder = encoder();
         encoder.save(dir.path(), FloatType::F32).unwrap();

@@ -1,6 +1,6 @@
-//! The tensor names of Hugging Face's CLIP, which our files carry, for our field paths.
+//! Maps field paths to the tensor names of Hugging Face's CLIP, which are those of all our files.
 
-/// Field paths of a transformer block and their names in the checkpoints.
+/// Field paths of a transformer block, and the names in checkpoints.
 const BLOCK: [(&str, &str); 8] = [
     ("norm1", "layer_norm1"),
     ("attn.query", "self_attn.q_proj"),
@@ -12,7 +12,7 @@ const BLOCK: [(&str, &str); 8] = [
     ("mlp.down", "mlp.fc2"),
 ];
 
-/// Field paths of the text tower.
+/// Field paths of the text tower, and the names in checkpoints.
 const TEXT: [(&str, &str); 5] = [
     ("token_embedding", "text_model.embeddings.token_embedding"),
     ("position_embedding", "text_model.embeddings.position_embedding"),
@@ -21,7 +21,7 @@ const TEXT: [(&str, &str); 5] = [
     ("projection", "text_projection"),
 ];
 
-/// Field paths of the vision tower; `pre_layrnorm` is spelled so in the checkpoints.
+/// Field paths of the vision tower, and the names in checkpoints. `pre_layrnorm` is the spelling of the checkpoints.
 const VISION: [(&str, &str); 7] = [
     ("class_embedding", "vision_model.embeddings.class_embedding"),
     ("patch_embedding", "vision_model.embeddings.patch_embedding"),
@@ -32,18 +32,18 @@ const VISION: [(&str, &str); 7] = [
     ("projection", "visual_projection"),
 ];
 
-/// The checkpoint name for a field path of [`TextTransformer`](crate::TextTransformer).
-pub fn text_tensor_name(path: &str) -> String {
+/// Returns the checkpoint name of a field path of [`TextTransformer`](crate::TextTransformer).
+pub(crate) fn text_tensor_name(path: &str) -> String {
     tower_name(&TEXT, path)
 }
 
-/// The checkpoint name for a field path of [`VisionTransformer`](crate::VisionTransformer).
-pub fn vision_tensor_name(path: &str) -> String {
+/// Returns the checkpoint name of a field path of [`VisionTransformer`](crate::VisionTransformer).
+pub(crate) fn vision_tensor_name(path: &str) -> String {
     tower_name(&VISION, path)
 }
 
-/// The checkpoint name for a field path of [`Clip`](crate::Clip).
-pub fn clip_tensor_name(path: &str) -> String {
+/// Returns the checkpoint name of a field path of [`Clip`](crate::Clip).
+pub(crate) fn clip_tensor_name(path: &str) -> String {
     match path.split_once('.') {
         Some(("text", rest)) => text_tensor_name(rest),
         Some(("vision", rest)) => vision_tensor_name(rest),
@@ -55,7 +55,7 @@ fn tower_name(table: &[(&str, &'static str)], path: &str) -> String {
     let Some((name, rest)) = replace_prefix(table, path) else {
         return path.to_owned();
     };
-    // Below the blocks the rest is ".N.<field path in the block>".
+    // In a block, the rest is ".N.<field path in the block>".
     match rest.strip_prefix('.').and_then(|rest| rest.split_once('.')) {
         Some((layer, field)) if name.ends_with(".layers") => match replace_prefix(&BLOCK, field) {
             Some((field, parameter)) => format!("{name}.{layer}.{field}{parameter}"),
@@ -65,7 +65,7 @@ fn tower_name(table: &[(&str, &'static str)], path: &str) -> String {
     }
 }
 
-/// The table's name for the field that `path` starts with, and what follows the field.
+/// Returns the table's name of the first field of `path`, and the rest of the path.
 fn replace_prefix<'a>(table: &[(&str, &'static str)], path: &'a str) -> Option<(&'static str, &'a str)> {
     table.iter().find_map(|(ours, theirs)| {
         let rest = path.strip_prefix(ours)?;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_public_checkpoints() {
+    fn names_equal_those_of_the_public_checkpoints() {
         for (ours, theirs) in [
             ("text.token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
             ("text.transformer.layers.11.attn.output.bias", "text_model.encoder.layers.11.self_attn.out_proj.bias"),

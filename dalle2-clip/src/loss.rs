@@ -9,61 +9,61 @@ use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, FloatDType};
 use dalle2_core::nn::l2_normalize;
 
-/// Largest value of the logit scale in use, ln 100 (Radford et al. 2021, section 2.5).
-pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+/// Upper bound of the logit scale of the softmax loss, ln 100 (Radford et al. 2021, section 2.5).
+pub(crate) const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 
-/// A loss between the images and captions of a batch, with what is learned of it. Computed in f32.
+/// A contrastive loss with its learned parameters. Computed in f32.
 ///
-/// Pairs of one class, such as two renderings under one caption, are matches of one another.
+/// Pairs of one class, such as two renderings of one caption, match each other.
 #[allow(clippy::large_enum_variant, reason = "one value lives per step")]
 #[derive(Debug, Clone)]
-pub enum Objective {
-    /// Cross entropy from images to captions and back. The matches of a pair share the target probability equally.
+pub(crate) enum Objective {
+    /// Cross entropy from images to captions and from captions to images. The matches of a pair share the target
+    /// probability equally.
     Softmax {
-        /// `[1]`, the logarithm of the factor on the cosines; clamped at [`MAX_LOGIT_SCALE`].
+        /// `[1]`, the logarithm of the factor on the cosines, clamped at [`MAX_LOGIT_SCALE`].
         logit_scale: Tensor<1>,
     },
-    /// Whether an image and a caption match, for each two of the batch, summed over captions and averaged over images.
+    /// Binary cross entropy of each image with each caption, summed over captions and averaged over images.
     Sigmoid {
-        /// `[1]`, the logarithm of the factor on the cosines; clamped at [`MAX_LOGIT_SCALE`].
+        /// `[1]`, the logarithm of the factor on the cosines. It has no bound: public SigLIP weights exceed ln 100.
         logit_scale: Tensor<1>,
         /// `[1]`, added to the scaled cosines.
         logit_bias: Tensor<1>,
     },
 }
 
-/// What a part of the batch contributes to the loss.
+/// The contribution of some pairs to the loss of a batch.
 #[derive(Debug, Clone)]
-pub struct LossShare {
-    /// Its part of the loss, `[1]`: those of all parts add up to the loss.
-    pub loss: Tensor<1>,
-    /// Logits of its images (rows) and the captions of the whole batch (columns), `[b, B]`.
-    pub logits: Tensor<2>,
+pub(crate) struct LossShare {
+    /// A summand of the loss, `[1]`.
+    pub(crate) loss: Tensor<1>,
+    /// Logits of the pairs' images (rows) and all captions of the batch (columns), `[b, B]`.
+    pub(crate) logits: Tensor<2>,
 }
 
 impl Objective {
-    /// The loss of a batch, `[1]`. `targets` holds a class for each pair; without it every pair is a class of its own.
+    /// Computes the loss of a batch. `targets` has the class of each pair; without it, all classes differ.
     ///
     /// # Shapes
-    /// `[B, D]`, `[B, D]` -> `[1]`; the embeddings need not be normalised
+    /// `[B, D]`, `[B, D]` -> `[1]`; the embeddings are normalised here
     ///
     /// # Panics
-    /// When the two batches differ in size, or `targets` in length.
-    pub fn loss(&self, image_embed: Tensor<2>, text_embed: Tensor<2>, targets: Option<&[usize]>) -> Tensor<1> {
+    /// If the two batches differ in size, or `targets` in length.
+    pub(crate) fn loss(&self, image_embed: Tensor<2>, text_embed: Tensor<2>, targets: Option<&[usize]>) -> Tensor<1> {
         let b = image_embed.dims()[0];
         self.share(image_embed, text_embed, targets, 0..b).loss
     }
 
-    /// What the pairs `rows` contribute to the loss of the batch: their images against all captions, and with softmax
-    /// their captions against all images. A process that holds `rows` and has the embeddings of the others computes just
-    /// this; the logits in memory are those of `rows`.
+    /// Computes the contribution of the pairs `rows` to the loss: their images against all captions, and with softmax
+    /// their captions against all images. Only the logits of `rows` are in memory.
     ///
     /// # Shapes
-    /// `[B, D]`, `[B, D]`; the embeddings need not be normalised
+    /// `[B, D]`, `[B, D]`; the embeddings are normalised here
     ///
     /// # Panics
-    /// When the two batches differ in size, `targets` in length, or `rows` is not within the batch.
-    pub fn share(
+    /// If the two batches differ in size, `targets` in length, or `rows` exceeds the batch.
+    pub(crate) fn share(
         &self,
         image_embed: Tensor<2>,
         text_embed: Tensor<2>,
@@ -80,15 +80,15 @@ impl Objective {
         let logits = part(&image).matmul(text.clone().transpose()) * scale.clone();
         match self {
             Self::Softmax { .. } if rows.len() == b => {
-                // The whole batch: its table of logits serves both directions, and matching is symmetric.
+                // For a complete batch, one matrix of logits serves both directions, and matching is symmetric.
                 let from_images = (log_softmax(logits.clone(), 1) * matches.clone()).sum();
                 let from_captions = (log_softmax(logits.clone(), 0) * matches).sum();
                 LossShare { loss: (from_images + from_captions) / (-2.0 * b as f64), logits }
             }
             Self::Softmax { .. } => {
                 let from_images = (log_softmax(logits.clone(), 1) * matches.clone()).sum();
-                let of_captions = part(&text).matmul(image.transpose()) * scale;
-                let from_captions = (log_softmax(of_captions, 1) * matches).sum();
+                let caption_logits = part(&text).matmul(image.transpose()) * scale;
+                let from_captions = (log_softmax(caption_logits, 1) * matches).sum();
                 LossShare { loss: (from_images + from_captions) / (-2.0 * b as f64), logits }
             }
             Self::Sigmoid { logit_bias, .. } => {
@@ -99,20 +99,27 @@ impl Objective {
         }
     }
 
-    /// The factor on the cosines, `[1]`.
-    pub fn scale(&self) -> Tensor<1> {
-        let (Self::Softmax { logit_scale } | Self::Sigmoid { logit_scale, .. }) = self;
-        logit_scale.clone().cast(FloatDType::F32).clamp_max(MAX_LOGIT_SCALE).exp()
+    /// Returns the factor on the cosines, `[1]`.
+    pub(crate) fn scale(&self) -> Tensor<1> {
+        match self {
+            Self::Softmax { logit_scale } => {
+                logit_scale.clone().cast(FloatDType::F32).clamp_max(MAX_LOGIT_SCALE).exp()
+            }
+            Self::Sigmoid { logit_scale, .. } => logit_scale.clone().cast(FloatDType::F32).exp(),
+        }
     }
 }
 
-/// [`Objective::Softmax`] of a whole batch: cross entropy between the pairs, from images to captions and back.
+/// Computes CLIP's loss of a batch of pairs: cross entropy from images to captions and from captions to images.
+///
+/// `logit_scale` is the logarithm of the factor on the cosines, clamped at ln 100. `targets` has the class of each pair;
+/// pairs of one class match each other. Without it, all classes differ.
 ///
 /// # Shapes
-/// `[B, D]`, `[B, D]`, `[1]` -> `[1]`; the embeddings need not be normalised
+/// `[B, D]`, `[B, D]`, `[1]` -> `[1]`; the embeddings are normalised here
 ///
 /// # Panics
-/// When the two batches differ in size, or `targets` in length.
+/// If the two batches differ in size, or `targets` in length.
 pub fn contrastive_loss(
     image_embed: Tensor<2>,
     text_embed: Tensor<2>,
@@ -122,7 +129,7 @@ pub fn contrastive_loss(
     Objective::Softmax { logit_scale }.loss(image_embed, text_embed, targets)
 }
 
-/// For each of the pairs `rows` of B the probability 1 / n of each of the n pairs of its class, `[b, B]`.
+/// Returns the target probabilities of the pairs `rows`, `[b, B]`: 1 / n for each of the n pairs of the same class.
 pub(crate) fn match_probabilities(
     targets: Option<&[usize]>,
     b: usize,
@@ -132,7 +139,7 @@ pub(crate) fn match_probabilities(
     let Some(targets) = targets else {
         return Tensor::<2>::eye(b, device).cast(FloatDType::F32).slice_dim(0, rows);
     };
-    assert_eq!(targets.len(), b, "one target class for each of the {b} pairs");
+    assert_eq!(targets.len(), b, "one target class per pair");
     let mut sizes = HashMap::new();
     targets.iter().for_each(|class| *sizes.entry(class).or_insert(0u32) += 1);
     let count = rows.len();
@@ -157,8 +164,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_close(found: f64, expected: f64) {
-        assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+    fn assert_close(actual: f64, expected: f64) {
+        assert!((actual - expected).abs() < 1e-5, "{actual} is not {expected}");
     }
 
     #[test]
@@ -171,13 +178,27 @@ mod tests {
     }
 
     #[test]
-    fn the_scale_is_clamped() {
+    fn the_softmax_loss_clamps_its_scale() {
         let device = Device::flex();
         let image = Tensor::<2>::random([4, 6], Distribution::Normal(0.0, 1.0), &device);
         let text = Tensor::<2>::random([4, 6], Distribution::Normal(0.0, 1.0), &device);
         let at = |scale| loss(image.clone(), text.clone(), scale, None);
         assert_close(at(9.0), at(100f64.ln()));
         assert!((at(9.0) - at(4.0)).abs() > 1e-3);
+    }
+
+    #[test]
+    fn the_sigmoid_loss_does_not_clamp_its_scale() {
+        // Public SigLIP weights have scales above 100.
+        let device = Device::flex();
+        let scalar = |v: f64| Tensor::from_floats([v as f32], &device);
+        let objective = Objective::Sigmoid { logit_scale: scalar(117.33f64.ln()), logit_bias: scalar(-12.93) };
+        assert!((objective.scale().into_scalar::<f32>() - 117.33).abs() < 1e-3);
+        let eye = Tensor::<2>::eye(1, &device);
+        let image = Tensor::from_floats([[0.1f32, (0.99f32).sqrt()]], &device);
+        let text = Tensor::cat(vec![eye.clone(), eye * 0.0], 1);
+        let logit = 117.33f64 * 0.1 - 12.93;
+        assert_close(objective.loss(image, text, None).into_scalar::<f32>().into(), (1.0 + (-logit).exp()).ln());
     }
 
     #[test]
@@ -189,7 +210,7 @@ mod tests {
         let s = 2f64;
         let expected = (2.0 * (2.0 * s.exp() + 1.0).ln() + (s.exp() + 2.0).ln()) / 3.0 - s;
         assert_close(loss(embed.clone(), embed.clone(), s.ln(), Some(&[4, 4, 9])), expected);
-        // Classes that all differ are what no classes mean.
+        // Without targets, all classes differ.
         let distinct = loss(embed.clone(), embed.clone(), s.ln(), Some(&[0, 1, 2]));
         assert_close(distinct, loss(embed.clone(), embed, s.ln(), None));
     }
@@ -218,7 +239,7 @@ mod tests {
         let ln_sigmoid = |x: f64| -(1.0 + (-x).exp()).ln();
         let expected = -(ln_sigmoid(t + bias) + 3.0 * ln_sigmoid(-bias));
         assert_close(objective.loss(eye.clone() * 2.0, eye.clone(), None).into_scalar::<f32>().into(), expected);
-        // Two pairs of one class: four matches and no more than the other two pairs' own.
+        // Two pairs of one class: four matches, and one of the third pair.
         let embed = Tensor::<2>::from_floats([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], &device);
         let expected = -(5.0 * ln_sigmoid(t + bias) + 4.0 * ln_sigmoid(-bias)) / 3.0;
         let loss = objective.loss(embed.clone(), embed, Some(&[7, 7, 1]));
@@ -240,27 +261,27 @@ mod tests {
                     _ => Objective::Sigmoid { logit_scale: scale.clone(), logit_bias: bias.clone() },
                 };
                 let (image, text, scale, bias) = leaves();
-                let whole = objective(&scale, &bias).loss(image.clone(), text.clone(), targets);
-                let grads = whole.backward();
+                let total = objective(&scale, &bias).loss(image.clone(), text.clone(), targets);
+                let grads = total.backward();
                 let expected = [image.grad(&grads).unwrap(), text.grad(&grads).unwrap()];
-                let of_scale = scale.grad(&grads).unwrap();
+                let scale_grad = scale.grad(&grads).unwrap();
 
                 let (image, text, scale, bias) = leaves();
-                let (mut sum, mut found, mut found_scale) = (0.0, expected.clone().map(|g| g.zeros_like()), 0.0);
+                let (mut sum, mut actual, mut actual_scale) = (0.0, expected.clone().map(|g| g.zeros_like()), 0.0);
                 for rows in [0..3, 3..4, 4..7] {
                     let share = objective(&scale, &bias).share(image.clone(), text.clone(), targets, rows.clone());
                     assert_eq!(share.logits.dims(), [rows.len(), 7]);
                     sum += f64::from(share.loss.clone().into_scalar::<f32>());
                     let grads = share.loss.backward();
-                    found = [(&image, &found[0]), (&text, &found[1])]
+                    actual = [(&image, &actual[0]), (&text, &actual[1])]
                         .map(|(leaf, sum)| sum.clone() + leaf.grad(&grads).unwrap());
-                    found_scale += scale.grad(&grads).unwrap().into_scalar::<f32>();
+                    actual_scale += scale.grad(&grads).unwrap().into_scalar::<f32>();
                 }
-                assert_close(sum, whole.into_scalar::<f32>().into());
-                assert!((found_scale - of_scale.into_scalar::<f32>()).abs() < 1e-5);
-                for (found, expected) in found.into_iter().zip(expected) {
+                assert_close(sum, total.into_scalar::<f32>().into());
+                assert!((actual_scale - scale_grad.into_scalar::<f32>()).abs() < 1e-5);
+                for (actual, expected) in actual.into_iter().zip(expected) {
                     let close = burn::tensor::Tolerance::rel_abs(1e-5, 1e-6);
-                    found.into_data().assert_approx_eq::<f32>(&expected.into_data(), close);
+                    actual.into_data().assert_approx_eq::<f32>(&expected.into_data(), close);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Both towers and the learned temperature: what contrastive training sees.
+//! Both towers of CLIP and the learned temperature.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,16 +6,14 @@ use std::path::Path;
 use burn::module::Param;
 use burn::prelude::*;
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
-use dalle2_core::{ConfigError, Error, FloatType, Result};
+use dalle2_core::store::{self, WEIGHTS_FILE};
+use dalle2_core::{ConfigError, FloatType, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::import::clip_tensor_name;
 use crate::{
     TextTransformer, TextTransformerConfig, TokenBatch, VisionTransformer, VisionTransformerConfig, contrastive_loss,
 };
-
-pub(crate) const CLASS: &str = "Clip";
 
 /// Configuration of a [`Clip`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,8 +37,8 @@ pub struct Clip {
 }
 
 impl ClipConfig {
-    /// For a few dozen concepts and minutes on a CPU: 32 px, embeddings of 64 components, 0.86 M parameters and 96
-    /// for each token. Meant to be used with [`with_vocabulary`](Self::with_vocabulary).
+    /// A configuration for a few dozen concepts and minutes on a CPU: 32 px, embeddings of 64 components, 0.86 M parameters
+    /// plus 96 per token. Intended for use with [`with_vocabulary`](Self::with_vocabulary).
     pub fn tiny() -> Self {
         Self {
             vision: VisionTransformerConfig {
@@ -54,8 +52,8 @@ impl ClipConfig {
         }
     }
 
-    /// For the emoji: 64 px, embeddings of 128 components, 2.5 M parameters and 128 for each token. Meant to be used
-    /// with [`with_vocabulary`](Self::with_vocabulary).
+    /// A configuration for the emoji: 64 px, embeddings of 128 components, 2.5 M parameters plus 128 per token. Intended for
+    /// use with [`with_vocabulary`](Self::with_vocabulary).
     pub fn emoji() -> Self {
         Self {
             vision: VisionTransformerConfig {
@@ -70,8 +68,8 @@ impl ClipConfig {
         }
     }
 
-    /// [`tiny`](Self::tiny) in a form that transformers and diffusers can express: all tokens, and captions' tokens as wide
-    /// as the embeddings. 4.5 M parameters, most of them the tokens'.
+    /// A variant of [`tiny`](Self::tiny) that transformers and diffusers can express: with the full vocabulary, and token
+    /// encodings of the width of the embeddings. 4.5 M parameters, mostly token embeddings.
     pub fn portable() -> Self {
         let mut config = Self::tiny();
         config.text =
@@ -79,10 +77,10 @@ impl ClipConfig {
         config
     }
 
-    /// The preset called `name`.
+    /// Returns the preset with the name `name`.
     ///
     /// # Errors
-    /// When there is none of that name; the message lists them.
+    /// If no preset has that name; the message lists the names.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
         match name {
             "tiny" => return Ok(Self::tiny()),
@@ -96,32 +94,31 @@ impl ClipConfig {
         }
         let published = Self::published_by_name();
         let known = published.each_ref().map(|(name, _)| *name).join(", ");
-        let found = published.into_iter().find(|(preset, _)| *preset == name);
-        let named = "tiny, small, base, karlo, paper, emoji, portable";
-        let found = found.ok_or_else(|| ConfigError::new("preset", name, format!("must be one of {named}, {known}")));
-        Ok(found?.1)
+        let others = "tiny, small, base, karlo, paper, emoji, portable";
+        let preset = published.into_iter().find(|(preset, _)| *preset == name).map(|(_, config)| config);
+        preset.ok_or_else(|| ConfigError::new("preset", name, format!("must be one of {others}, {known}")))
     }
 
-    /// Restricts the text tower's embedding, see [`TextTransformerConfig::with_vocabulary`].
+    /// Restricts the vocabulary of the text tower, see [`TextTransformerConfig::with_vocabulary`].
     pub fn with_vocabulary(mut self, ids: impl IntoIterator<Item = u32>) -> Self {
         self.text = self.text.with_vocabulary(ids);
         self
     }
 
-    /// Width D of the joint embedding space.
+    /// Returns the width D of the joint embedding space.
     pub fn embed_dim(&self) -> usize {
         self.text.embed_dim
     }
 
-    /// Number of parameters, computed without allocating them.
+    /// Computes the number of parameters without allocating them.
     pub fn num_params(&self) -> usize {
         self.vision.num_params() + self.text.num_params() + 1
     }
 
-    /// Checks both towers and that they embed into one space.
+    /// Checks both towers and that their embeddings have the same width.
     ///
     /// # Errors
-    /// Names the first field at fault.
+    /// Names the first invalid field.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.vision.validate().map_err(|e| e.within("vision"))?;
         self.text.validate().map_err(|e| e.within("text"))?;
@@ -132,10 +129,8 @@ impl ClipConfig {
         Ok(())
     }
 
-    /// A model with random weights and the temperature 0.07.
-    ///
-    /// # Panics
-    /// When [`validate`](Self::validate) would fail.
+    /// Initializes a model with random weights and the temperature 0.07. The configuration must be valid, see
+    /// [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Clip {
         Clip {
             vision: self.vision.init(device),
@@ -143,39 +138,32 @@ impl ClipConfig {
             logit_scale: Param::from_tensor(Tensor::from_floats([(1f32 / 0.07).ln()], device)),
         }
     }
-
-    /// Writes this configuration and a model of it to a directory, under Hugging Face's tensor names.
-    ///
-    /// # Errors
-    /// When a file cannot be written or a weight is not finite in `float_type`.
-    pub fn save(&self, model: &Clip, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
-        let dir = dir.as_ref();
-        let weights = dir.join(WEIGHTS_FILE);
-        store::save_module_as(model, weights, float_type, &BTreeMap::new(), &clip_tensor_name)?;
-        store::write_config(dir, CLASS, self)
-    }
-
-    /// Reads a configuration and its model from a directory.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged, or the weights are not those of the configuration.
-    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<(Self, Clip)> {
-        let dir = dir.as_ref();
-        let config: Self = store::read_config(dir, CLASS)?;
-        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
-        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &clip_tensor_name)?;
-        Ok((config, model))
-    }
 }
 
 impl Clip {
-    /// The contrastive loss of a batch of pairs, see [`contrastive_loss`].
+    /// Class name on disk.
+    pub const CLASS: &'static str = "Clip";
+
+    /// Writes the model and its configuration to a directory, with transformers' tensor names.
+    ///
+    /// [`PretrainedClip::load`](crate::PretrainedClip::load) reads the directory.
+    ///
+    /// # Errors
+    /// If a file cannot be written or a weight is not finite in `float_type`.
+    pub fn save(&self, config: &ClipConfig, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
+        let dir = dir.as_ref();
+        let weights = dir.join(WEIGHTS_FILE);
+        store::save_module_as(self, weights, float_type, &BTreeMap::new(), &clip_tensor_name)?;
+        store::write_config(dir, Self::CLASS, config)
+    }
+
+    /// Computes the contrastive loss of a batch of pairs, see [`contrastive_loss`].
     ///
     /// # Shapes
     /// `pixels` `[B, 3, image_size, image_size]` (see [`preprocess`](crate::preprocess)), B captions -> `[1]`
     ///
     /// # Panics
-    /// When the shapes do not fit.
+    /// If the shapes do not match.
     pub fn loss(&self, pixels: Tensor<4>, captions: &TokenBatch, targets: Option<&[usize]>) -> Tensor<1> {
         let image_embed = self.vision.forward(pixels);
         let text_embed = self.text.forward(captions).pooled;

@@ -1,7 +1,7 @@
-//! CLIP's text transformer (Radford et al. 2021, section 2.4): causal, read at the end-of-text token.
+//! CLIP's text transformer (Radford et al. 2021, section 2.4): causal, with the embedding at the end-of-text token.
 //!
-//! It departs from the original in one option: a model for a small world can keep embeddings for the tokens in use
-//! only. The full vocabulary of 49,408 tokens would be most of a tiny model.
+//! One extension: a small model can restrict its vocabulary to the tokens in use, since embeddings for all 49,408 tokens
+//! would dominate its size.
 
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -13,6 +13,8 @@ use dalle2_core::text::{END, START};
 use dalle2_core::{ConfigError, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{MAX_CONTEXT, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, at_most};
+
 /// Number of tokens of CLIP's byte-pair vocabulary.
 const CLIP_VOCAB_SIZE: usize = 49_408;
 
@@ -20,18 +22,18 @@ const CLIP_VOCAB_SIZE: usize = 49_408;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextTransformerConfig {
-    /// Number of tokens that the tokenizer knows.
+    /// Number of token ids of the tokenizer.
     pub vocab_size: usize,
-    /// The token ids that have an embedding of their own, ascending; `None` means all of them.
+    /// The token ids with a separate embedding, in ascending order; `None` means all of them.
     ///
-    /// All other tokens share one further embedding, "unknown". The tokenizer is not changed: ids are translated to
-    /// rows of the embedding on the way in. Set it with [`with_vocabulary`](Self::with_vocabulary).
+    /// All other tokens share one more embedding, "unknown". The tokenizer does not change: ids are mapped to rows of the
+    /// embedding in the model. Set by [`with_vocabulary`](Self::with_vocabulary).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<Vec<u32>>,
-    /// Number S of token positions, start and end of text included.
+    /// Number S of token positions, including the start and the end of text.
     pub context_length: usize,
-    /// Id of the token that fills the positions after the end of text: 0 for OpenAI's code, the end-of-text token for
-    /// Hugging Face's. Padding never reaches the embedding of a caption.
+    /// Id of the padding token after the end of text: 0 in OpenAI's code, the end-of-text token in Hugging Face's. Padding
+    /// does not affect the embedding of a caption.
     pub pad_token: u32,
     /// Width W of the token encodings.
     pub d_model: usize,
@@ -39,39 +41,39 @@ pub struct TextTransformerConfig {
     pub n_heads: usize,
     /// Number of transformer blocks.
     pub n_layers: usize,
-    /// Width inside the feed-forward parts; `None` means 4 · `d_model`.
+    /// Hidden width of the feed-forward layers; `None` means 4 · `d_model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_ff: Option<usize>,
-    /// Nonlinearity of the feed-forward parts.
+    /// Nonlinearity of the feed-forward layers.
     pub activation: Activation,
-    /// Dropout in the transformer's branches while training.
+    /// Dropout probability in the residual branches during training.
     pub dropout: f64,
-    /// ε of the layer norms; `None` means 1e-5, CLIP's.
+    /// ε of the layer norms; `None` means CLIP's 1e-5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
     /// Width D of the joint embedding space.
     pub embed_dim: usize,
-    /// Where the caption's embedding is read; `None` means [`ReadAt::EndOfText`].
+    /// Position of the caption's embedding; `None` means [`ReadAt::EndOfText`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_at: Option<ReadAt>,
 }
 
-/// The position whose encoding becomes the caption's embedding.
+/// The position of the token encoding that becomes the caption's embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadAt {
-    /// The end token that the tokenizer has put behind the caption.
+    /// The end-of-text token that the tokenizer appends to the caption.
     #[default]
     EndOfText,
-    /// The first position of the largest id, which is the same in CLIP's vocabulary: OpenAI's code, and the public
-    /// configurations whose `eos_token_id` is 2.
+    /// The first position of the largest id, as in OpenAI's code and in public configurations with an `eos_token_id` of 2.
+    /// In CLIP's vocabulary this is the end-of-text token; in a vocabulary with added tokens it may be another one.
     LargestId,
-    /// The first position of this id, or the first position of all if it does not occur.
+    /// The first position of this id, or position 0 if the id does not occur.
     Token(u32),
 }
 
 impl ReadAt {
-    /// Number of positions up to and including the one to be read. `length` counts the ids that are text.
+    /// Returns the number of positions up to and including the embedding's. `length` counts the ids before the padding.
     pub(crate) fn count(self, ids: &[u32], length: usize) -> usize {
         match self {
             Self::EndOfText => length,
@@ -87,39 +89,39 @@ impl ReadAt {
 /// The text tower.
 #[derive(Module, Debug)]
 pub struct TextTransformer {
-    /// One row for each token of the vocabulary (and one for unknown tokens, if the vocabulary is restricted).
+    /// One row per token of the vocabulary, plus one for unknown tokens if the vocabulary is restricted.
     pub token_embedding: Embedding,
-    /// Positions, `[S, W]`.
+    /// Position embeddings, `[S, W]`.
     pub position_embedding: Embedding,
-    /// The blocks.
+    /// The transformer blocks.
     pub transformer: Transformer,
-    /// Norm after the transformer.
+    /// Layer norm after the transformer.
     pub final_norm: LayerNorm,
-    /// Into the joint space, without bias: `[W, D]`.
+    /// Projection to the joint space, without bias: `[W, D]`.
     pub projection: Linear,
 }
 
-/// Token ids translated to rows of the embedding, with the number of tokens that are text.
+/// Captions as rows of the token embedding, with their lengths.
 #[derive(Debug, Clone)]
 pub struct TokenBatch {
     /// `[B, S]`; S may be shorter than the model's context.
     pub rows: Tensor<2, Int>,
-    /// For each caption the number of positions up to and including the end of text.
+    /// Number of positions of each caption up to and including the end of text.
     pub lengths: Vec<usize>,
 }
 
-/// What the text tower computes.
+/// The output of the text tower.
 #[derive(Debug, Clone)]
 pub struct TextOutput {
-    /// `[B, D]`: the captions' embeddings, not normalised.
+    /// Embeddings of the captions, `[B, D]`, not normalised.
     pub pooled: Tensor<2>,
-    /// `[B, S, W]`: the encoding of each token after the final norm.
+    /// Encodings of the tokens after the final norm, `[B, S, W]`.
     pub tokens: Tensor<3>,
 }
 
 impl TextTransformerConfig {
-    /// A configuration for CLIP's whole vocabulary with CLIP's feed-forward width, end-of-text padding and no dropout,
-    /// and QuickGELU.
+    /// Creates a configuration with CLIP's full vocabulary, feed-forward width and QuickGELU, end-of-text padding and no
+    /// dropout.
     ///
     /// `transformer` is `[d_model, n_heads, n_layers]`.
     pub fn new(context_length: usize, transformer: [usize; 3], embed_dim: usize) -> Self {
@@ -140,7 +142,7 @@ impl TextTransformerConfig {
         }
     }
 
-    /// Keeps embeddings for `ids` only (in any order, repeated or not), and for the start, end and padding tokens.
+    /// Restricts the vocabulary to `ids`, in any order, and the start, end and padding tokens.
     pub fn with_vocabulary(mut self, ids: impl IntoIterator<Item = u32>) -> Self {
         let mut ids: Vec<u32> = ids.into_iter().chain([START, END, self.pad_token]).collect();
         ids.sort_unstable();
@@ -149,43 +151,42 @@ impl TextTransformerConfig {
         self
     }
 
-    /// Number of rows of the token embedding.
+    /// Returns the number of rows of the token embedding.
     pub fn n_embeddings(&self) -> usize {
         self.vocabulary.as_ref().map_or(self.vocab_size, |ids| ids.len() + 1)
     }
 
-    /// The row that tokens outside the vocabulary share, if the vocabulary is restricted.
+    /// Returns the row of tokens outside the vocabulary, if the vocabulary is restricted.
     pub fn unknown_row(&self) -> Option<usize> {
         self.vocabulary.as_ref().map(Vec::len)
     }
 
-    /// The row of the token embedding for `id`.
+    /// Returns the row of the token embedding for `id`.
     ///
     /// # Errors
-    /// When `id` is not below `vocab_size`.
+    /// If `id` is not below `vocab_size`.
     pub fn row(&self, id: u32) -> Result<usize> {
         match &self.vocabulary {
             _ if id as usize >= self.vocab_size => {
-                Err(Error::Input(format!("token id {id}: must be below the vocabulary's size {}", self.vocab_size)))
+                Err(Error::Input(format!("token id {id}: must be below the vocabulary size {}", self.vocab_size)))
             }
             Some(ids) => Ok(ids.binary_search(&id).unwrap_or(ids.len())),
             None => Ok(id as usize),
         }
     }
 
-    /// Translates padded token ids to a batch for the model.
+    /// Converts padded token ids to a batch for the model.
     ///
-    /// Each item is a row of ids and the number of them up to and including the end of text; all rows have the same
-    /// number of ids, at most `context_length`.
+    /// Each item is a row of ids and its length up to and including the end of text. All rows have the same number of ids,
+    /// at most `context_length`.
     ///
     /// # Errors
-    /// When there are no rows, their lengths differ, are too long, or do not fit the number given, or an id is out of
-    /// range.
+    /// If there are no rows, they differ in size or exceed the context, a length exceeds its row, or an id is out of range.
     pub fn batch(&self, items: &[(Vec<u32>, usize)], device: &Device) -> Result<TokenBatch> {
         let width = items.first().map_or(0, |(ids, _)| ids.len());
         if width == 0 || width > self.context_length {
             return Err(Error::Input(format!(
-                "token rows of {width} ids: must have between 1 and {} ids",
+                "token rows have {width} ids: expected between 1 and {} ids",
                 self.context_length
             )));
         }
@@ -193,7 +194,7 @@ impl TextTransformerConfig {
         for (ids, length) in items {
             if ids.len() != width || !(1..=width).contains(length) {
                 return Err(Error::Input(format!(
-                    "a token row of {} ids of which {length} are text: must have {width} ids and 1 to {width} of text",
+                    "a token row has {} ids and the length {length}: expected {width} ids and a length from 1 to {width}",
                     ids.len()
                 )));
             }
@@ -207,18 +208,24 @@ impl TextTransformerConfig {
         })
     }
 
-    /// Number of parameters, computed without allocating them.
+    /// Computes the number of parameters without allocating them.
     pub fn num_params(&self) -> usize {
         let w = self.d_model;
         let embeddings = (self.n_embeddings() + self.context_length) * w;
         embeddings + self.transformer().num_params() + 2 * w + w * self.embed_dim
     }
 
-    /// Checks that the values can work together.
+    /// Checks all fields.
     ///
     /// # Errors
-    /// Names the first field that is zero, does not divide, or is out of range.
+    /// Names the first field that is zero, out of range or not divisible.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        at_most("vocab_size", self.vocab_size, MAX_VOCABULARY)?;
+        at_most("context_length", self.context_length, MAX_CONTEXT)?;
+        at_most("d_model", self.d_model, MAX_WIDTH)?;
+        at_most("n_layers", self.n_layers, MAX_LAYERS)?;
+        at_most("d_ff", self.d_ff.unwrap_or(0), MAX_WIDTH)?;
+        at_most("embed_dim", self.embed_dim, MAX_WIDTH)?;
         if self.vocab_size == 0 {
             return Err(ConfigError::new("vocab_size", 0, "must be at least 1"));
         }
@@ -235,8 +242,8 @@ impl TextTransformerConfig {
         }
         if let Some(ids) = &self.vocabulary {
             if let Some(pair) = ids.windows(2).find(|pair| pair[0] >= pair[1]) {
-                let found = format!("[… {}, {} …]", pair[0], pair[1]);
-                return Err(ConfigError::new("vocabulary", found, "must ascend without repetition"));
+                let ids = format!("[… {}, {} …]", pair[0], pair[1]);
+                return Err(ConfigError::new("vocabulary", ids, "must be in ascending order without duplicates"));
             }
             if let Some(last) = ids.last().filter(|id| **id as usize >= self.vocab_size) {
                 let expected = format!("ids must be below vocab_size = {}", self.vocab_size);
@@ -244,16 +251,15 @@ impl TextTransformerConfig {
             }
             for id in [START, END, self.pad_token] {
                 if ids.binary_search(&id).is_err() {
-                    let found = format!("[{} ids]", ids.len());
-                    let expected = format!("must hold {id}: the start, end and padding tokens are always in use");
-                    return Err(ConfigError::new("vocabulary", found, expected));
+                    let expected = format!("must contain {id}: the start, end and padding tokens are always in use");
+                    return Err(ConfigError::new("vocabulary", format!("[{} ids]", ids.len()), expected));
                 }
             }
         }
         self.transformer().validate()
     }
 
-    /// The transformer.
+    /// Returns the configuration of the transformer.
     pub fn transformer(&self) -> TransformerConfig {
         TransformerConfig::new(self.d_model, self.n_heads, self.n_layers)
             .with_d_ff(self.d_ff)
@@ -262,10 +268,8 @@ impl TextTransformerConfig {
             .with_layer_norm_eps(self.layer_norm_eps)
     }
 
-    /// A tower with random weights: token embeddings of deviation 0.02, positions 0.01, the rest as in CLIP.
-    ///
-    /// # Panics
-    /// When [`validate`](Self::validate) would fail.
+    /// Initializes a tower with random weights: token embeddings of standard deviation 0.02, positions of 0.01, the rest as
+    /// in CLIP. The configuration must be valid, see [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> TextTransformer {
         let w = self.d_model;
         let normal = |std: f64| Initializer::Normal { mean: 0.0, std };
@@ -291,11 +295,11 @@ impl TextTransformer {
     /// rows `[B, S]` -> pooled `[B, D]`, tokens `[B, S, W]`
     ///
     /// # Panics
-    /// When S is longer than the context, or `lengths` does not fit the rows.
+    /// If S exceeds the context, or `lengths` does not match the rows.
     pub fn forward(&self, batch: &TokenBatch) -> TextOutput {
         let [b, s] = batch.rows.dims();
         let device = batch.rows.device();
-        assert_eq!(batch.lengths.len(), b, "one length for each of the {b} captions");
+        assert_eq!(batch.lengths.len(), b, "one length per caption");
         let positions = self.position_embedding.weight.val().slice(s![0..s, ..]).unsqueeze::<3>();
         let x = embedding(&self.token_embedding, batch.rows.clone()) + positions; // [B, S, W]
         let x = self.transformer.forward(x, Some(causal_mask(s, &device)));
@@ -304,14 +308,14 @@ impl TextTransformer {
     }
 }
 
-/// The encoding at each caption's end of text, `[B, S, W]` -> `[B, W]`.
+/// Returns the encoding at the last position of each caption, `[B, S, W]` -> `[B, W]`.
 fn last_tokens(tokens: &Tensor<3>, lengths: &[usize]) -> Tensor<2> {
     let [b, s, w] = tokens.dims();
     let index: Vec<i64> = lengths
         .iter()
         .enumerate()
         .map(|(row, &length)| {
-            assert!((1..=s).contains(&length), "caption {row}: {length} tokens do not fit {s} positions");
+            assert!((1..=s).contains(&length), "caption {row} has {length} tokens, expected 1 to {s}");
             (row * s + length - 1) as i64
         })
         .collect();
@@ -349,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_padding_nor_the_row_width_reaches_the_embedding() {
+    fn neither_padding_nor_the_row_width_affects_the_embedding() {
         let device = Device::flex();
         let config = config();
         let model = config.init(&device);
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_embedding_reads_every_word_and_their_order() {
+    fn the_embedding_depends_on_every_word_and_their_order() {
         let device = Device::flex();
         let config = config();
         let model = config.init(&device);
@@ -379,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_do_not_fit_are_refused() {
+    fn invalid_rows_are_refused() {
         let device = Device::flex();
         let config = config();
         let long = caption(&[7; 8], 10, END);
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_named() {
+    fn invalid_values_are_named() {
         let field = |config: TextTransformerConfig| config.validate().unwrap_err().field;
         assert_eq!(field(TextTransformerConfig { vocabulary: Some(vec![START, END, 5]), ..config() }), "vocabulary");
         assert_eq!(field(TextTransformerConfig { vocabulary: Some(vec![1, END]), ..config() }), "vocabulary");

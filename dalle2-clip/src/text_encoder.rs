@@ -5,23 +5,24 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::store::{self, CONFIG_FILE, WEIGHTS_FILE};
+use dalle2_core::store::{self, WEIGHTS_FILE};
 use dalle2_core::text::{ClipTokenizer, PadWith};
 use dalle2_core::{Component, Error, FloatType, Result, TextCondition, TextEncoder, TokenMask, on_pool};
 use serde_json::{Map, Value};
 
 use crate::diffusers;
 use crate::import::text_tensor_name;
-use crate::{Clip, ClipConfig, TextTransformer, TextTransformerConfig};
+use crate::pretrained::load_text_encoder;
+use crate::{TextTransformer, TextTransformerConfig};
 
-/// Turns captions into conditions with CLIP's text tower.
+/// Encodes captions with CLIP's text tower.
 #[derive(Debug)]
 pub struct ClipTextEncoder {
     config: TextTransformerConfig,
     model: TextTransformer,
     tokenizer: ClipTokenizer,
     device: Device,
-    /// The configuration of the reference implementation's form that this encoder was read from.
+    /// The `config.json` in transformers' form that this encoder was read from.
     source: Option<Map<String, Value>>,
 }
 
@@ -29,10 +30,10 @@ impl ClipTextEncoder {
     /// Class name on disk.
     pub const CLASS: &'static str = "ClipTextEncoder";
 
-    /// From a model of `config`, with the tokenizer of OpenAI's CLIP. Gradients are switched off.
+    /// Creates an encoder from a text tower and its configuration, with OpenAI's tokenizer and without gradients.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn new(config: TextTransformerConfig, model: &TextTransformer) -> Result<Self> {
         config.validate()?;
         let model = model.valid();
@@ -40,19 +41,37 @@ impl ClipTextEncoder {
         Ok(Self { config, model, tokenizer: ClipTokenizer::openai()?, device, source: None })
     }
 
-    /// Replaces the tokenizer, for models that were trained with another vocabulary.
-    pub fn with_tokenizer(mut self, tokenizer: ClipTokenizer) -> Self {
-        self.tokenizer = tokenizer;
-        self
-    }
-
-    /// Replaces the token that fills the positions behind a caption.
+    /// Reads a text encoder and its tokenizer from a directory.
+    ///
+    /// | directory | recognised by | tokenizer |
+    /// |---|---|---|
+    /// | written by this library | `config.json` with `_class_name` | OpenAI's |
+    /// | transformers' `CLIPTextModelWithProjection` | `config.json` without `_class_name` | files beside it, otherwise OpenAI's |
+    /// | a pipeline of diffusers or of this library | a subdirectory `text_encoder` | subdirectory `tokenizer` |
     ///
     /// # Errors
-    /// When the model has no such token.
-    pub fn with_pad_token(mut self, pad_token: u32) -> Result<Self> {
-        self.config.pad_token = pad_token;
+    /// If a file is missing or damaged, the configuration names another class or has a value that this model does not
+    /// support, a tensor does not match the configuration, or the tokenizer does not match the model.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        load_text_encoder(dir.as_ref(), device)
+    }
+
+    /// Replaces the tokenizer, and the padding token by the tokenizer's.
+    ///
+    /// # Errors
+    /// If the tokenizer has ids that the model does not embed.
+    pub fn with_tokenizer(mut self, tokenizer: ClipTokenizer) -> Result<Self> {
+        if tokenizer.vocab_size() > self.config.vocab_size {
+            let message = format!(
+                "the tokenizer has ids up to {}, the text encoder embeds {} tokens",
+                tokenizer.vocab_size().saturating_sub(1),
+                self.config.vocab_size
+            );
+            return Err(Error::Mismatch(message));
+        }
+        self.config.pad_token = tokenizer.pad_token();
         self.config.validate()?;
+        self.tokenizer = tokenizer;
         Ok(self)
     }
 
@@ -65,37 +84,17 @@ impl ClipTextEncoder {
         self.source.as_ref()
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     pub fn tokenizer(&self) -> &ClipTokenizer {
         &self.tokenizer
     }
 
-    /// From the text tower of a CLIP.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn from_clip(config: &ClipConfig, clip: &Clip) -> Result<Self> {
-        Self::new(config.text.clone(), &clip.text)
-    }
-
-    /// Reads `config.json` and `model.safetensors` from a directory.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged, or the weights are not those of the configuration.
-    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config: TextTransformerConfig = store::read_config(dir, Self::CLASS)?;
-        config.validate().map_err(|e| Error::format(dir.join(CONFIG_FILE), e.to_string()))?;
-        let model = store::load_module_as(config.init(device), dir.join(WEIGHTS_FILE), &text_tensor_name)?;
-        Self::new(config, &model)
-    }
-
-    /// The configuration of the text tower.
+    /// Returns the configuration of the text tower.
     pub fn config(&self) -> &TextTransformerConfig {
         &self.config
     }
 
-    /// The text tower.
+    /// Returns the text tower.
     pub fn model(&self) -> &TextTransformer {
         &self.model
     }
@@ -122,12 +121,12 @@ impl Component for ClipTextEncoder {
 }
 
 impl ClipTextEncoder {
-    /// As [`encode`](TextEncoder::encode), but captions that do not fit the context lose their end: for training data.
+    /// Encodes captions like [`encode`](TextEncoder::encode), and truncates those that exceed the context.
     ///
     /// # Errors
-    /// When a vocabulary that was read from a file cannot express a caption.
+    /// If a vocabulary that was read from a file cannot express a caption.
     pub fn encode_truncated(&self, captions: &[&str]) -> Result<TextCondition> {
-        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Cut)?)
+        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Truncate)?)
     }
 
     fn encode_tokens(&self, items: &[(Vec<u32>, usize)]) -> Result<TextCondition> {
@@ -163,16 +162,16 @@ impl TextEncoder for ClipTextEncoder {
     }
 }
 
-/// What becomes of a caption that does not fit the context.
+/// Treatment of captions that exceed the context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overlong {
-    /// It is an error: a person would not know what was left out.
+    /// Returns an error, for requests.
     Refuse,
-    /// It loses its end: a data set has such captions, and training goes on.
-    Cut,
+    /// Truncates the caption before its end-of-text token, for data sets.
+    Truncate,
 }
 
-/// Token ids of each caption, padded to the context, with the number of them that are text.
+/// Tokenizes captions: ids padded to the context, and the number of them before the padding.
 pub(crate) fn tokenize(
     tokenizer: &ClipTokenizer,
     config: &TextTransformerConfig,
@@ -184,7 +183,7 @@ pub(crate) fn tokenize(
         .map(|caption| {
             let (mut ids, length) = match overlong {
                 Overlong::Refuse => tokenizer.encode_padded(caption, config.context_length, PadWith::EndOfText)?,
-                Overlong::Cut => tokenizer.encode_truncated(caption, config.context_length, PadWith::EndOfText)?,
+                Overlong::Truncate => tokenizer.encode_truncated(caption, config.context_length, PadWith::EndOfText)?,
             };
             ids[length..].fill(config.pad_token);
             Ok((ids, length))
@@ -211,8 +210,8 @@ mod tests {
         let condition = encoder.encode(&["red apple", "", "blue"]).unwrap();
         assert_eq!(condition.pooled.dims(), [3, encoder.embed_dim()]);
         assert_eq!(condition.tokens.dims(), [3, encoder.context_length(), encoder.token_width()]);
-        let kept: Vec<bool> = condition.mask.keep().into_data().iter::<bool>().collect();
-        let lengths: Vec<usize> = kept.chunks(8).map(|row| row.iter().filter(|kept| **kept).count()).collect();
+        let is_text: Vec<bool> = condition.mask.keep().into_data().iter::<bool>().collect();
+        let lengths: Vec<usize> = is_text.chunks(8).map(|row| row.iter().filter(|text| **text).count()).collect();
         assert_eq!(lengths, [4, 2, 3]);
 
         let ids: Vec<i64> = condition.mask.ids().unwrap().into_data().iter::<i64>().collect();
@@ -226,22 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn a_caption_that_is_too_long_is_an_error() {
+    fn a_request_with_an_overlong_caption_is_refused() {
         let error = encoder().encode(&["red apple red apple red apple red apple"]).unwrap_err();
         assert!(error.to_string().contains("red apple"), "{error}");
     }
 
     #[test]
-    fn for_training_a_caption_that_is_too_long_loses_its_end() {
+    fn truncation_preserves_the_end_of_text_token() {
         let encoder = encoder();
-        // Six tokens fit beside start and end.
-        let cut = encoder.encode_truncated(&["red apple red apple red apple blue blue blue"]).unwrap();
-        let whole = encoder.encode(&["red apple red apple red apple"]).unwrap();
-        cut.tokens.into_data().assert_eq(&whole.tokens.into_data(), true);
+        // Six tokens fit between start and end.
+        let truncated = encoder.encode_truncated(&["red apple red apple red apple blue blue blue"]).unwrap();
+        let expected = encoder.encode(&["red apple red apple red apple"]).unwrap();
+        truncated.tokens.into_data().assert_eq(&expected.tokens.into_data(), true);
     }
 
     #[test]
-    fn saved_and_loaded_is_the_same_and_a_wrong_directory_is_refused() {
+    fn saved_and_loaded_encoders_are_equal_and_wrong_directories_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let encoder = encoder();
         encoder.save(dir.path(), FloatType::F32).unwrap();
@@ -258,6 +257,7 @@ mod tests {
             ("\"n_layers\": 2", "\"n_layers\": 3", "encoder.layers.2"),
             ("\"embed_dim\": 12", "\"embed_dim\": 13", "text_projection.weight"),
             ("\"n_heads\": 4", "\"n_heads\": 3", "n_heads"),
+            ("\"n_layers\": 2", "\"n_layers\": 1000000000000", "n_layers"),
         ] {
             assert!(text.contains(from), "{text}");
             std::fs::write(&path, text.replace(from, to)).unwrap();

@@ -1,4 +1,4 @@
-//! Contrastive training: [`ClipTask`] for the trainer, and its batches.
+//! Contrastive training: [`ClipTask`] and its batches.
 
 mod cached;
 mod task;
@@ -22,36 +22,36 @@ pub struct ClipBatch {
     pub pixels: Tensor<4>,
     /// B captions.
     pub captions: TokenBatch,
-    /// A class for each pair; pairs of one class match one another.
+    /// Class of each pair; pairs of one class match each other.
     pub targets: Vec<usize>,
-    /// Numbers of the patches that are read, `[B, K]`; `None` reads all of them.
+    /// Indices of the patches in use, `[B, K]`; `None` uses all of them.
     pub patches: Option<Tensor<2, Int>>,
-    /// Seed of dropout in the parts of a batch that is larger than [`ClipTaskOptions::chunk`].
+    /// Seed of dropout in batches that exceed [`ClipTaskOptions::chunk`].
     pub seed: u64,
 }
 
 impl ClipBatch {
-    /// Number of pairs.
+    /// Returns the number of pairs.
     pub fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Whether there are no pairs, which no batcher gives.
+    /// Returns whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 }
 
-/// How far training images are moved and scaled at random. Colours stay: captions name them.
+/// Random shifts and scalings of training images. Colours do not change, because captions name them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Jitter {
-    /// Largest shift along each axis, as a share of the side, below 0.5.
+    /// Maximum shift along each axis, as a fraction of the side, below 0.5.
     pub shift: f32,
-    /// Largest change of the scale in either direction, below 0.5: 0.1 means between 0.9 and 1.1.
+    /// Maximum change of the scale in either direction, below 0.5: 0.1 means between 0.9 and 1.1.
     pub scale: f32,
 }
 
-/// Makes [`ClipBatch`]es of captioned images.
+/// Creates [`ClipBatch`]es from captioned images.
 #[derive(Debug)]
 pub struct ClipBatcher {
     config: ClipConfig,
@@ -62,21 +62,21 @@ pub struct ClipBatcher {
 }
 
 impl ClipBatcher {
-    /// For a model of `config`: no jitter, and one word in a hundred becomes the unknown one if the vocabulary is
-    /// restricted, so that its embedding is trained.
+    /// Creates a batcher for a model of `config`, without jitter. If the vocabulary is restricted, one token in a hundred
+    /// is replaced by the unknown token, so that its embedding is trained.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn new(config: ClipConfig) -> Result<Self> {
         config.validate()?;
         let tokenizer = ClipTokenizer::openai()?;
         Ok(Self { config, tokenizer, jitter: Jitter::default(), unknown_probability: 0.01, patch_dropout: 0.0 })
     }
 
-    /// Moves and scales the images at random.
+    /// Shifts and scales the images at random.
     ///
     /// # Errors
-    /// When a value is not in [0, 0.5).
+    /// If a value is not in [0, 0.5).
     pub fn with_jitter(mut self, jitter: Jitter) -> Result<Self> {
         for (field, value) in [("jitter.shift", jitter.shift), ("jitter.scale", jitter.scale)] {
             if !(0.0..0.5).contains(&value) {
@@ -87,10 +87,11 @@ impl ClipBatcher {
         Ok(self)
     }
 
-    /// Probability that a word is replaced by the unknown one; without effect if the vocabulary is not restricted.
+    /// Sets the probability that a token is replaced by the unknown token; without effect if the vocabulary is not
+    /// restricted.
     ///
     /// # Errors
-    /// When the value is not in [0, 1].
+    /// If the value is not in [0, 1].
     pub fn with_unknown_probability(mut self, probability: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&probability) {
             return Err(ConfigError::new("unknown_probability", probability, "must be between 0 and 1").into());
@@ -99,10 +100,10 @@ impl ClipBatcher {
         Ok(self)
     }
 
-    /// Share of the patches of each image that is not read, at random; 0 reads all. One patch is always read.
+    /// Sets the fraction of the patches of each image that is left out at random. At least one patch remains.
     ///
     /// # Errors
-    /// When the value is not in [0, 1).
+    /// If the value is not in [0, 1).
     pub fn with_patch_dropout(mut self, share: f64) -> Result<Self> {
         if !(0.0..1.0).contains(&share) {
             return Err(ConfigError::new("patch_dropout", share, "must be at least 0 and below 1").into());
@@ -111,11 +112,11 @@ impl ClipBatcher {
         Ok(self)
     }
 
-    /// A batch of (caption, image, class) triples, for pairs of one class see [`ClipBatch::targets`]. Images of one
-    /// size, which need not be the model's. Captions that do not fit the context lose their end.
+    /// Creates a batch from (caption, image, class) triples, see [`ClipBatch::targets`]. The images have one common size, not
+    /// necessarily the model's. Captions that exceed the context are truncated before their end-of-text token.
     ///
     /// # Errors
-    /// When there are no items, or the images differ in size.
+    /// If there are no items, or the images differ in size.
     pub fn batch(
         &self,
         items: &[(&str, &RgbImage, usize)],
@@ -123,8 +124,8 @@ impl ClipBatcher {
         device: &Device,
     ) -> Result<ClipBatch> {
         let captions: Vec<&str> = items.iter().map(|(caption, _, _)| *caption).collect();
-        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions, Overlong::Cut)?;
-        // Nothing after a caption's end reaches its embedding, so the batch is as wide as its longest caption.
+        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions, Overlong::Truncate)?;
+        // Padding does not affect the embedding, so the batch needs only the length of its longest caption.
         let width = tokens.iter().map(|(_, length)| *length).max().unwrap_or(0);
         tokens.iter_mut().for_each(|(ids, _)| ids.truncate(width));
         let captions = self.hide_words(&tokens, rng, device)?;
@@ -141,7 +142,7 @@ impl ClipBatcher {
         Ok(ClipBatch { pixels, captions, targets, patches, seed: rng.random() })
     }
 
-    /// The patches that are read, in ascending order, of each image others.
+    /// Samples the patches in use for each image, in ascending order.
     fn choose_patches(&self, b: usize, rng: &mut ChaCha8Rng, device: &Device) -> Option<Tensor<2, Int>> {
         if self.patch_dropout == 0.0 {
             return None;
@@ -150,15 +151,15 @@ impl ClipBatcher {
         let k = (((1.0 - self.patch_dropout) * n as f64).round() as usize).max(1);
         let chosen: Vec<i64> = (0..b)
             .flat_map(|_| {
-                let mut kept = rand::seq::index::sample(rng, n, k).into_vec();
-                kept.sort_unstable();
-                kept.into_iter().map(|patch| patch as i64)
+                let mut patches = rand::seq::index::sample(rng, n, k).into_vec();
+                patches.sort_unstable();
+                patches.into_iter().map(|patch| patch as i64)
             })
             .collect();
         Some(Tensor::from_data(TensorData::new(chosen, [b, k]), device))
     }
 
-    /// The captions as rows of the embedding, some words replaced by the unknown one.
+    /// Converts the captions to rows of the embedding and replaces tokens at random by the unknown token.
     fn hide_words(&self, tokens: &[(Vec<u32>, usize)], rng: &mut ChaCha8Rng, device: &Device) -> Result<TokenBatch> {
         let config = &self.config.text;
         let mut batch = config.batch(tokens, device)?;
@@ -167,7 +168,7 @@ impl ClipBatcher {
         };
         let hidden: Vec<bool> = tokens
             .iter()
-            .flat_map(|(ids, length)| (0..ids.len()).map(move |i| i > 0 && i + 1 < *length)) // start and end stay
+            .flat_map(|(ids, length)| (0..ids.len()).map(move |i| i > 0 && i + 1 < *length)) // neither start nor end
             .map(|is_word| is_word && rng.random_bool(self.unknown_probability))
             .collect();
         let hidden = Tensor::<2, Bool>::from_data(TensorData::new(hidden, batch.rows.dims()), device);
@@ -177,7 +178,7 @@ impl ClipBatcher {
 }
 
 impl Jitter {
-    /// The image moved and scaled about its centre; pixels from beyond the border repeat the border.
+    /// Shifts the image and scales it about its centre; pixels outside the image repeat its border.
     pub fn apply(&self, image: &RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         let mut uniform = |limit: f32| (rng.random::<f32>() * 2.0 - 1.0) * limit;
         let scale = 1.0 + uniform(self.scale);
@@ -191,7 +192,7 @@ impl Jitter {
     }
 }
 
-/// The colour at a position in pixels, where (0, 0) is the centre of the first one.
+/// Interpolates the colour at a position in pixels, where (0, 0) is the centre of the first pixel.
 fn bilinear(image: &RgbImage, x: f32, y: f32) -> [u8; 3] {
     let x = x.clamp(0.0, image.width() as f32 - 1.0);
     let y = y.clamp(0.0, image.height() as f32 - 1.0);

@@ -1,5 +1,5 @@
 //! CLIP's vision transformer (Radford et al. 2021, section 2.4; Dosovitskiy et al. 2021 with a layer norm before the
-//! transformer). The embedding is the class token's last encoding, normalised and projected.
+//! transformer). The embedding is the final encoding of the class token, normalised and projected.
 
 use burn::module::{Initializer, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -10,11 +10,13 @@ use dalle2_core::ConfigError;
 use dalle2_core::nn::{Activation, LayerNorm, Transformer, TransformerConfig, conv2d, layer_norm, linear, transpose};
 use serde::{Deserialize, Serialize};
 
-/// Mean and standard deviation of the pixels, per channel in [0, 1], that OpenAI's CLIP was trained with.
+use crate::limits::{MAX_LAYERS, MAX_SIDE, MAX_WIDTH, at_most};
+
+/// Mean and standard deviation of the pixels per channel, in [0, 1], in OpenAI's training.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Configuration of a [`VisionTransformer`] and of the pixels that it reads.
+/// Configuration of a [`VisionTransformer`] and of its input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionTransformerConfig {
@@ -28,14 +30,14 @@ pub struct VisionTransformerConfig {
     pub n_heads: usize,
     /// Number of transformer blocks.
     pub n_layers: usize,
-    /// Width inside the feed-forward parts; `None` means 4 · `d_model`.
+    /// Hidden width of the feed-forward layers; `None` means 4 · `d_model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_ff: Option<usize>,
-    /// Nonlinearity of the feed-forward parts.
+    /// Nonlinearity of the feed-forward layers.
     pub activation: Activation,
-    /// Dropout in the transformer's branches while training.
+    /// Dropout probability in the residual branches during training.
     pub dropout: f64,
-    /// ε of the layer norms; `None` means 1e-5, CLIP's.
+    /// ε of the layer norms; `None` means CLIP's 1e-5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_norm_eps: Option<f64>,
     /// Width D of the joint embedding space.
@@ -49,25 +51,25 @@ pub struct VisionTransformerConfig {
 /// The vision tower.
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
-    /// `[W]`, the encoding that the class token starts from.
+    /// Embedding of the class token, `[W]`.
     pub class_embedding: Param<Tensor<1>>,
-    /// Encodes each patch, without bias.
+    /// Embedding of the patches, without bias.
     pub patch_embedding: Conv2d,
-    /// Positions, the class token's first: `[1 + patches, W]`.
+    /// Position embeddings, the class token's first: `[1 + N, W]`.
     pub position_embedding: Embedding,
-    /// Norm before the transformer.
+    /// Layer norm before the transformer.
     pub pre_norm: LayerNorm,
-    /// The blocks.
+    /// The transformer blocks.
     pub transformer: Transformer,
-    /// Norm of the class token's last encoding.
+    /// Layer norm of the final encoding of the class token.
     pub post_norm: LayerNorm,
-    /// Into the joint space, without bias: `[W, D]`.
+    /// Projection to the joint space, without bias: `[W, D]`.
     pub projection: Linear,
     image_size: usize,
 }
 
 impl VisionTransformerConfig {
-    /// A configuration with CLIP's feed-forward width, pixel statistics and no dropout, and QuickGELU.
+    /// Creates a configuration with CLIP's feed-forward width, pixel statistics and QuickGELU, and no dropout.
     ///
     /// `size` is `[image_size, patch_size]` in pixels, `transformer` is `[d_model, n_heads, n_layers]`.
     pub fn new(size: [usize; 2], transformer: [usize; 3], embed_dim: usize) -> Self {
@@ -87,12 +89,12 @@ impl VisionTransformerConfig {
         }
     }
 
-    /// Number of patches of an image.
+    /// Returns the number of patches N of an image.
     pub fn n_patches(&self) -> usize {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// Number of parameters, computed without allocating them.
+    /// Computes the number of parameters without allocating them.
     pub fn num_params(&self) -> usize {
         let w = self.d_model;
         let patches = w * 3 * self.patch_size.pow(2);
@@ -100,11 +102,16 @@ impl VisionTransformerConfig {
         w + patches + positions + 2 * 2 * w + self.transformer().num_params() + w * self.embed_dim
     }
 
-    /// Checks that the values can work together.
+    /// Checks all fields.
     ///
     /// # Errors
-    /// Names the first field that is zero, does not divide, or is out of range.
+    /// Names the first field that is zero, out of range or not divisible.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        at_most("image_size", self.image_size, MAX_SIDE)?;
+        at_most("d_model", self.d_model, MAX_WIDTH)?;
+        at_most("n_layers", self.n_layers, MAX_LAYERS)?;
+        at_most("d_ff", self.d_ff.unwrap_or(0), MAX_WIDTH)?;
+        at_most("embed_dim", self.embed_dim, MAX_WIDTH)?;
         if self.patch_size == 0 {
             return Err(ConfigError::new("patch_size", 0, "must be at least 1"));
         }
@@ -124,7 +131,7 @@ impl VisionTransformerConfig {
         self.transformer().validate()
     }
 
-    /// The transformer.
+    /// Returns the configuration of the transformer.
     pub fn transformer(&self) -> TransformerConfig {
         TransformerConfig::new(self.d_model, self.n_heads, self.n_layers)
             .with_d_ff(self.d_ff)
@@ -133,10 +140,8 @@ impl VisionTransformerConfig {
             .with_layer_norm_eps(self.layer_norm_eps)
     }
 
-    /// A tower with random weights: patches, class token and positions of deviation 0.02, the rest as in CLIP.
-    ///
-    /// # Panics
-    /// When [`validate`](Self::validate) would fail.
+    /// Initializes a tower with random weights: patches, class token and positions of standard deviation 0.02, the rest as
+    /// in CLIP. The configuration must be valid, see [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> VisionTransformer {
         let (w, p) = (self.d_model, self.patch_size);
         let small = Initializer::Normal { mean: 0.0, std: 0.02 };
@@ -165,19 +170,19 @@ impl VisionTransformer {
     /// `[B, 3, image_size, image_size]` -> `[B, D]`
     ///
     /// # Panics
-    /// When the images have another size or number of channels.
+    /// If the images have another size or number of channels.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
         let class_token = self.encode_patches(pixels).slice_dim(1, 0..1).squeeze_dim::<2>(1); // [B, 1 + N, W] -> [B, W]
         linear(&self.projection, layer_norm(&self.post_norm, class_token))
     }
 
-    /// The transformer's last encoding of the class token and the patches, before the final norm.
+    /// Encodes the class token and the patches, before the final norm.
     ///
     /// # Shapes
     /// `[B, 3, image_size, image_size]` -> `[B, 1 + N, W]`
     ///
     /// # Panics
-    /// When the images have another size or number of channels.
+    /// If the images have another size or number of channels.
     pub fn encode_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
         let patches = self.embed_patches(pixels);
         let [b, _, w] = patches.dims();
@@ -187,22 +192,22 @@ impl VisionTransformer {
         self.transformer.forward(layer_norm(&self.pre_norm, x), None)
     }
 
-    /// Embeds images of which only some patches are read, each with the position that it has in the image (patch
-    /// dropout: Liu et al. 2022, arXiv 2208.07220; Li et al. 2023, arXiv 2212.00794).
+    /// Embeds images from a subset of their patches, each with its position in the image (patch dropout: Liu et al. 2022,
+    /// arXiv 2208.07220; Li et al. 2023, arXiv 2212.00794).
     ///
     /// # Shapes
-    /// pixels `[B, 3, image_size, image_size]`, numbers of the patches that are kept `[B, K]` -> `[B, D]`
+    /// pixels `[B, 3, image_size, image_size]`, patch indices `[B, K]` -> `[B, D]`
     ///
     /// # Panics
-    /// When the images have another size or number of channels, or `kept` another batch size.
-    pub fn forward_patches(&self, pixels: Tensor<4>, kept: Tensor<2, Int>) -> Tensor<2> {
+    /// If the images have another size or number of channels, or the indices another batch size.
+    pub fn forward_patches(&self, pixels: Tensor<4>, patch_indices: Tensor<2, Int>) -> Tensor<2> {
         let patches = self.embed_patches(pixels);
         let [b, n, w] = patches.dims();
-        let k = kept.dims()[1];
-        assert_shape!(kept, [b, k]);
+        let k = patch_indices.dims()[1];
+        assert_shape!(patch_indices, [b, k]);
         let positions = self.position_embedding.weight.val().unsqueeze::<3>(); // [1, 1 + N, W]
         let patches = patches + positions.clone().slice_dim(1, 1..n + 1);
-        let patches = patches.gather(1, kept.unsqueeze_dim::<3>(2).expand([b, k, w])); // [B, N, W] -> [B, K, W]
+        let patches = patches.gather(1, patch_indices.unsqueeze_dim::<3>(2).expand([b, k, w])); // [B, N, W] -> [B, K, W]
         let class = self.class_embedding.val().reshape([1, 1, w]) + positions.slice_dim(1, 0..1);
         let x = Tensor::cat(vec![class.expand([b, 1, w]), patches], 1); // [B, 1 + K, W]
         let x = self.transformer.forward(layer_norm(&self.pre_norm, x), None);
@@ -218,7 +223,7 @@ impl VisionTransformer {
         transpose(conv2d(&self.patch_embedding, pixels).flatten::<3>(2, 3))
     }
 
-    /// Side of the images that it reads, in pixels.
+    /// Returns the side of the input images in pixels.
     pub fn image_size(&self) -> usize {
         self.image_size
     }
@@ -263,15 +268,15 @@ mod tests {
         let order: Vec<i64> = (0..32).map(|i| if i < 16 { (i * 5) % 16 } else { 31 - i }).collect();
         let order = Tensor::<2, Int>::from_data(TensorData::new(order, [2, 16]), &device);
         let close = burn::tensor::Tolerance::rel_abs(1e-4, 1e-5);
-        let whole = model.forward(pixels.clone()).into_data();
-        model.forward_patches(pixels.clone(), order.clone()).into_data().assert_approx_eq::<f32>(&whole, close);
-        // What is left out is not read.
-        let kept = order.slice_dim(1, 0..4); // patches 0, 5, 10, 15 of the first image
-        let one = |pixels: Tensor<4>| model.forward_patches(pixels, kept.clone()).slice_dim(0, 0..1).into_data();
-        let dark = pixels.clone().slice_assign(s![0..1, .., 0..4, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
-        one(pixels.clone()).assert_eq(&one(dark), true);
-        let seen = pixels.clone().slice_assign(s![0..1, .., 4..8, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
-        assert_ne!(one(pixels), one(seen));
+        let expected = model.forward(pixels.clone()).into_data();
+        model.forward_patches(pixels.clone(), order.clone()).into_data().assert_approx_eq::<f32>(&expected, close);
+        // Other patches have no effect.
+        let indices = order.slice_dim(1, 0..4); // patches 0, 5, 10, 15 of the first image
+        let one = |pixels: Tensor<4>| model.forward_patches(pixels, indices.clone()).slice_dim(0, 0..1).into_data();
+        let dark_other = pixels.clone().slice_assign(s![0..1, .., 0..4, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
+        one(pixels.clone()).assert_eq(&one(dark_other), true);
+        let dark_selected = pixels.clone().slice_assign(s![0..1, .., 4..8, 4..8], Tensor::zeros([1, 3, 4, 4], &device));
+        assert_ne!(one(pixels), one(dark_selected));
     }
 
     #[test]
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_named() {
+    fn invalid_values_are_named() {
         let field = |config: VisionTransformerConfig| config.validate().unwrap_err().field;
         assert_eq!(field(VisionTransformerConfig { image_size: 18, ..config() }), "image_size");
         assert_eq!(field(VisionTransformerConfig { patch_size: 0, ..config() }), "patch_size");

@@ -1,4 +1,4 @@
-//! CLIPs of others against what their own programs compute, see `fixtures/README.md` and `fixtures/whole/`.
+//! CLIPs of others against what their own programs compute, see `fixtures/README.md` and `fixtures/clip/`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -66,35 +66,35 @@ fn computes_what_was_recorded(clip: &PretrainedClip, file: &str) {
 
 #[test]
 fn a_clip_of_transformers_in_shards_computes_the_same() {
-    let clip = load("whole/transformers");
+    let clip = load("clip/transformers");
     assert_eq!(clip.config.text.activation, Activation::Gelu);
-    computes_what_was_recorded(&clip, "whole/transformers");
+    computes_what_was_recorded(&clip, "clip/transformers");
 }
 
 #[test]
 fn a_directory_of_open_clip_computes_the_same() {
-    let clip = load("whole/open_clip");
+    let clip = load("clip/open_clip");
     assert_eq!((clip.config.vision.n_heads, clip.config.vision.d_ff), (3, Some(72)));
-    computes_what_was_recorded(&clip, "whole/open_clip");
+    computes_what_was_recorded(&clip, "clip/open_clip");
 }
 
 #[test]
 fn an_archive_of_openai_tells_its_architecture_and_computes_the_same() {
-    let clip = load("whole/openai.pt");
+    let clip = load("clip/openai.pt");
     assert_eq!(clip.config.vision.activation, Activation::QuickGelu);
     assert_eq!((clip.config.vision.n_heads, clip.config.text.n_heads), (2, 2));
-    computes_what_was_recorded(&clip, "whole/openai");
+    computes_what_was_recorded(&clip, "clip/openai");
 }
 
 #[test]
 fn a_state_dict_alone_needs_to_be_told_what_its_shapes_do_not_say() {
-    let file = fixture("whole/open_clip/open_clip_pytorch_model.bin");
+    let file = fixture("clip/open_clip/open_clip_pytorch_model.bin");
     let load = |options: &ImportOptions| PretrainedClip::load(&file, options, &Device::flex());
     let error = load(&ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("QuickGELU") && error.contains("open_clip_pytorch_model.bin"), "{error}");
-    let architecture = load_config("whole/open_clip");
+    let architecture = load_config("clip/open_clip");
     let clip = load(&ImportOptions { architecture: Some(architecture), activation: Some(Activation::Gelu) }).unwrap();
-    computes_what_was_recorded(&clip, "whole/open_clip");
+    computes_what_was_recorded(&clip, "clip/open_clip");
     // Another architecture: every tensor that does not fit is listed.
     let error = load(&ImportOptions { architecture: Some(ClipConfig::tiny()), activation: None }).unwrap_err();
     let Error::Weights { mismatched, missing, .. } = error else { panic!("{error}") };
@@ -108,7 +108,7 @@ fn load_config(name: &str) -> ClipConfig {
 #[test]
 fn a_clip_of_any_form_is_written_in_the_form_of_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, file) in [("whole/openai.pt", "whole/openai"), ("whole/transformers", "whole/transformers")] {
+    for (name, file) in [("clip/openai.pt", "clip/openai"), ("clip/transformers", "clip/transformers")] {
         load(name).save(dir.path(), FloatType::F32).unwrap();
         let again = PretrainedClip::load(dir.path(), &ImportOptions::default(), &Device::flex()).unwrap();
         computes_what_was_recorded_but_for_the_cut(&again, file);
@@ -116,9 +116,9 @@ fn a_clip_of_any_form_is_written_in_the_form_of_transformers() {
     // The last one was read from this form: same JSON, same tensors.
     for json in ["config.json", "preprocessor_config.json"] {
         let read = |dir: &Path| read_json::<Value>(dir.join(json)).unwrap();
-        assert_eq!(read(dir.path()), read(&fixture("whole/transformers")), "{json}");
+        assert_eq!(read(dir.path()), read(&fixture("clip/transformers")), "{json}");
     }
-    let shards = Weights::open(fixture("whole/transformers/model.safetensors.index.json")).unwrap();
+    let shards = Weights::open(fixture("clip/transformers/model.safetensors.index.json")).unwrap();
     let whole = Weights::open(dir.path().join("model.safetensors")).unwrap();
     assert!(shards.names().eq(whole.names()));
     for name in shards.names() {
@@ -165,19 +165,19 @@ fn towers_are_written_as_they_were_read() {
         let json = |dir: &Path| read_json::<Value>(dir.join("config.json")).unwrap();
         assert_eq!(json(out.path()), json(dir));
     };
-    ClipTextEncoder::load_pretrained(text.path(), &device)
+    ClipTextEncoder::load(text.path(), &device)
         .unwrap()
         .save_pretrained(out.path(), FloatType::F32)
         .unwrap();
     unchanged(text.path());
     let image = tower("image_encoder");
-    ClipImageEncoder::load_pretrained(image.path(), &device)
+    ClipImageEncoder::load(image.path(), &device)
         .unwrap()
         .save_pretrained(out.path(), FloatType::F32)
         .unwrap();
     unchanged(image.path());
     // One that was never on disk has the same fields.
-    let own = ClipImageEncoder::load_pretrained(image.path(), &device).unwrap();
+    let own = ClipImageEncoder::load(image.path(), &device).unwrap();
     let own = ClipImageEncoder::new(own.config().clone(), own.model()).unwrap();
     own.save_pretrained(out.path(), FloatType::F16).unwrap();
     let mut expected: Value = read_json(image.path().join("config.json")).unwrap();
@@ -190,7 +190,7 @@ fn towers_are_written_as_they_were_read() {
 #[test]
 fn images_are_prepared_to_the_last_bit() {
     let dir = tower("image_encoder");
-    let encoder = ClipImageEncoder::load_pretrained(dir.path(), &Device::flex()).unwrap();
+    let encoder = ClipImageEncoder::load(dir.path(), &Device::flex()).unwrap();
     let name = "preprocessor_config.json";
     std::fs::copy(fixture(name), dir.path().join(name)).unwrap();
     let processor = ImageProcessor::load(dir.path()).unwrap();
@@ -199,7 +199,8 @@ fn images_are_prepared_to_the_last_bit() {
     pixels.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-6, 1e-6));
     let encoder = encoder.with_processor(processor.clone()).unwrap();
     assert_eq!(encoder.encode(image("feature_extractor", "image_hwc_u8")).unwrap().dims(), [1, 32]);
-    let other = ImageProcessor { crop_size: dalle2_clip::ImageSize::Number(16), ..processor };
+    let mut other = processor;
+    other.crop_size = dalle2_clip::ImageSize::Number(16);
     assert!(encoder.with_processor(other).unwrap_err().to_string().contains("[24, 24]"));
 }
 
@@ -222,12 +223,12 @@ fn configurations_that_cannot_be_read_name_the_field_and_the_file() {
         let mut changed = original.clone();
         changed[key] = value;
         write_json(&path, &changed).unwrap();
-        let error = ClipTextEncoder::load_pretrained(dir.path(), &device).unwrap_err().to_string();
+        let error = ClipTextEncoder::load(dir.path(), &device).unwrap_err().to_string();
         let location = if key == "intermediate_size" { "model.safetensors" } else { "config.json" };
         assert!(error.contains(expected) && error.contains(location), "{key}: {error}");
     }
     write_json(&path, &original).unwrap();
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
-    let error = ClipTextEncoder::load_pretrained(dir.path(), &device).unwrap_err().to_string();
+    let error = ClipTextEncoder::load(dir.path(), &device).unwrap_err().to_string();
     assert!(error.contains("pytorch_model.bin"), "{error}");
 }

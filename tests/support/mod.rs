@@ -90,8 +90,8 @@ pub fn upsampler(input_size: usize, device: &Device) -> DiffusionUpsampler {
 pub fn pipeline(device: &Device) -> Pipeline {
     let (config, model) = (clip(), clip_network(device));
     Pipeline::builder()
-        .text_encoder(ClipTextEncoder::from_clip(&config, &model).unwrap())
-        .image_encoder(ClipImageEncoder::from_clip(&config, &model).unwrap())
+        .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
+        .image_encoder(ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap())
         .prior(prior(config.embed_dim(), device))
         .decoder(decoder(16, device))
         .upsampler(upsampler(16, device))

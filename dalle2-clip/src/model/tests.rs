@@ -1,6 +1,9 @@
 use super::*;
+use crate::{ImportOptions, PretrainedClip};
 use burn::optim::GradientsParams;
 use burn::tensor::Distribution;
+use dalle2_core::FloatType;
+use dalle2_core::Error;
 use dalle2_core::text::{END, START};
 
 fn config() -> ClipConfig {
@@ -68,7 +71,7 @@ fn every_parameter_gets_a_gradient() {
     let model = config.init(&device);
     let (pixels, captions) = batch(&config, &device);
     let grads = GradientsParams::from_grads(model.loss(pixels, &captions, None).backward(), &model);
-    // A block has two norms and six linear layers with bias; a tower two of them. Beside the blocks: class token,
+    // A block has two norms and six linear layers with bias; a tower has two blocks. Beside the blocks: class token,
     // patches, positions, two norms, projection; tokens, positions, norm, projection; and the logit scale.
     let blocks = 2 * 2 * 2 * (2 + 6);
     assert_eq!(grads.len(), blocks + (3 + 4 + 1) + (2 + 2 + 1) + 1);
@@ -77,14 +80,15 @@ fn every_parameter_gets_a_gradient() {
 }
 
 #[test]
-fn saved_and_loaded_is_equal_bit_for_bit() {
+fn saved_and_loaded_models_are_equal_bit_for_bit() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let config = config();
     let model = config.init(&device);
     let (pixels, captions) = batch(&config, &device);
-    config.save(&model, dir.path(), FloatType::F32).unwrap();
-    let (loaded_config, loaded) = ClipConfig::load(dir.path(), &device).unwrap();
+    model.save(&config, dir.path(), FloatType::F32).unwrap();
+    let load = || PretrainedClip::load(dir.path(), &ImportOptions::default(), &device);
+    let PretrainedClip { config: loaded_config, model: loaded, .. } = load().unwrap();
     assert_eq!(loaded_config, config);
     let loss = |model: &Clip| model.loss(pixels.clone(), &captions, None).into_data();
     loss(&loaded).assert_eq(&loss(&model), true);
@@ -92,8 +96,8 @@ fn saved_and_loaded_is_equal_bit_for_bit() {
     scale(&loaded).assert_eq(&scale(&model), true);
 
     let other = ClipConfig { text: TextTransformerConfig { n_layers: 1, ..config.text.clone() }, ..config };
-    store::write_config(dir.path(), CLASS, &other).unwrap();
-    let Err(Error::Weights { missing, unexpected, mismatched, .. }) = ClipConfig::load(dir.path(), &device) else {
+    store::write_config(dir.path(), Clip::CLASS, &other).unwrap();
+    let Err(Error::Weights { missing, unexpected, mismatched, .. }) = load() else {
         panic!("weights of another configuration must be refused");
     };
     assert_eq!((missing.len(), unexpected.len(), mismatched.len()), (0, 16, 0));

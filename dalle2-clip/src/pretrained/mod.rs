@@ -1,9 +1,11 @@
-//! CLIPs that others have trained: Hugging Face directories, OpenAI's files, open_clip checkpoints.
+//! Reads and writes CLIP checkpoints: this library's, transformers', OpenAI's and open_clip's.
 
-mod config;
+mod clip;
+mod encoders;
+mod open_clip;
 mod openai;
 mod presets;
-mod tower;
-mod whole;
+mod transformers;
 
-pub use whole::{ImportOptions, PretrainedClip};
+pub use clip::{ImportOptions, PretrainedClip};
+pub(crate) use encoders::{load_image_encoder, load_text_encoder};

@@ -1,22 +1,16 @@
 //! The layout of OpenAI's CLIP and of open_clip: fused attention projections, matrices that multiply from the right.
 
-use std::path::Path;
-
 use dalle2_core::nn::Activation;
-use dalle2_core::store::{Weights, read_json};
-use dalle2_core::{ConfigError, Error, Result};
-use serde::Deserialize;
-use serde_json::Value;
+use dalle2_core::store::Weights;
+use dalle2_core::{Error, Result};
 
-use crate::processor::Centre;
-use crate::{ClipConfig, Filter, ImageProcessor, ImageSize, ReadAt, TextTransformerConfig, VisionTransformerConfig};
+use crate::processor::CropRounding;
+use crate::{ClipConfig, ImageProcessor, ReadAt, TextTransformerConfig, VisionTransformerConfig};
 
-/// Integers that OpenAI's archives keep among the weights. Their presence says that a file is OpenAI's.
+/// Integers that OpenAI's archives store among the weights, and other files do not.
 const OPENAI_SIZES: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
-/// open_clip's configuration.
-pub(super) const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
-/// The names in front of, within and behind a transformer block, and transformers' names for them.
+/// OpenAI's names outside the transformer blocks, and transformers' names. A name without a final dot is complete.
 const NAMES: [(&str, &str); 10] = [
     ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
     ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
@@ -41,42 +35,44 @@ const BLOCK_NAMES: [(&str, &str); 5] = [
     ("mlp.c_proj.", "mlp.fc2."),
 ];
 
-/// Whether a table has this layout.
+/// Returns whether the weights have this layout.
 pub(super) fn is_openai(weights: &Weights) -> bool {
     weights.names().any(|name| name.ends_with("visual.class_embedding") || name.ends_with("visual.conv1.weight"))
 }
 
-/// Removes what training programs put in front of the names: `module.` of distributed training, `text.` of open_clip's
-/// separate text tower.
+/// Removes the prefixes of training programs, in any order and number: `module.` of distributed training, `_orig_mod.` of
+/// `torch.compile` on the model or its parts, `model.` of Lightning; then `text.`, open_clip's separate text tower.
 pub(super) fn strip_prefixes(weights: &mut Weights) -> Result<()> {
-    for prefix in ["_orig_mod.", "module."] {
-        if weights.names().all(|name| name.starts_with(prefix)) {
-            weights.rename(|name| name.strip_prefix(prefix).unwrap_or(name).to_owned())?;
+    weights.rename(|name| name.replace("_orig_mod.", ""))?;
+    while let Some(prefix) = ["module.", "model."].into_iter().find(|p| weights.names().all(|name| name.starts_with(p))) {
+        if weights.names().len() == 0 {
+            break;
         }
+        weights.rename(|name| name.strip_prefix(prefix).unwrap_or(name).to_owned())?;
     }
     weights.rename(|name| name.strip_prefix("text.").unwrap_or(name).to_owned())
 }
 
-/// QuickGELU for OpenAI's own files, which are known by the integers in them.
+/// Returns QuickGELU for OpenAI's files, which the integers among the weights identify.
 pub(super) fn openai_activation(weights: &Weights) -> Option<Activation> {
     let openai = OPENAI_SIZES.iter().all(|name| weights.shape(name).is_some());
     openai.then_some(Activation::QuickGelu)
 }
 
-/// The architecture that the shapes of a table in OpenAI's layout tell.
+/// Infers the architecture from the shapes of weights in OpenAI's layout.
 ///
-/// The number of heads leaves no trace in the shapes: it is that of the preset with these sizes, else one head for
-/// every 64 channels, as in all of OpenAI's models.
+/// The shapes do not determine the number of heads: it is taken from the preset with these sizes, otherwise it is one
+/// head per 64 channels, as in all of OpenAI's models.
 pub(super) fn infer(weights: &Weights, activation: Activation) -> Result<ClipConfig> {
     let unfit = |message: String| Error::format(weights.path(), message);
     if weights.names().any(|name| name.starts_with("visual.layer1.")) {
-        return Err(unfit("has a ResNet as its vision tower: only vision transformers can be read".into()));
+        return Err(unfit("has a ResNet as its vision tower: only vision transformers are supported".into()));
     }
     let mut missing = Vec::new();
     let mut shape = |name: &str, rank: usize| match weights.shape(name) {
         Some(shape) if shape.len() == rank => shape.to_vec(),
-        found => {
-            missing.push(format!("{name} (found {found:?}, expected {rank} axes)"));
+        actual => {
+            missing.push(format!("{name} (shape {actual:?}, expected {rank} axes)"));
             vec![0; rank]
         }
     };
@@ -89,7 +85,7 @@ pub(super) fn infer(weights: &Weights, activation: Activation) -> Result<ClipCon
     let text_up = shape("transformer.resblocks.0.mlp.c_fc.weight", 2);
     let text_projection = shape("text_projection", 2);
     if !missing.is_empty() {
-        return Err(unfit(format!("no CLIP in OpenAI's layout: {}", missing.join(", "))));
+        return Err(unfit(format!("is not a CLIP in OpenAI's layout: {}", missing.join(", "))));
     }
     let side = positions[0].saturating_sub(1).isqrt();
     let heads = |width: usize| (width / 64).max(1);
@@ -108,14 +104,14 @@ pub(super) fn infer(weights: &Weights, activation: Activation) -> Result<ClipCon
     Ok(with_known_heads(ClipConfig { vision, text }, activation))
 }
 
-/// Number of transformer blocks under a prefix.
+/// Counts the transformer blocks under a prefix.
 fn blocks(weights: &Weights, prefix: &str) -> usize {
     let number = |name: &str| name.strip_prefix(prefix)?.split_once('.')?.0.parse::<usize>().ok();
-    // A file has at most one block for each of its tensors, whatever their names say.
+    // A file has at most one block per tensor, whatever the numbers in the names.
     weights.names().filter_map(number).max().map_or(0, |last| (last.saturating_add(1)).min(weights.names().len()))
 }
 
-/// What all configurations of this layout share, and the number of heads of the preset with these sizes.
+/// Takes the number of heads from the preset with the same sizes.
 fn with_known_heads(mut config: ClipConfig, activation: Activation) -> ClipConfig {
     let sizes = |config: &ClipConfig| {
         let (vision, text) = (&config.vision, &config.text);
@@ -128,7 +124,8 @@ fn with_known_heads(mut config: ClipConfig, activation: Activation) -> ClipConfi
     finish(config, activation)
 }
 
-fn finish(mut config: ClipConfig, activation: Activation) -> ClipConfig {
+/// Sets what all configurations of this layout share.
+pub(super) fn finish(mut config: ClipConfig, activation: Activation) -> ClipConfig {
     config.vision.activation = activation;
     config.text.activation = activation;
     config.text.read_at = Some(ReadAt::LargestId);
@@ -137,7 +134,7 @@ fn finish(mut config: ClipConfig, activation: Activation) -> ClipConfig {
     config
 }
 
-/// Gives a table in OpenAI's layout transformers' names and layout. Nothing is read.
+/// Converts weights in OpenAI's layout to transformers' names and layout, without reading tensors.
 pub(super) fn convert(weights: &mut Weights) -> Result<()> {
     weights.ignore(|name| OPENAI_SIZES.contains(&name) || name.ends_with("attn_mask"));
     let fused: Vec<String> =
@@ -166,135 +163,16 @@ fn hugging_face_name(name: &str) -> String {
 }
 
 fn renamed(table: &[(&str, &str)], name: &str) -> String {
-    let found = table.iter().find_map(|(theirs, ours)| {
+    let renamed = table.iter().find_map(|(theirs, ours)| {
         let rest = name.strip_prefix(theirs)?;
-        // A name without a dot at its end is a whole one.
         (theirs.ends_with('.') || rest.is_empty()).then(|| format!("{ours}{rest}"))
     });
-    found.unwrap_or_else(|| name.to_owned())
+    renamed.unwrap_or_else(|| name.to_owned())
 }
 
-#[derive(Deserialize)]
-struct OpenClipJson {
-    model_cfg: ModelJson,
-    #[serde(default)]
-    preprocess_cfg: PreprocessJson,
-}
-
-#[derive(Deserialize)]
-struct ModelJson {
-    embed_dim: usize,
-    #[serde(default)]
-    quick_gelu: bool,
-    vision_cfg: VisionJson,
-    text_cfg: TextJson,
-}
-
-#[derive(Deserialize)]
-struct VisionJson {
-    image_size: usize,
-    /// A number for transformers, a list for ResNets.
-    layers: Value,
-    width: usize,
-    patch_size: Option<usize>,
-    head_width: Option<usize>,
-    mlp_ratio: Option<f64>,
-    timm_model_name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct TextJson {
-    context_length: usize,
-    vocab_size: usize,
-    width: usize,
-    heads: usize,
-    layers: usize,
-    mlp_ratio: Option<f64>,
-    hf_model_name: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PreprocessJson {
-    mean: Option<[f64; 3]>,
-    std: Option<[f64; 3]>,
-    interpolation: Option<String>,
-    resize_mode: Option<String>,
-}
-
-/// Reads `open_clip_config.json`.
-pub(super) fn read_open_clip(dir: &Path) -> Result<(ClipConfig, ImageProcessor)> {
-    let path = dir.join(OPEN_CLIP_CONFIG);
-    let json: OpenClipJson = read_json(&path)?;
-    let unfit = |e: ConfigError| Error::format(&path, e.to_string());
-    let config = json.model_cfg.config().map_err(unfit)?;
-    let processor = json.preprocess_cfg.processor(&config.vision).map_err(unfit)?;
-    Ok((config, processor))
-}
-
-impl ModelJson {
-    fn config(&self) -> Result<ClipConfig, ConfigError> {
-        let (vision, text) = (&self.vision_cfg, &self.text_cfg);
-        let layers = vision.layers.as_u64().and_then(|layers| usize::try_from(layers).ok());
-        let (Some(layers), Some(patch), None) = (layers, vision.patch_size, &vision.timm_model_name) else {
-            let expected = "needs a number of layers and a patch_size: only vision transformers can be read";
-            return Err(ConfigError::new("vision_cfg.layers", &vision.layers, expected));
-        };
-        if let Some(name) = &text.hf_model_name {
-            return Err(ConfigError::new("text_cfg.hf_model_name", name, "only CLIP's own text tower can be read"));
-        }
-        for (field, value) in [("vision_cfg.layers", layers), ("text_cfg.layers", text.layers)] {
-            if value > 1000 {
-                return Err(ConfigError::new(field, value, "must be at most 1000"));
-            }
-        }
-        let width = |width: usize, ratio: Option<f64>| (width as f64 * ratio.unwrap_or(4.0)) as usize;
-        let heads = vision.width / vision.head_width.unwrap_or(64).max(1);
-        let config = ClipConfig {
-            vision: VisionTransformerConfig {
-                d_ff: Some(width(vision.width, vision.mlp_ratio)),
-                ..VisionTransformerConfig::new(
-                    [vision.image_size, patch],
-                    [vision.width, heads, layers],
-                    self.embed_dim,
-                )
-            },
-            text: TextTransformerConfig {
-                vocab_size: text.vocab_size,
-                d_ff: Some(width(text.width, text.mlp_ratio)),
-                ..TextTransformerConfig::new(text.context_length, [text.width, text.heads, text.layers], self.embed_dim)
-            },
-        };
-        let activation = if self.quick_gelu { Activation::QuickGelu } else { Activation::Gelu };
-        let config = finish(config, activation);
-        config.validate().map(|()| config)
-    }
-}
-
-impl PreprocessJson {
-    fn processor(&self, vision: &VisionTransformerConfig) -> Result<ImageProcessor, ConfigError> {
-        let mut processor = openai_processor(vision);
-        processor.resample = match self.interpolation.as_deref() {
-            None | Some("bicubic") => Filter::Bicubic,
-            Some("bilinear") => Filter::Bilinear,
-            Some(other) => {
-                return Err(ConfigError::new("interpolation", other, "must be \"bicubic\" or \"bilinear\""));
-            }
-        };
-        processor.size = match self.resize_mode.as_deref() {
-            None | Some("shortest") => processor.size,
-            Some("squash") => ImageSize::Exact { height: vision.image_size, width: vision.image_size },
-            Some(other) => return Err(ConfigError::new("resize_mode", other, "must be \"shortest\" or \"squash\"")),
-        };
-        processor.image_mean = self.mean.unwrap_or(processor.image_mean);
-        processor.image_std = self.std.unwrap_or(processor.image_std);
-        processor.validate().map(|()| processor)
-    }
-}
-
-/// The preparation of OpenAI's code and open_clip's, which is torchvision's.
+/// Returns the image processor of OpenAI's code and open_clip's, which is torchvision's.
 pub(super) fn openai_processor(vision: &VisionTransformerConfig) -> ImageProcessor {
-    ImageProcessor { centre: Centre::HalfEven, ..ImageProcessor::new(vision) }
+    ImageProcessor::new(vision).with_crop_rounding(CropRounding::HalfEven)
 }
 
 #[cfg(test)]
@@ -317,32 +195,5 @@ mod tests {
         ] {
             assert_eq!(hugging_face_name(theirs), ours);
         }
-    }
-
-    fn open_clip(model: Value) -> Result<ClipConfig, ConfigError> {
-        serde_json::from_value::<ModelJson>(model).unwrap().config()
-    }
-
-    #[test]
-    fn open_clip_configurations_are_the_presets() {
-        let big = open_clip(serde_json::json!({
-            "embed_dim": 1280,
-            "vision_cfg": {"image_size": 224, "layers": 48, "width": 1664, "head_width": 104, "mlp_ratio": 4.9231, "patch_size": 14},
-            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 1280, "heads": 20, "layers": 32}
-        }))
-        .unwrap();
-        let preset = ClipConfig::vit_big_g_14();
-        assert_eq!(big.num_params(), preset.num_params());
-        assert_eq!((big.vision.n_heads, big.text.n_heads), (preset.vision.n_heads, preset.text.n_heads));
-        assert_eq!((big.vision.activation, big.text.read_at), (Activation::Gelu, Some(ReadAt::LargestId)));
-    }
-
-    #[test]
-    fn towers_that_are_no_transformers_are_refused() {
-        let text =
-            serde_json::json!({"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12});
-        let resnet = serde_json::json!({"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": null});
-        let error = open_clip(serde_json::json!({"embed_dim": 1024, "vision_cfg": resnet, "text_cfg": text}));
-        assert!(error.unwrap_err().to_string().contains("only vision transformers"));
     }
 }

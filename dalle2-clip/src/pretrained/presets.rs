@@ -1,4 +1,4 @@
-//! The published architectures.
+//! Presets of published architectures.
 
 use dalle2_core::nn::Activation;
 
@@ -39,7 +39,7 @@ impl ClipConfig {
         config
     }
 
-    /// For one GPU and some hundred thousand pairs: 128 px, embeddings of 384 components, 44 M parameters.
+    /// A configuration for one GPU and some hundred thousand pairs: 128 px, embeddings of 384 components, 44 M parameters.
     pub fn small() -> Self {
         Self::openai([128, 16], [384, 6, 8], [384, 6, 6], 384).with_activation(Activation::Gelu)
     }
@@ -49,18 +49,18 @@ impl ClipConfig {
         Self::vit_b_32()
     }
 
-    /// The CLIP under Karlo v1 alpha, [`vit_l_14`](Self::vit_l_14).
+    /// The CLIP of Karlo v1 alpha, [`vit_l_14`](Self::vit_l_14).
     pub fn karlo() -> Self {
         Self::vit_l_14()
     }
 
-    /// The CLIP under the paper's largest models (DALL·E 2, appendix C): ViT-H/16 at 256 px and a text transformer of 24
-    /// blocks of width 1024; the width of its embeddings is that of the text tower.
+    /// The CLIP of the paper's largest models (DALL·E 2, appendix C): ViT-H/16 at 256 px and a text transformer of 24
+    /// blocks of width 1024; the embeddings have the width of the text tower.
     pub fn paper() -> Self {
         Self::openai([256, 16], [1280, 16, 32], [1024, 16, 24], 1024)
     }
 
-    /// All of them, with their names in [`preset`](Self::preset).
+    /// Returns all published architectures with their names in [`preset`](Self::preset).
     pub(crate) fn published_by_name() -> [(&'static str, Self); 6] {
         [
             ("vit_b_32", Self::vit_b_32()),
@@ -72,7 +72,7 @@ impl ClipConfig {
         ]
     }
 
-    /// All published architectures.
+    /// Returns all published architectures.
     pub fn published() -> [Self; 6] {
         Self::published_by_name().map(|(_, config)| config)
     }
@@ -84,7 +84,7 @@ impl ClipConfig {
         }
     }
 
-    /// The same architecture with another nonlinearity in both towers.
+    /// Sets the nonlinearity of both towers.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.vision.activation = activation;
         self.text.activation = activation;

@@ -1,4 +1,4 @@
-//! [`Clip`] with the choices of its training, as a task of the trainer.
+//! Contrastive training of a [`Clip`] as a task of the trainer.
 
 use std::sync::Arc;
 
@@ -14,41 +14,41 @@ use super::{ClipBatch, cached};
 use crate::loss::{LossShare, MAX_LOGIT_SCALE, Objective, match_probabilities};
 use crate::{Clip, ClipConfig, VisionTransformer};
 
-/// Which loss CLIP is trained with.
+/// The loss of contrastive training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipLoss {
-    /// Cross entropy in both directions, as in CLIP; the temperature begins at 0.07.
+    /// Cross entropy in both directions, as in CLIP; the temperature starts at 0.07.
     #[default]
     Softmax,
-    /// Pairwise sigmoids, as in SigLIP; the temperature begins at 0.1 and the bias at −10 (Zhai et al. 2023, section 3.2).
+    /// Pairwise sigmoids, as in SigLIP; the temperature starts at 0.1 and the bias at −10 (Zhai et al. 2023, section 3.2).
     Sigmoid,
 }
 
-/// Whether the image tower learns.
+/// Whether the image tower is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageTower {
-    /// It does.
+    /// The image tower is trained.
     #[default]
     Trained,
-    /// It stays as it is, and the text tower learns to fit it (locked-image tuning, Zhai et al. 2022, arXiv 2111.07991).
-    /// For towers that were trained before.
+    /// The image tower is frozen, and the text tower is trained to match it (locked-image tuning, Zhai et al. 2022,
+    /// arXiv 2111.07991). For pretrained towers.
     Locked,
 }
 
-/// How CLIP is trained; what is missing from the JSON has its default.
+/// Options of contrastive training; fields that are absent from the JSON have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClipTaskOptions {
     /// The loss.
     pub loss: ClipLoss,
-    /// Pairs that go through the towers at once. Larger batches go through in parts, with the gradients of the whole: the
-    /// embeddings are computed without a graph, the loss is differentiated with respect to them, and each part is computed
-    /// again to carry its gradients to the weights (Gao et al. 2021, arXiv 2101.06983). Memory is that of one part, time that
-    /// of one more forward pass. `None` takes every batch at once.
+    /// Maximum number of pairs in one forward pass. Larger batches are divided into chunks without a change of the
+    /// gradients (gradient caching, Gao et al. 2021, arXiv 2101.06983): the embeddings are computed without a graph, the loss
+    /// is differentiated with respect to them, and a second forward pass of each chunk propagates the gradients to the
+    /// weights. `None` passes each batch at once.
     pub chunk: Option<usize>,
-    /// Whether the image tower learns.
+    /// Whether the image tower is trained.
     pub image_tower: ImageTower,
 }
 
@@ -56,17 +56,17 @@ impl ClipTaskOptions {
     /// Checks every field.
     ///
     /// # Errors
-    /// When the parts of a batch are to have no pairs.
+    /// If `chunk` is 0.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        match self.chunk {
-            Some(0) => Err(ConfigError::new("chunk", 0, "must be at least 1, or null")),
-            _ => Ok(()),
+        if self.chunk == Some(0) {
+            return Err(ConfigError::new("chunk", 0, "must be at least 1, or null"));
         }
+        Ok(())
     }
 }
 
 impl ClipConfig {
-    /// Numbers that the forward pass over one pair keeps for the backward pass, about; `patches` of its image are read.
+    /// Estimates the number of activations saved for backward, per pair, with `patches` patches of the image in use.
     pub fn kept_per_pair(&self, patches: usize) -> u64 {
         let (vision, text) = (&self.vision, &self.text);
         let images = kept_by_transformer(&vision.transformer(), 1 + patches) + 2 * (vision.d_model * patches) as u64;
@@ -75,12 +75,12 @@ impl ClipConfig {
     }
 }
 
-/// CLIP with what its loss needs; implements Burn's [`TrainStep`].
+/// A CLIP with the parameters of its loss.
 #[derive(Module, Debug)]
 pub struct ClipTask {
     /// The towers and the temperature.
     pub clip: Clip,
-    /// Added to the scaled cosines, `[1]`; the sigmoid loss only.
+    /// Bias of the sigmoid loss, added to the scaled cosines, `[1]`.
     pub logit_bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     options: ClipTaskOptions,
@@ -89,10 +89,10 @@ pub struct ClipTask {
 }
 
 impl ClipTask {
-    /// A model with fresh weights on `device`.
+    /// Creates a task with random weights on `device`.
     ///
     /// # Errors
-    /// When the configuration or an option is not valid.
+    /// If the configuration or an option is invalid.
     pub fn new(config: &ClipConfig, options: &ClipTaskOptions, device: &Device) -> Result<Self> {
         config.validate()?;
         let mut clip = config.init(device);
@@ -102,10 +102,10 @@ impl ClipTask {
         Self::with_clip(clip, options)
     }
 
-    /// A task that goes on with a model, which must be on an autodiff device to be trained.
+    /// Creates a task that trains an existing model, which must be on an autodiff device.
     ///
     /// # Errors
-    /// When an option is not valid.
+    /// If an option is invalid.
     pub fn with_clip(mut clip: Clip, options: &ClipTaskOptions) -> Result<Self> {
         options.validate()?;
         let device = clip.logit_scale.val().device();
@@ -117,7 +117,7 @@ impl ClipTask {
         Ok(Self { clip, logit_bias, options: options.clone(), threads: None })
     }
 
-    /// The same task with an image tower that was trained before, on the same device with autodiff.
+    /// Replaces the image tower by a pretrained one on the same autodiff device.
     pub fn with_image_tower(mut self, tower: VisionTransformer) -> Self {
         self.clip.vision = match self.options.image_tower {
             ImageTower::Trained => tower,
@@ -126,39 +126,38 @@ impl ClipTask {
         self
     }
 
-    /// The same task with every batch divided among several devices, the first of which must be the model's: all pairs of
-    /// the batch are negatives of one another, wherever they are, and the gradients are those of one device.
+    /// Divides every batch among several devices, without a change of the gradients: pairs are negatives across devices.
+    /// The first device must be the model's.
     ///
-    /// A batch is made on the first device. Each step sends every device its pairs, a copy of the weights and the gradients of
-    /// its embeddings, and every device sends back its embeddings and the gradients of the weights. The loss, which needs
-    /// all embeddings, and the optimizer are computed on the first device. A share that is larger than
-    /// [`ClipTaskOptions::chunk`] goes through in parts.
+    /// Each step sends every device its pairs, a copy of the weights and the gradients of its embeddings; every device
+    /// returns its embeddings and the gradients of the weights. The first device computes the loss, which depends on all
+    /// embeddings, and the optimiser step. [`ClipTaskOptions::chunk`] applies to each device.
     ///
     /// # Errors
-    /// When there is no device, the first one is not the model's, or a thread cannot be started.
+    /// If there is no device, the first one is not the model's, or a thread cannot be started.
     pub fn with_devices(mut self, devices: &[Device]) -> Result<Self> {
         let threads = DeviceThreads::start(&self.clip.logit_scale.val().device(), devices)?;
         self.threads = (devices.len() > 1).then(|| Arc::new(threads));
         Ok(self)
     }
 
-    /// The threads of its devices, if there are several.
+    /// Returns the threads of the devices, if there are several.
     pub(super) fn threads(&self) -> Option<&DeviceThreads> {
         self.threads.as_deref()
     }
 
-    /// Whether training drops elements at random.
+    /// Returns whether dropout is active.
     pub(super) fn has_dropout(&self) -> bool {
         self.clip.vision.transformer.has_dropout() || self.clip.text.transformer.has_dropout()
     }
 
-    /// How it is trained.
+    /// Returns the options.
     pub fn options(&self) -> &ClipTaskOptions {
         &self.options
     }
 
-    /// The loss with the parameters as they are.
-    pub fn objective(&self) -> Objective {
+    /// Returns the loss with its current parameters.
+    pub(crate) fn objective(&self) -> Objective {
         let logit_scale = self.clip.logit_scale.val();
         match &self.logit_bias {
             None => Objective::Softmax { logit_scale },
@@ -166,20 +165,20 @@ impl ClipTask {
         }
     }
 
-    /// The images' embeddings, `[B, D]`.
+    /// Embeds the images of a batch, `[B, D]`.
     pub(super) fn embed_images(&self, batch: &ClipBatch) -> Tensor<2> {
         match &batch.patches {
             None => self.clip.vision.forward(batch.pixels.clone()),
-            Some(kept) => self.clip.vision.forward_patches(batch.pixels.clone(), kept.clone()),
+            Some(patches) => self.clip.vision.forward_patches(batch.pixels.clone(), patches.clone()),
         }
     }
 
-    /// The captions' embeddings, `[B, D]`.
+    /// Embeds the captions of a batch, `[B, D]`.
     pub(super) fn embed_captions(&self, batch: &ClipBatch) -> Tensor<2> {
         self.clip.text.forward(&batch.captions).pooled
     }
 
-    /// The loss of a batch in one piece.
+    /// Computes the loss of a batch in one forward pass.
     fn forward(&self, batch: ClipBatch) -> StepOutput {
         let (b, targets) = (batch.len(), &batch.targets);
         let (image, text) = (self.embed_images(&batch), self.embed_captions(&batch));
@@ -187,7 +186,7 @@ impl ClipTask {
         self.report(loss, matched(logits, targets, 0..b) / b as f64)
     }
 
-    /// The output of a step from its loss and accuracy.
+    /// Creates the output of a step from its loss and accuracy.
     pub(super) fn report(&self, loss: Tensor<1>, accuracy: Tensor<1>) -> StepOutput {
         let scale = self.objective().scale();
         let output = StepOutput::new(loss).with("accuracy", accuracy).with("logit_scale", scale);
@@ -198,7 +197,7 @@ impl ClipTask {
     }
 }
 
-/// How many of the images `rows`, whose `logits` `[b, B]` these are, have a caption of their class as the nearest, `[1]`.
+/// Counts the images `rows` with a nearest caption of the same class, from their `logits` `[b, B]`, as `[1]`.
 pub(super) fn matched(logits: Tensor<2>, targets: &[usize], rows: std::ops::Range<usize>) -> Tensor<1> {
     let logits = logits.without_autodiff();
     let matches = match_probabilities(Some(targets), targets.len(), rows, &logits.device());
@@ -222,8 +221,11 @@ impl TrainTask for ClipTask {
         StepGradients { grads: GradientsParams::from_grads(grads, self), output: output.detach() }
     }
 
-    /// Clamps the logit scale to 100: the loss is blind to values above, so no gradient would bring it back.
+    /// Clamps the logit scale of the softmax loss to [1, 100]: beyond the bound of the loss it would get no gradient.
     fn after_step(mut self) -> Self {
+        if self.options.loss == ClipLoss::Sigmoid {
+            return self;
+        }
         self.clip.logit_scale = self.clip.logit_scale.map(|scale| {
             let tracked = scale.is_require_grad();
             scale.clamp(0.0, MAX_LOGIT_SCALE).detach().set_require_grad(tracked)

@@ -333,7 +333,7 @@ fn the_temperature_comes_back_from_its_limit() {
     for _ in 0..20 {
         task = step(task, &mut optimizer, -1.0);
     }
-    assert!((read(&task) - crate::MAX_LOGIT_SCALE).abs() < 1e-6, "{}", read(&task));
+    assert!((read(&task) - crate::loss::MAX_LOGIT_SCALE).abs() < 1e-6, "{}", read(&task));
     assert!(task.clip.logit_scale.is_require_grad());
     // All pairs alike: the loss wants lower logits, and has a gradient at the limit.
     let loss = task.objective().loss(

@@ -105,6 +105,21 @@ impl ClipTokenizer {
         Ok(tokenizer)
     }
 
+    /// Reads the tokenizer of a model directory if it has the files of one.
+    ///
+    /// # Errors
+    /// As [`from_dir`](Self::from_dir).
+    pub fn find(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        let dir = dir.as_ref();
+        let has_files = ["tokenizer.json", "vocab.json"].iter().any(|name| dir.join(name).is_file());
+        has_files.then(|| Self::from_dir(dir)).transpose()
+    }
+
+    /// Returns whether this is the tokenizer of [`openai`](Self::openai).
+    pub fn is_openai(&self) -> bool {
+        self.files.is_none()
+    }
+
     fn read_vocabulary(dir: &Path) -> Result<Self> {
         let whole = dir.join("tokenizer.json");
         if whole.is_file() {

@@ -73,8 +73,8 @@ pub fn compare(dir: &Path, device: &Device, tolerance: f64) -> Result<Vec<Row>> 
     let options = LoadOptions::new(device);
     let (pipeline, variation) = (dir.join("pipeline"), dir.join("image_variation"));
     let parts = Parts {
-        text_encoder: ClipTextEncoder::load_diffusers(&pipeline, device)?,
-        image_encoder: ClipImageEncoder::load_diffusers(&variation, device)?,
+        text_encoder: ClipTextEncoder::load(&pipeline, device)?,
+        image_encoder: ClipImageEncoder::load(&variation, device)?,
         prior: DiffusionPrior::load_diffusers(&pipeline, &options)?,
         decoder: UnclipDecoder::load_diffusers(&pipeline, &options)?,
         upsampler: DiffusionUpsampler::load_diffusers(&pipeline, &options)?,

@@ -1,33 +1,35 @@
 //! Pillow's resampling of 8-bit images, rounding included: the pixels that the public CLIP weights were evaluated on.
 //!
-//! Two passes, rows first, each of which rounds to 8 bits; the weights of a pass are fixed-point numbers with 22 bits
-//! behind the point. Going down, the filter widens with the scale (that is what "antialiased" means elsewhere).
+//! Two passes, rows first, each rounding to 8 bits; the weights of a pass are fixed-point numbers with 22 fractional bits.
+//! Downsampling scales the filter's support by the ratio of the sizes ("antialiased" in other libraries).
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// Bits behind the point of a weight.
+/// Fractional bits of a weight.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
-/// A resampling filter, as its number in Pillow.
+/// A resampling filter, stored as its number in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
-pub enum Filter {
+pub enum Resampling {
     /// The nearest pixel.
     Nearest,
     /// Windowed sinc of width 3.
     Lanczos,
     /// A triangle.
     Bilinear,
-    /// Keys' cubic with a = −½: CLIP's.
+    /// Keys' cubic with a = −½, CLIP's filter.
     #[default]
     Bicubic,
-    /// The mean.
+    /// The mean of the covered pixels.
     Box,
     /// A cosine window on a sinc of width 1.
     Hamming,
 }
 
-impl TryFrom<u8> for Filter {
+impl TryFrom<u8> for Resampling {
     type Error = String;
 
     fn try_from(number: u8) -> Result<Self, String> {
@@ -45,21 +47,21 @@ impl TryFrom<u8> for Filter {
     }
 }
 
-impl From<Filter> for u8 {
-    fn from(filter: Filter) -> Self {
+impl From<Resampling> for u8 {
+    fn from(filter: Resampling) -> Self {
         match filter {
-            Filter::Nearest => 0,
-            Filter::Lanczos => 1,
-            Filter::Bilinear => 2,
-            Filter::Bicubic => 3,
-            Filter::Box => 4,
-            Filter::Hamming => 5,
+            Resampling::Nearest => 0,
+            Resampling::Lanczos => 1,
+            Resampling::Bilinear => 2,
+            Resampling::Bicubic => 3,
+            Resampling::Box => 4,
+            Resampling::Hamming => 5,
         }
     }
 }
 
-impl Filter {
-    /// Half the width of the filter, in pixels of the larger image.
+impl Resampling {
+    /// Returns half the width of the filter, in pixels of the larger image.
     fn support(self) -> f64 {
         match self {
             Self::Nearest | Self::Box => 0.5,
@@ -89,10 +91,34 @@ impl Filter {
     }
 }
 
-/// The input pixels that one output pixel reads, and their weights.
+/// The input pixels of one output pixel, and their weights.
 struct Window {
     start: usize,
     weights: Vec<i32>,
+}
+
+/// One axis of a resize followed by a crop.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Axis {
+    /// Size after the resize.
+    pub(super) resized: usize,
+    /// First pixel of the crop; negative if the crop is larger than the resized image.
+    pub(super) offset: i64,
+    /// Size of the crop.
+    pub(super) output: usize,
+}
+
+impl Axis {
+    /// Range of the resized pixels that the crop contains.
+    fn inside(&self) -> Range<usize> {
+        let end = (self.offset + self.output as i64).clamp(0, self.resized as i64) as usize;
+        (self.offset.clamp(0, end as i64) as usize)..end
+    }
+
+    /// Index in the crop of its first resized pixel.
+    fn margin(&self) -> usize {
+        usize::try_from(-self.offset).unwrap_or(0).min(self.output)
+    }
 }
 
 /// Rows of interleaved 8-bit channels.
@@ -101,55 +127,61 @@ pub(super) struct Pixels {
     pub(super) height: usize,
     pub(super) width: usize,
     /// `[height, width, 3]`
-    pub(super) values: Vec<u8>,
+    pub(super) data: Vec<u8>,
 }
 
 impl Pixels {
-    /// The image at another size; the same size changes nothing.
-    pub(super) fn resize(self, height: usize, width: usize, filter: Filter) -> Self {
-        let resized = if width == self.width { self } else { self.resize_rows(width, filter) };
-        if height == resized.height {
-            return resized;
-        }
-        resized.transposed().resize_rows(height, filter).transposed()
+    /// Resizes and crops the image; pixels of the crop outside the resized image are black. An axis without a change of
+    /// size is not filtered.
+    pub(super) fn resize(self, rows: &Axis, columns: &Axis, filter: Resampling) -> Self {
+        let resized = self.resize_rows(columns, filter).transposed();
+        resized.resize_rows(rows, filter).transposed()
     }
 
-    fn resize_rows(&self, width: usize, filter: Filter) -> Self {
-        let windows = windows(self.width, width, filter);
-        let mut values = Vec::with_capacity(self.height * width * 3);
-        for row in self.values.chunks_exact(self.width * 3) {
-            for Window { start, weights } in &windows {
-                for channel in 0..3 {
+    fn resize_rows(&self, axis: &Axis, filter: Resampling) -> Self {
+        let inside = axis.inside();
+        let windows = windows(self.width, axis.resized, inside.clone(), filter);
+        let mut data = vec![0; self.height * axis.output * 3];
+        for (row, output) in self.data.chunks_exact(self.width * 3).zip(data.chunks_exact_mut(axis.output * 3)) {
+            let output = &mut output[axis.margin() * 3..];
+            if axis.resized == self.width {
+                let copied = &row[inside.start * 3..inside.end * 3];
+                output[..copied.len()].copy_from_slice(copied);
+                continue;
+            }
+            for (Window { start, weights }, pixel) in windows.iter().zip(output.chunks_exact_mut(3)) {
+                for (channel, byte) in pixel.iter_mut().enumerate() {
                     let pixels = row[start * 3 + channel..].iter().step_by(3);
                     let sum = pixels.zip(weights).fold(1 << (PRECISION_BITS - 1), |sum: i32, (pixel, weight)| {
                         sum.wrapping_add(i32::from(*pixel).wrapping_mul(*weight))
                     });
-                    values.push((sum >> PRECISION_BITS).clamp(0, 255) as u8);
+                    *byte = (sum >> PRECISION_BITS).clamp(0, 255) as u8;
                 }
             }
         }
-        Self { height: self.height, width, values }
+        Self { height: self.height, width: axis.output, data }
     }
 
     fn transposed(&self) -> Self {
-        let mut values = Vec::with_capacity(self.values.len());
+        let mut data = Vec::with_capacity(self.data.len());
         for x in 0..self.width {
             for y in 0..self.height {
                 let at = (y * self.width + x) * 3;
-                values.extend_from_slice(&self.values[at..at + 3]);
+                data.extend_from_slice(&self.data[at..at + 3]);
             }
         }
-        Self { height: self.width, width: self.height, values }
+        Self { height: self.width, width: self.height, data }
     }
 }
 
-fn windows(n_in: usize, n_out: usize, filter: Filter) -> Vec<Window> {
+/// The windows of the output pixels `range` when `n_in` pixels become `n_out`.
+fn windows(n_in: usize, n_out: usize, range: Range<usize>, filter: Resampling) -> Vec<Window> {
     let scale = n_in as f64 / n_out as f64;
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
     let window = |i: usize| {
         let center = (i as f64 + 0.5) * scale;
-        if filter == Filter::Nearest {
+        if filter == Resampling::Nearest {
             return Window { start: (center as usize).min(n_in - 1), weights: vec![1 << PRECISION_BITS] };
         }
         let start = (center - support + 0.5).max(0.0) as usize;
@@ -164,5 +196,5 @@ fn windows(n_in: usize, n_out: usize, filter: Filter) -> Vec<Window> {
         };
         Window { start, weights: weights.into_iter().map(fixed).collect() }
     };
-    (0..n_out).map(window).collect()
+    range.map(window).collect()
 }

@@ -1,17 +1,14 @@
-//! The configurations of CLIP as transformers writes them, and ours.
+//! Transformers' configurations of CLIP, and their conversion.
 
 use dalle2_core::ConfigError;
-use dalle2_core::FloatType;
 use dalle2_core::nn::Activation;
+use dalle2_core::FloatType;
 use dalle2_core::text::{END, START};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::limits::{MAX_CONTEXT, MAX_LAYERS, MAX_SIDE, MAX_VOCABULARY, MAX_WIDTH, at_most};
 use crate::{ReadAt, TextTransformerConfig, VisionTransformerConfig};
-
-/// Bounds that keep a damaged configuration from asking for more than any machine has.
-const MAX_LAYERS: usize = 1_000;
-const MAX_SIZE: usize = 1 << 24;
 
 /// `text_config`; defaults are those of transformers.
 #[derive(Debug, Deserialize)]
@@ -80,13 +77,13 @@ impl Default for VisionJson {
 }
 
 impl TextJson {
-    /// Our form; `projection_dim` overrides the text's own, as the outer configuration of a whole CLIP does.
+    /// Converts the configuration; `projection_dim` of a `CLIPModel` overrides that of its text tower.
     pub(super) fn config(&self, projection_dim: Option<usize>) -> Result<TextTransformerConfig, ConfigError> {
         let config = TextTransformerConfig {
             vocab_size: self.vocab_size,
             vocabulary: None,
             context_length: self.max_position_embeddings,
-            // The field pad_token_id of these files is not used by anything. What fills the context is the tokenizer's.
+            // Nothing reads `pad_token_id` of these files: the padding token is the tokenizer's.
             pad_token: END.min(u32::try_from(self.vocab_size).unwrap_or(END).saturating_sub(1)),
             d_model: self.hidden_size,
             n_heads: self.num_attention_heads,
@@ -98,22 +95,18 @@ impl TextJson {
             embed_dim: projection_dim.unwrap_or(self.projection_dim),
             read_at: Some(if self.eos_token_id == 2 { ReadAt::LargestId } else { ReadAt::Token(self.eos_token_id) }),
         };
-        bounded("num_hidden_layers", config.n_layers, MAX_LAYERS)?;
-        for (field, size) in [
-            ("hidden_size", config.d_model),
-            ("intermediate_size", self.intermediate_size),
-            ("vocab_size", config.vocab_size),
-            ("max_position_embeddings", config.context_length),
-            ("projection_dim", config.embed_dim),
-        ] {
-            bounded(field, size, MAX_SIZE)?;
-        }
+        at_most("num_hidden_layers", config.n_layers, MAX_LAYERS)?;
+        at_most("hidden_size", config.d_model, MAX_WIDTH)?;
+        at_most("intermediate_size", self.intermediate_size, MAX_WIDTH)?;
+        at_most("vocab_size", config.vocab_size, MAX_VOCABULARY)?;
+        at_most("max_position_embeddings", config.context_length, MAX_CONTEXT)?;
+        at_most("projection_dim", config.embed_dim, MAX_WIDTH)?;
         config.validate().map(|()| config)
     }
 }
 
 impl VisionJson {
-    /// Our form; `projection_dim` as in [`TextJson::config`].
+    /// Converts the configuration; `projection_dim` as in [`TextJson::config`].
     pub(super) fn config(&self, projection_dim: Option<usize>) -> Result<VisionTransformerConfig, ConfigError> {
         if self.num_channels != 3 {
             return Err(ConfigError::new("num_channels", self.num_channels, "must be 3: images are RGB"));
@@ -126,23 +119,12 @@ impl VisionJson {
             layer_norm_eps: Some(self.layer_norm_eps),
             ..VisionTransformerConfig::new(size, transformer, projection_dim.unwrap_or(self.projection_dim))
         };
-        bounded("num_hidden_layers", config.n_layers, MAX_LAYERS)?;
-        for (field, size) in [
-            ("hidden_size", config.d_model),
-            ("intermediate_size", self.intermediate_size),
-            ("image_size", config.image_size),
-            ("projection_dim", config.embed_dim),
-        ] {
-            bounded(field, size, MAX_SIZE)?;
-        }
+        at_most("num_hidden_layers", config.n_layers, MAX_LAYERS)?;
+        at_most("hidden_size", config.d_model, MAX_WIDTH)?;
+        at_most("intermediate_size", self.intermediate_size, MAX_WIDTH)?;
+        at_most("image_size", config.image_size, MAX_SIDE)?;
+        at_most("projection_dim", config.embed_dim, MAX_WIDTH)?;
         config.validate().map(|()| config)
-    }
-}
-
-fn bounded(field: &str, value: usize, most: usize) -> Result<(), ConfigError> {
-    match value > most {
-        true => Err(ConfigError::new(field, value, format!("must be at most {most}"))),
-        false => Ok(()),
     }
 }
 
@@ -161,7 +143,7 @@ fn activation_name(activation: Activation) -> &'static str {
     }
 }
 
-/// Transformers' form of a text tower's configuration, without what names the class.
+/// Returns a text tower's configuration in transformers' form, without the name of the class.
 pub(super) fn text_json(config: &TextTransformerConfig) -> Map<String, Value> {
     let end = match config.read_at {
         Some(ReadAt::LargestId) => 2,
@@ -188,7 +170,7 @@ pub(super) fn text_json(config: &TextTransformerConfig) -> Map<String, Value> {
     }))
 }
 
-/// Transformers' form of a vision tower's configuration, without what names the class.
+/// Returns a vision tower's configuration in transformers' form, without the name of the class.
 pub(super) fn vision_json(config: &VisionTransformerConfig) -> Map<String, Value> {
     object(json!({
         "attention_dropout": 0.0,
@@ -208,7 +190,7 @@ pub(super) fn vision_json(config: &VisionTransformerConfig) -> Map<String, Value
     }))
 }
 
-/// PyTorch's name of an element type.
+/// Returns PyTorch's name of an element type.
 pub(super) fn dtype_name(float_type: FloatType) -> &'static str {
     match float_type {
         FloatType::F32 => "float32",
