@@ -95,7 +95,10 @@ struct ClipHooks<'a> {
 impl ClipHooks<'_> {
     fn encoders(&self, model: &ClipTask) -> dalle2::Result<(ClipTextEncoder, ClipImageEncoder)> {
         let clip = &model.clip;
-        Ok((ClipTextEncoder::new(self.config.text.clone(), &clip.text)?, ClipImageEncoder::new(self.config.vision.clone(), &clip.vision)?))
+        Ok((
+            ClipTextEncoder::new(self.config.text.clone(), &clip.text)?,
+            ClipImageEncoder::new(self.config.vision.clone(), &clip.vision)?,
+        ))
     }
 }
 

@@ -97,7 +97,10 @@ fn train_clip(images: &[RgbImage], dir: &std::path::Path, device: &Device) -> (C
         ..Default::default()
     };
     let model = Trainer::new(train, dir).run(task, &source, &mut ()).unwrap().model.clip.valid();
-    (ClipTextEncoder::new(config.text.clone(), &model.text).unwrap(), ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap())
+    (
+        ClipTextEncoder::new(config.text.clone(), &model.text).unwrap(),
+        ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap(),
+    )
 }
 
 #[test]

@@ -85,7 +85,9 @@ pub fn retrieval(
 ) -> Result<Vec<Recall>> {
     let [images, texts] = [image_embed.dims()[0], text_embed.dims()[0]];
     if images != texts {
-        return Err(Error::Input(format!("{images} image embeddings and {texts} caption embeddings: the numbers must be equal")));
+        return Err(Error::Input(format!(
+            "{images} image embeddings and {texts} caption embeddings: the numbers must be equal"
+        )));
     }
     if classes.len() != images {
         return Err(Error::Input(format!("{} classes and {images} pairs: the numbers must be equal", classes.len())));
@@ -93,7 +95,8 @@ pub fn retrieval(
     let class_of = |candidate: usize| classes[candidate];
     let to_text = ranks(&cosines(image_embed.clone(), text_embed.clone())?, classes, class_of)?;
     let to_image = ranks(&cosines(text_embed, image_embed)?, classes, class_of)?;
-    let recall = |&k| Recall { k, image_to_text: fraction_within(&to_text, k), text_to_image: fraction_within(&to_image, k) };
+    let recall =
+        |&k| Recall { k, image_to_text: fraction_within(&to_text, k), text_to_image: fraction_within(&to_image, k) };
     Ok(ks.iter().map(recall).collect())
 }
 
@@ -101,7 +104,9 @@ pub fn retrieval(
 fn cosines(queries: Tensor<2>, candidates: Tensor<2>) -> Result<Vec<Vec<f32>>> {
     let ([_, d], [n, candidate_d]) = (queries.dims(), candidates.dims());
     if d != candidate_d {
-        return Err(Error::Input(format!("embeddings have {d} and {candidate_d} components: the widths must be equal")));
+        return Err(Error::Input(format!(
+            "embeddings have {d} and {candidate_d} components: the widths must be equal"
+        )));
     }
     let cosines = l2_normalize(queries).matmul(l2_normalize(candidates).transpose());
     let values: Vec<f32> = cosines.into_data().iter::<f32>().collect();

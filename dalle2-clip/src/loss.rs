@@ -102,9 +102,7 @@ impl Objective {
     /// Returns the factor on the cosines, `[1]`.
     pub(crate) fn scale(&self) -> Tensor<1> {
         match self {
-            Self::Softmax { logit_scale } => {
-                logit_scale.clone().cast(FloatDType::F32).clamp_max(MAX_LOGIT_SCALE).exp()
-            }
+            Self::Softmax { logit_scale } => logit_scale.clone().cast(FloatDType::F32).clamp_max(MAX_LOGIT_SCALE).exp(),
             Self::Sigmoid { logit_scale, .. } => logit_scale.clone().cast(FloatDType::F32).exp(),
         }
     }

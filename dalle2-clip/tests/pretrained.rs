@@ -165,16 +165,10 @@ fn towers_are_written_as_they_were_read() {
         let json = |dir: &Path| read_json::<Value>(dir.join("config.json")).unwrap();
         assert_eq!(json(out.path()), json(dir));
     };
-    ClipTextEncoder::load(text.path(), &device)
-        .unwrap()
-        .save_pretrained(out.path(), FloatType::F32)
-        .unwrap();
+    ClipTextEncoder::load(text.path(), &device).unwrap().save_pretrained(out.path(), FloatType::F32).unwrap();
     unchanged(text.path());
     let image = tower("image_encoder");
-    ClipImageEncoder::load(image.path(), &device)
-        .unwrap()
-        .save_pretrained(out.path(), FloatType::F32)
-        .unwrap();
+    ClipImageEncoder::load(image.path(), &device).unwrap().save_pretrained(out.path(), FloatType::F32).unwrap();
     unchanged(image.path());
     // One that was never on disk has the same fields.
     let own = ClipImageEncoder::load(image.path(), &device).unwrap();

@@ -2,8 +2,8 @@ use super::*;
 use crate::{ImportOptions, PretrainedClip};
 use burn::optim::GradientsParams;
 use burn::tensor::Distribution;
-use dalle2_core::FloatType;
 use dalle2_core::Error;
+use dalle2_core::FloatType;
 use dalle2_core::text::{END, START};
 
 fn config() -> ClipConfig {

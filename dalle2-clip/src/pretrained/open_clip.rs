@@ -82,7 +82,11 @@ impl ModelJson {
             return Err(ConfigError::new("vision_cfg.layers", &vision.layers, expected));
         };
         if let Some(name) = &text.hf_model_name {
-            return Err(ConfigError::new("text_cfg.hf_model_name", name, "must be absent: only CLIP's text tower is supported"));
+            return Err(ConfigError::new(
+                "text_cfg.hf_model_name",
+                name,
+                "must be absent: only CLIP's text tower is supported",
+            ));
         }
         at_most("vision_cfg.layers", layers, MAX_LAYERS)?;
         at_most("text_cfg.layers", text.layers, MAX_LAYERS)?;

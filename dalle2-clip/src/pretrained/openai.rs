@@ -44,7 +44,8 @@ pub(super) fn is_openai(weights: &Weights) -> bool {
 /// `torch.compile` on the model or its parts, `model.` of Lightning; then `text.`, open_clip's separate text tower.
 pub(super) fn strip_prefixes(weights: &mut Weights) -> Result<()> {
     weights.rename(|name| name.replace("_orig_mod.", ""))?;
-    while let Some(prefix) = ["module.", "model."].into_iter().find(|p| weights.names().all(|name| name.starts_with(p))) {
+    while let Some(prefix) = ["module.", "model."].into_iter().find(|p| weights.names().all(|name| name.starts_with(p)))
+    {
         if weights.names().len() == 0 {
             break;
         }

@@ -1,8 +1,8 @@
 //! Transformers' configurations of CLIP, and their conversion.
 
 use dalle2_core::ConfigError;
-use dalle2_core::nn::Activation;
 use dalle2_core::FloatType;
+use dalle2_core::nn::Activation;
 use dalle2_core::text::{END, START};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
