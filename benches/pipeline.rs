@@ -9,7 +9,6 @@
 //! and, with `--residency one-stage`, reading the weights.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -164,7 +163,7 @@ fn main() -> Result<()> {
                 stage_start = Instant::now();
             }
         }
-        ControlFlow::Continue(())
+        Ok(())
     })?;
     total_peak = total_peak.max(peak_memory());
 

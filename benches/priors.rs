@@ -7,12 +7,11 @@
 //! Weights are fresh: the time does not depend on them. Captions and embeddings have the sizes of the bundled CLIP.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{Distribution, Tensor};
 use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::{Prior, SampleOptions, TextCondition, TokenMask};
+use dalle2::core::{Captions, Prior, PriorOptions, TextCondition, TokenMask};
 use dalle2::prior::{
     AutoregressivePrior, AutoregressivePriorConfig, DiffusionPrior, DiffusionPriorConfig, EmbeddingQuantizer,
     QuantizerOptions,
@@ -32,8 +31,8 @@ fn main() -> Result<()> {
     let diffusion = diffusion(&device)?;
     let autoregressive = autoregressive(&device)?;
     println!("{:42} {:>9} {:>9}", format!("batch of {BATCH}, median of {RUNS}"), "one", "best of 2");
-    report("diffusion, 25 steps", &diffusion, SampleOptions { steps: Some(25), ..Default::default() }, &device)?;
-    report("autoregressive, 64 components", &autoregressive, SampleOptions::default(), &device)
+    report("diffusion, 25 steps", &diffusion, PriorOptions { steps: Some(25), ..Default::default() }, &device)?;
+    report("autoregressive, 64 components", &autoregressive, PriorOptions::default(), &device)
 }
 
 fn diffusion(device: &Device) -> Result<DiffusionPrior> {
@@ -58,16 +57,16 @@ fn text(batch: usize, device: &Device) -> TextCondition {
 }
 
 /// Prints the seconds with one candidate and with two, guided.
-fn report(name: &str, prior: &dyn Prior, options: SampleOptions, device: &Device) -> Result<()> {
+fn report(name: &str, prior: &dyn Prior, options: PriorOptions, device: &Device) -> Result<()> {
     let (text, null) = (text(BATCH, device), text(1, device));
     let mut medians = Vec::new();
     for candidates in [1, 2] {
-        let options = SampleOptions { candidates: Some(candidates), guidance: Some(2.0), ..options.clone() };
+        let options = PriorOptions { candidates: Some(candidates), guidance: Some(2.0), ..options.clone() };
         let mut seconds = Vec::new();
         for run in 0..=RUNS as u64 {
             let mut noise = SeededNoise::consecutive(run, BATCH, 1);
             let start = Instant::now();
-            let z = prior.sample(&text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(()))?;
+            let z = prior.sample(Captions { text: &text, null: &null }, &options, &mut noise, &mut |_| Ok(()))?;
             z.into_data();
             seconds.push(start.elapsed().as_secs_f64());
         }

@@ -13,12 +13,12 @@ use std::path::Path;
 use anyhow::Result;
 use burn::module::Module;
 use clap::Parser;
-use dalle2::core::Decoder;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{RgbImage, from_tensor};
+use dalle2::core::{Captions, Decoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, UnclipDecoder};
-use dalle2::{Device, FloatType, SampleOptions, install_part};
+use dalle2::{Device, DiffusionOptions, FloatType, install_part};
 use dalle2_train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed};
 use shared::cli::{Preset, TrainArgs, init_logging};
 use shared::config::{NoOptions, RunConfig};
@@ -85,12 +85,12 @@ impl Hooks<DecoderTask> for DecoderHooks<'_> {
         let items = self.data.plain(self.clip.image_size().max(self.config.image_size), GRID)?;
         let encoded = self.clip.encode(&items)?;
         let seeds: Vec<u64> = (0..items.len() as u64).collect();
-        let options = SampleOptions { steps: Some(20), ..Default::default() };
+        let options = DiffusionOptions { steps: Some(20), ..Default::default() };
         let mut noise = SeededNoise::new(&seeds, 2);
         let images = self.decoder(model)?.sample(
-            encoded.embedding,
-            &encoded.text,
-            self.clip.null(),
+            &encoded.embedding,
+            Captions { text: &encoded.text, null: self.clip.null() },
+            None,
             &options,
             &mut noise,
             &mut go_on,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Parser;
 use dalle2::core::diffusion::LossWeight;
-use dalle2::core::{Components, EmbeddingScale, SampleOptions};
+use dalle2::core::{Components, EmbeddingScale, PriorOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{
     AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,
@@ -183,7 +183,7 @@ fn train_autoregressive(
 
 fn hooks(cli: &Cli, truth: Truth, cost: TrainingCost, batch_size: usize) -> PriorHooks {
     println!("{} prior with {} parameters, {} tokens for each pair", cli.kind.name(), cost.parameters, cost.tokens);
-    let (options, export) = (SampleOptions::default(), Some(cli.train.export_dir()));
+    let (options, export) = (PriorOptions::default(), Some(cli.train.export_dir()));
     PriorHooks { truth, options, cost, batch_size, export, seconds: 0.0 }
 }
 

@@ -20,7 +20,7 @@ use dalle2::core::image::{RgbImage, from_tensor, resize_bicubic, to_tensor};
 use dalle2::decoder::degradation::BsrOptions;
 use dalle2::decoder::train::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DiffusionUpsampler, UpsamplerConfig};
-use dalle2::{Device, FloatType, SampleOptions, install_part};
+use dalle2::{Device, FloatType, UpsamplerOptions, install_part};
 use dalle2_train::{BatchSource, Hooks, TrainConfig, materialize, mix_seed, step_rng};
 use image::imageops;
 use rand::RngExt;
@@ -152,7 +152,7 @@ impl Hooks<UpsamplerTask> for UpsamplerHooks<'_> {
         let bicubic = resize_bicubic(low.clone(), [high_size, high_size]).clamp(-1.0, 1.0);
         let seeds: Vec<u64> = (0..items.len() as u64).collect();
         let mut noise = SeededNoise::new(&seeds, 3);
-        let images = self.upsampler(model)?.sample(low, &SampleOptions::default(), &mut noise, &mut go_on)?;
+        let images = self.upsampler(model)?.sample(&low, None, &UpsamplerOptions::default(), &mut noise, &mut go_on)?;
         let columns = [("data", originals), ("bicubic", from_tensor(bicubic)?), ("upsampler", from_tensor(images)?)];
         save_grid(path, &items, &columns)
     }

@@ -1,12 +1,11 @@
 //! From a caption to images.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, SeededNoise};
 use dalle2_core::image::{RgbImage, from_tensor, to_tensor};
-use dalle2_core::{ConfigError, Error, Result, StepEvent, TextCondition};
+use dalle2_core::{Captions, ConfigError, Error, Result, StepEvent, TextCondition};
 
 use crate::manipulate::Kept;
 use crate::request::Start;
@@ -38,7 +37,7 @@ pub struct StageTime {
 /// Gives each stage the noise of a batch of images, which have these seeds.
 type NoiseOf<'a> = &'a mut dyn FnMut(Stage, &[u64]) -> Box<dyn NoiseSource>;
 
-type Hook<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
+type Hook<'a> = &'a mut dyn FnMut(Event<'_>) -> Result<()>;
 
 impl Pipeline {
     /// Draws images for a caption or a request.
@@ -46,18 +45,17 @@ impl Pipeline {
     /// # Errors
     /// When the caption is empty or too long, or an option is out of range.
     pub fn generate(&self, request: impl Into<GenerateRequest>) -> Result<Generation> {
-        self.generate_with(request, |_| ControlFlow::Continue(()))
+        self.generate_with(request, |_| Ok(()))
     }
 
-    /// Like [`Pipeline::generate`]; `hook` is called after every step, and stops the generation by
-    /// [`ControlFlow::Break`].
+    /// Like [`Pipeline::generate`]; `hook` is called after every step; its error stops the generation and is returned.
     ///
     /// # Errors
-    /// As [`Pipeline::generate`], and [`Error::Cancelled`](crate::Error::Cancelled) when the hook stopped it.
+    /// As [`Pipeline::generate`], and the hook's own: [`Error::Cancelled`](crate::Error::Cancelled) cancels.
     pub fn generate_with(
         &self,
         request: impl Into<GenerateRequest>,
-        hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        hook: impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Generation> {
         self.generate_from(request, |stage, seeds| Box::new(SeededNoise::new(seeds, stage.stream())), hook)
     }
@@ -71,7 +69,7 @@ impl Pipeline {
         &self,
         request: impl Into<GenerateRequest>,
         mut noise: impl FnMut(Stage, &[u64]) -> Box<dyn NoiseSource>,
-        mut hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        mut hook: impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Generation> {
         self.draw(request.into().settled(), None, &mut noise, &mut hook)
     }
@@ -122,7 +120,7 @@ impl Pipeline {
             other => other,
         };
         match (&request.start, &self.prior, &self.image_encoder) {
-            (Start::Caption, Some(prior), _) => within(prior.validate(&request.prior), "prior")?,
+            (Start::Caption, Some(prior), _) => within(prior.num_steps(&request.prior).map(drop), "prior")?,
             (Start::Caption, None, _) => return Err(no_prior()),
             (Start::EmbeddingOf(_), _, None) => {
                 let message = "this pipeline has no image encoder, which variations of an image need";
@@ -133,9 +131,9 @@ impl Pipeline {
             }
             _ => {}
         }
-        within(self.decoder.validate(&request.decoder), "decoder")?;
+        within(self.decoder.num_steps(&request.decoder, None).map(drop), "decoder")?;
         for (index, upsampler) in self.upsamplers.iter().enumerate() {
-            within(upsampler.validate(request.options_of(index)), "upsampler")?;
+            within(upsampler.num_steps(request.options_of(index), None).map(drop), "upsampler")?;
         }
         if let Some((index, _)) = request.upsampler_overrides.iter().find(|(i, _)| *i >= self.upsamplers.len()) {
             let expected = format!("the pipeline has {} upsamplers, counted from 0", self.upsamplers.len());
@@ -259,10 +257,8 @@ impl Run<'_> {
             let mut noise = noise_of(stage, seeds);
             images = self.timed(stage, || {
                 let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-                match kept {
-                    None => upsampler.sample(images, options, &mut *noise, &mut on_step),
-                    Some(kept) => upsampler.inpaint(images, &kept.upsamplers, options, &mut *noise, &mut on_step),
-                }
+                let keep = kept.map(|kept| &kept.upsamplers);
+                upsampler.sample(&images, keep, options, &mut *noise, &mut on_step)
             })?;
         }
         Ok((Some(images), embedding))
@@ -281,7 +277,7 @@ impl Run<'_> {
         let mut noise = noise_of(stage, seeds);
         self.timed(stage, || {
             let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-            prior.sample(text, null, &request.prior, &mut *noise, &mut on_step)
+            prior.sample(Captions { text, null }, &request.prior, &mut *noise, &mut on_step)
         })
     }
 
@@ -296,15 +292,9 @@ impl Run<'_> {
         let (pipeline, request, kept, stage) = (self.pipeline, self.request, self.kept, Stage::Decoder);
         let mut noise = noise_of(stage, seeds);
         self.timed(stage, || {
-            let (embedding, options) = (embedding.clone(), &request.decoder);
+            let (captions, keep) = (Captions { text, null }, kept.map(|kept| &kept.decoder));
             let mut on_step = |step: StepEvent<'_>| hook(Event::new(stage, first, step));
-            match kept {
-                None => pipeline.decoder.sample(embedding, text, null, options, &mut *noise, &mut on_step),
-                Some(kept) => {
-                    let texts = (text, null);
-                    pipeline.decoder.inpaint(embedding, texts, &kept.decoder, options, &mut *noise, &mut on_step)
-                }
-            }
+            pipeline.decoder.sample(embedding, captions, keep, &request.decoder, &mut *noise, &mut on_step)
         })
     }
 

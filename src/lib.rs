@@ -42,7 +42,8 @@ pub use dalle2_clip as clip;
 pub use dalle2_core as core;
 pub use dalle2_core::image::RgbImage;
 pub use dalle2_core::{
-    ConfigError, Error, FloatType, LoadOptions, Residency, Result, SampleOptions, device, keep_memory,
+    ConfigError, DiffusionOptions, Error, FloatType, LoadOptions, PriorOptions, Residency, Result, UpsamplerOptions,
+    device, keep_memory,
 };
 pub use dalle2_decoder as decoder;
 pub use dalle2_prior as prior;

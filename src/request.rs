@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dalle2_core::image::RgbImage;
-use dalle2_core::{ConfigError, Error, Result, SampleOptions};
+use dalle2_core::{ConfigError, DiffusionOptions, Error, PriorOptions, Result, UpsamplerOptions};
 
 use crate::Stage;
 
@@ -49,10 +49,10 @@ pub struct GenerateRequest {
     pub(crate) num_images: usize,
     pub(crate) seed: Option<u64>,
     pub(crate) batch_size: usize,
-    pub(crate) prior: SampleOptions,
-    pub(crate) decoder: SampleOptions,
-    pub(crate) upsampler: SampleOptions,
-    pub(crate) upsampler_overrides: Vec<(usize, SampleOptions)>,
+    pub(crate) prior: PriorOptions,
+    pub(crate) decoder: DiffusionOptions,
+    pub(crate) upsampler: UpsamplerOptions,
+    pub(crate) upsampler_overrides: Vec<(usize, UpsamplerOptions)>,
     pub(crate) max_upsamplers: Option<usize>,
 }
 
@@ -87,9 +87,9 @@ impl GenerateRequest {
             num_images: 1,
             seed: None,
             batch_size: 4,
-            prior: SampleOptions::default(),
-            decoder: SampleOptions::default(),
-            upsampler: SampleOptions::default(),
+            prior: PriorOptions::default(),
+            decoder: DiffusionOptions::default(),
+            upsampler: UpsamplerOptions::default(),
             upsampler_overrides: Vec::new(),
             max_upsamplers: None,
         }
@@ -218,25 +218,25 @@ impl GenerateRequest {
     }
 
     /// All options of the prior at once.
-    pub fn prior_options(mut self, options: SampleOptions) -> Self {
+    pub fn prior_options(mut self, options: PriorOptions) -> Self {
         self.prior = options;
         self
     }
 
     /// All options of the decoder at once.
-    pub fn decoder_options(mut self, options: SampleOptions) -> Self {
+    pub fn decoder_options(mut self, options: DiffusionOptions) -> Self {
         self.decoder = options;
         self
     }
 
     /// All options of the upsamplers at once.
-    pub fn upsampler_options(mut self, options: SampleOptions) -> Self {
+    pub fn upsampler_options(mut self, options: UpsamplerOptions) -> Self {
         self.upsampler = options;
         self
     }
 
     /// All options of one upsampler, counted from 0, in place of those for all.
-    pub fn upsampler_options_of(mut self, index: usize, options: SampleOptions) -> Self {
+    pub fn upsampler_options_of(mut self, index: usize, options: UpsamplerOptions) -> Self {
         self.upsampler_overrides.retain(|(other, _)| *other != index);
         self.upsampler_overrides.push((index, options));
         self
@@ -261,7 +261,7 @@ impl GenerateRequest {
     }
 
     /// The options of an upsampler.
-    pub(crate) fn options_of(&self, index: usize) -> &SampleOptions {
+    pub(crate) fn options_of(&self, index: usize) -> &UpsamplerOptions {
         let own = self.upsampler_overrides.iter().find(|(other, _)| *other == index);
         own.map_or(&self.upsampler, |(_, options)| options)
     }

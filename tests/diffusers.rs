@@ -4,7 +4,6 @@
 mod shared;
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::module::Module;
@@ -15,7 +14,7 @@ use dalle2::core::{Component, EmbeddingScale, Upsampler};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{
-    Device, FloatType, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, SampleOptions, Stage,
+    Device, FloatType, GenerateRequest, Generation, LoadOptions, Pipeline, Residency, RgbImage, Stage, UpsamplerOptions,
 };
 use safetensors::Dtype;
 use serde_json::Value;
@@ -320,8 +319,8 @@ fn a_network_for_the_last_step_survives_in_both_forms() {
     let low = Tensor::<4>::random([1, 3, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);
     let draw = |upsampler: &DiffusionUpsampler| {
         let mut noise = SeededNoise::new(&[5], 0);
-        let options = SampleOptions { steps: Some(3), ..Default::default() };
-        upsampler.sample(low.clone(), &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap().into_data()
+        let options = UpsamplerOptions { steps: Some(3), ..Default::default() };
+        upsampler.sample(&low, None, &options, &mut noise, &mut |_| Ok(())).unwrap().into_data()
     };
     draw(&own).assert_eq(&draw(&original), true);
     std::fs::remove_file(dir.path().join("last_step.safetensors")).unwrap();

@@ -32,7 +32,7 @@ fn captions_are_refused_before_anything_is_drawn() {
     let free = pipeline(&Device::flex());
     free.generate(request()).unwrap();
     let filtered = free.clone().with_prompt_filter(BlockList::new(["apple"]).unwrap());
-    let drawn = |_: dalle2::Event<'_>| -> std::ops::ControlFlow<()> { panic!("a stage ran") };
+    let drawn = |_: dalle2::Event<'_>| -> dalle2::Result<()> { panic!("a stage ran") };
     assert!(reason(filtered.generate_with(request(), drawn)).contains("apple"));
     let image = RgbImage::from_pixel(16, 16, image::Rgb([9, 200, 90]));
     let quick = || request().max_upsamplers(0);

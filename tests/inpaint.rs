@@ -3,18 +3,17 @@
 
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::SampleOptions;
 use dalle2::core::diffusion::{Resampling, Sampler};
 use dalle2::core::image::{Mask, fit_square, open};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::{
-    Borders, Canvas, Controls, Device, Error, GenerateRequest, Generation, Inpaint, Pipeline, RgbImage, Stage,
+    Borders, Canvas, Controls, Device, DiffusionOptions, Error, GenerateRequest, Generation, Inpaint, Pipeline,
+    RgbImage, Stage,
 };
 
 use support::{Randomise, clip, picture, pipeline, request};
@@ -141,9 +140,12 @@ fn a_mask_that_keeps_nothing_leaves_a_plain_generation() {
     let everything = Mask::edit_where(9, 9, |_, _| true);
     let once = Resampling { rounds: 1, jump: 1 };
     let options = Inpaint { resampling: once, upsampler_resampling: once };
-    let still =
-        |steps| SampleOptions { steps: Some(steps), sampler: Some(Sampler::Ddim { eta: 0.0 }), ..Default::default() };
-    let request = || request().decoder_options(still(3)).upsampler_options(still(2));
+    let still = |steps| DiffusionOptions {
+        steps: Some(steps),
+        sampler: Some(Sampler::Ddim { eta: 0.0 }),
+        ..Default::default()
+    };
+    let request = || request().decoder_options(still(3)).upsampler_options(still(2).into());
     let filled = pipeline.inpaint(&picture(9, 9, 3), &everything, &options, request()).unwrap();
     assert_eq!(filled.images, pipeline.generate(request()).unwrap().images);
 }
@@ -205,7 +207,7 @@ fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
         let mut controls = Controls::new().hook(|event| {
             calls += 1;
             assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior);
-            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if calls == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
         let result = pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls);
         assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
@@ -216,7 +218,7 @@ fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
     let mut calls = 0;
     let mut controls = Controls::new().hook(|_| {
         calls += 1;
-        ControlFlow::Continue(())
+        Ok(())
     });
     pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls).unwrap();
     drop(controls);
@@ -234,7 +236,7 @@ fn previews_show_the_known_part_in_place() {
             assert_eq!(changed(&preview, &image, &mask)[0], 0);
             seen += 1;
         }
-        ControlFlow::Continue(())
+        Ok(())
     });
     pipeline.inpaint_with(&image, &mask, &twice(), request(), &mut controls).unwrap();
     drop(controls);
@@ -293,10 +295,10 @@ fn bad_input_is_named() {
     let jump = Inpaint { upsampler_resampling: never(1, 0), ..Default::default() };
     assert!(draw(&image, &mask, jump, request()).contains("upsampler.resampling.jump"));
 
-    let solver = SampleOptions { sampler: Some(Sampler::DpmSolver2m), ..Default::default() };
+    let solver = DiffusionOptions { sampler: Some(Sampler::DpmSolver2m), ..Default::default() };
     let error = draw(&image, &mask, Inpaint::default(), request().decoder_options(solver.clone()));
     assert!(error.contains("decoder.sampler") && error.contains("ddim"), "{error}");
-    let error = draw(&image, &mask, Inpaint::default(), request().upsampler_options_of(0, solver));
+    let error = draw(&image, &mask, Inpaint::default(), request().upsampler_options_of(0, solver.into()));
     assert!(error.contains("upsampler.sampler"), "{error}");
     assert!(draw(&image, &mask, Inpaint::default(), request().decoder_steps(0)).contains("decoder.steps"));
     let narrow = Tensor::<2>::ones([1, 3], &Device::flex());

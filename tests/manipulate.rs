@@ -3,11 +3,9 @@
 
 mod support;
 
-use std::ops::ControlFlow;
-
 use burn::tensor::{Tensor, TensorData};
 use dalle2::core::metrics::cosine_similarity;
-use dalle2::core::{Components, EmbeddingPca, SampleOptions};
+use dalle2::core::{Components, EmbeddingPca, UpsamplerOptions};
 use dalle2::{
     Controls, Device, Error, GenerateRequest, Generation, Interpolate, InvertOptions, NoisePath, PcaReconstructions,
     Pipeline, RgbImage, Source, Stage, StartNoise, TextDiff, Variations,
@@ -184,7 +182,7 @@ fn negative_captions_and_overrides_act_where_they_should() {
     let guided = || request().prior_guidance(1.0).guidance(3.0);
     assert_ne!(draw(guided()), draw(guided().negative_caption("apple")));
     assert_eq!(draw(guided().guidance(1.0)), draw(guided().guidance(1.0).negative_caption("apple")));
-    let one = SampleOptions { steps: Some(1), ..Default::default() };
+    let one = UpsamplerOptions { steps: Some(1), ..Default::default() };
     assert_eq!(draw(request().upsampler_options_of(0, one.clone())), draw(request().upsampler_steps(1)));
     let missing = message(pipeline.generate(request().upsampler_options_of(1, one)));
     assert!(missing.contains("upsampler_options_of"), "{missing}");
@@ -200,7 +198,7 @@ fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
         let mut calls = 0;
         let mut controls = Controls::new().hook(|_| {
             calls += 1;
-            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if calls == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
         let result = pipeline.variations_with(&image, &Variations::default(), quick(), &mut controls);
         assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
@@ -313,7 +311,7 @@ fn a_cancelled_pipeline_draws_what_a_fresh_one_does() {
         let mut calls = 0;
         let stopped = used.generate_with(request().seed(99), |_| {
             calls += 1;
-            if calls == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if calls == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
         assert!(matches!(stopped, Err(Error::Cancelled)), "stopped at {stop}");
         assert_eq!(calls, stop);
@@ -330,7 +328,7 @@ fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
         let mut stages = Vec::new();
         let mut controls = Controls::new().hook(|event| {
             stages.push(event.stage);
-            if Some(stages.len()) == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if Some(stages.len()) == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
         let result = pipeline.invert_with(&image, &options, quick(), &mut controls);
         drop(controls);

@@ -4,13 +4,12 @@
 mod support;
 
 use std::cell::RefCell;
-use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use burn::tensor::{Distribution, Tensor};
 use dalle2::core::diffusion::{NoiseSource, RecordedNoise, Resampling, SeededNoise};
 use dalle2::core::image::Mask;
-use dalle2::core::{Components, EmbeddingPca, SampleOptions};
+use dalle2::core::{Components, EmbeddingPca, UpsamplerOptions};
 use dalle2::{
     Borders, Controls, Device, Error, GenerateRequest, Generation, Inpaint, Interpolate, InvertOptions, NoisePath,
     PcaReconstructions, Pipeline, RgbImage, Stage, StartNoise, TextDiff, Variations,
@@ -75,7 +74,7 @@ fn watch(
     let mut controls = Controls::new().hook(|event| {
         assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior, "{}", event.stage);
         events.push((event.stage, event.total));
-        if Some(events.len()) == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if Some(events.len()) == stop_at { Err(Error::Cancelled) } else { Ok(()) }
     });
     let drawn = run(pipeline, request, &mut controls);
     drop(controls);
@@ -181,7 +180,7 @@ fn recorded_noise_takes_the_place_of_a_seed() {
 #[test]
 fn overrides_reach_their_stage() {
     let pipeline = pipeline(&Device::flex());
-    let one = SampleOptions { steps: Some(1), ..Default::default() };
+    let one = UpsamplerOptions { steps: Some(1), ..Default::default() };
     for (name, run) in manipulations() {
         let request = quick().upsampler_options_of(0, one.clone()).decoder_steps(3);
         let (drawn, events) = watch(&run, &pipeline, request, None);

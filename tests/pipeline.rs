@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Distribution, Tensor};
@@ -98,7 +97,7 @@ fn events_come_in_order_and_can_cancel() {
     let result = pipeline.generate_with(request(), |event| {
         seen.push((event.stage, event.step, event.total));
         assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior);
-        if event.stage == Stage::Upsampler(0) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if event.stage == Stage::Upsampler(0) { Err(Error::Cancelled) } else { Ok(()) }
     });
     assert!(matches!(result, Err(Error::Cancelled)));
     let stage = |stage, n: usize| (1..=n).map(move |step| (stage, step, n));
@@ -116,7 +115,7 @@ fn noise_can_be_replaced() {
         let noise = move |_: Stage, seeds: &[u64]| -> Box<dyn NoiseSource> {
             Box::new(SeededNoise::new(&[seeds[0] + offset], 40))
         };
-        pipeline.generate_from(request(), noise, |_| ControlFlow::Continue(())).unwrap().images
+        pipeline.generate_from(request(), noise, |_| Ok(())).unwrap().images
     };
     assert_eq!(from(0), from(0));
     assert_ne!(from(0), from(1));

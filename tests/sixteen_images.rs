@@ -1,8 +1,6 @@
 //! The whole training path in small: CLIP and the decoder learn sixteen emoji, which come back from their embeddings.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::ops::ControlFlow;
-
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
@@ -11,7 +9,7 @@ use dalle2::core::diffusion::{PredictionType, SeededNoise, VarianceType};
 use dalle2::core::image::{RgbImage, to_tensor};
 use dalle2::core::metrics::psnr;
 use dalle2::core::text::ClipTokenizer;
-use dalle2::core::{Decoder, ImageEncoder, SampleOptions, StepEvent, TextCondition, TextEncoder};
+use dalle2::core::{Captions, Decoder, DiffusionOptions, ImageEncoder, StepEvent, TextCondition, TextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder};
 use dalle2::{Device, Result};
@@ -140,11 +138,12 @@ fn sixteen_images_come_back_from_their_own_embeddings() {
     let trained = Trainer::new(train, runs.path().join("decoder")).run(task, &source, &mut ()).unwrap().best();
     let decoder = UnclipDecoder::new(config, trained.network).unwrap();
 
-    let options = SampleOptions::default();
+    let options = DiffusionOptions::default();
     let mut noise = SeededNoise::new(&(0..16).collect::<Vec<u64>>(), 2);
-    let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
+    let mut go_on = |_: StepEvent<'_>| Ok(());
     let Embedded { images, embedding, text, null } = source;
-    let drawn = decoder.sample(embedding.clone(), &text, &null, &options, &mut noise, &mut go_on).unwrap();
+    let captions = Captions { text: &text, null: &null };
+    let drawn = decoder.sample(&embedding, captions, None, &options, &mut noise, &mut go_on).unwrap();
     let found = psnr(drawn, images.clone()).unwrap();
     assert!(found.iter().all(|psnr| *psnr > LOWEST), "PSNR in dB: {found:.1?}");
 
@@ -153,7 +152,8 @@ fn sixteen_images_come_back_from_their_own_embeddings() {
     let rolled = Tensor::cat(vec![embedding.clone().slice_dim(0, 1..16), embedding.slice_dim(0, 0..1)], 0);
     let dropped = text.replace_rows(&null, &[true; 16]);
     let mut noise = SeededNoise::new(&(0..16).collect::<Vec<u64>>(), 2);
-    let drawn = decoder.sample(rolled, &dropped, &null, &options, &mut noise, &mut go_on).unwrap();
+    let captions = Captions { text: &dropped, null: &null };
+    let drawn = decoder.sample(&rolled, captions, None, &options, &mut noise, &mut go_on).unwrap();
     let (own, others) = (psnr(drawn.clone(), next(images.clone())).unwrap(), psnr(drawn, images).unwrap());
     assert!(own.iter().zip(&others).all(|(own, other)| *own > other + 5.0), "PSNR in dB: {own:.1?}, {others:.1?}");
 }

@@ -3,7 +3,6 @@
 //! ```text
 //! cargo run --release --example generate -- "red apple"
 //! ```
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use dalle2::core::Tiling;
 use dalle2::core::image::{self, Provenance, save_png_with};
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{FloatType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, SampleOptions};
+use dalle2::{FloatType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, UpsamplerOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Draw images for a caption.
@@ -98,7 +97,7 @@ impl Cli {
         }
         let tiling = self.tile.map(|size| Tiling { size, overlap: size / 4 });
         request =
-            request.upsampler_options(SampleOptions { steps: self.upsampler_steps, tiling, ..Default::default() });
+            request.upsampler_options(UpsamplerOptions { steps: self.upsampler_steps, tiling, ..Default::default() });
         if let Some(size) = self.size {
             request = request.size(size);
         }
@@ -157,7 +156,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         bar.set_length(event.total as u64);
         bar.set_position(event.step as u64);
         bar.set_message(event.stage.to_string());
-        ControlFlow::Continue(())
+        Ok(())
     })?;
     bar.finish_and_clear();
 

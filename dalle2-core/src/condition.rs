@@ -86,6 +86,15 @@ pub struct TextCondition {
     pub mask: TokenMask,
 }
 
+/// The two sides of classifier-free guidance.
+#[derive(Debug, Clone, Copy)]
+pub struct Captions<'a> {
+    /// The encoded captions, batch B.
+    pub text: &'a TextCondition,
+    /// The encoded caption that guidance moves away from, usually the empty one; batch 1.
+    pub null: &'a TextCondition,
+}
+
 impl TextCondition {
     /// Number of captions in the batch.
     pub fn batch_size(&self) -> usize {

@@ -65,10 +65,19 @@ impl Inpainting {
     /// When a side is empty, or the batch does not fit the images.
     pub fn over(&self, drawn: Tensor<4>) -> Result<Tensor<4>> {
         let [b, _, h, w] = drawn.dims();
+        self.check_batch(b)?;
         let known = self.known([h, w])?;
-        match known.x_start.dims()[0] {
-            n if n == 1 || n == b => Ok(known.replace(drawn, known.x_start.clone())),
-            n => Err(Error::Input(format!("{n} images to keep for {b} that are drawn: give one, or as many"))),
+        Ok(known.replace(drawn, known.x_start.clone()))
+    }
+
+    /// Checks that there is one image, or one per item of a batch.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check_batch(&self, batch: usize) -> Result<()> {
+        match self.images.dims()[0] {
+            n if n == 1 || n == batch => Ok(()),
+            n => Err(Error::Input(format!("{n} images to keep for a batch of {batch}: give 1 or {batch}"))),
         }
     }
 }

@@ -29,11 +29,12 @@ mod parts;
 mod pca;
 mod scale;
 mod slerp;
+mod step;
 pub mod store;
 pub mod text;
 pub mod train;
 
-pub use condition::{TextCondition, TokenMask};
+pub use condition::{Captions, TextCondition, TokenMask};
 pub use dalle2_kernels as nn;
 pub use dalle2_kernels::on_pool;
 pub use device::{device, keep_memory};
@@ -42,9 +43,10 @@ pub use float_type::FloatType;
 pub use inpainting::Inpainting;
 pub use network::{LoadOptions, Network, Reading, Residency, compute_type};
 pub use parts::{
-    Component, Decoder, Flow, ImageEncoder, Prior, SampleOptions, StepEvent, StepHook, TextEncoder, Tiling, Upsampler,
-    check_flow,
+    Component, DdimInversion, Decoder, DiffusionOptions, ImageEncoder, Prior, PriorOptions, TextEncoder, Tiling,
+    Upsampler, UpsamplerOptions,
 };
 pub use pca::{Components, EmbeddingPca};
 pub use scale::EmbeddingScale;
 pub use slerp::slerp;
+pub use step::{StepEvent, StepHook};

@@ -3,7 +3,7 @@
 //! The fixtures hold, for five timesteps, the model outputs, the noise that was drawn and every sample on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::path::PathBuf;
 
 use burn::prelude::*;
 use burn::tensor::Tolerance;
@@ -96,7 +96,7 @@ fn assert_recorded_plan<const D: usize>(
     let mut on_step = |done: usize, total: usize, x_start: &Tensor<D>| {
         assert_eq!(total, 5);
         assert_close(x_start, &clean[done - 1], tolerance);
-        ControlFlow::Continue(())
+        Ok(())
     };
     let out = sample(plan, &options, samples[0].clone(), &mut denoise, &mut noise, &mut on_step).unwrap();
     assert_close(&out, &samples[5], tolerance);

@@ -4,7 +4,7 @@ use dalle2_core::diffusion::{
     BetaSchedule, Clip, GuidanceInterval, LossWeight, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions,
     Spacing, VarianceType,
 };
-use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
+use dalle2_core::{ConfigError, DiffusionOptions, EmbeddingScale};
 use serde::{Deserialize, Serialize};
 
 use crate::CaptionEncoderConfig;
@@ -88,20 +88,19 @@ impl DiffusionConfig {
     }
 
     /// The defaults as options.
-    pub fn defaults(&self) -> SampleOptions {
-        SampleOptions {
+    pub fn defaults(&self) -> DiffusionOptions {
+        DiffusionOptions {
             steps: Some(self.sampling_steps),
             guidance: Some(self.guidance),
             guidance_interval: self.guidance_interval,
             sampler: Some(self.sampler),
             spacing: self.spacing.clone(),
             clip: Some(self.clip.unwrap_or(Clip::Range(1.0))),
-            ..Default::default()
         }
     }
 
     /// How a sampler reads the network with these options.
-    pub fn sampler_options(&self, options: &SampleOptions) -> SamplerOptions {
+    pub fn sampler_options(&self, options: &DiffusionOptions) -> SamplerOptions {
         SamplerOptions {
             prediction: self.prediction,
             variance: self.variance,

@@ -5,18 +5,18 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, Resampling};
 use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Decoder, Error, FloatType, Inpainting, LoadOptions, Network, Result, SampleOptions,
-    StepHook, TextCondition, on_pool,
+    Captions, Component, ConfigError, DdimInversion, Decoder, DiffusionOptions, Error, FloatType, Inpainting,
+    LoadOptions, Network, Result, StepHook, on_pool,
 };
 
 use crate::DecoderConfig;
 use crate::channels::known_channels;
 use crate::conditioning::{Condition, Conditioning};
 use crate::import::{self, DecoderFiles};
-use crate::sampling::{Kept, Process, Task, split_variance};
+use crate::sampling::{self, Batch, NetworkOutput, SamplingRun, Task, split_variance};
 use crate::unet::{UNet, UNetContext};
 
 /// Class name in the configuration file.
@@ -161,27 +161,23 @@ impl UnclipDecoder {
         &self.schedule
     }
 
-    fn process(&self) -> Process<'_> {
-        Process { config: &self.config.diffusion, schedule: &self.schedule }
-    }
-
-    /// Draws images from captions alone: in place of the image embedding, the network reads the learned one that stood for
-    /// "no image" in training. What a pipeline without a prior would draw (DALL·E 2, section 5.1).
+    /// Samples images from captions alone: the network reads its learned null embedding in place of an image embedding, as
+    /// in training without an image (DALL·E 2, section 5.1).
     ///
     /// # Errors
     /// As [`sample`](dalle2_core::Decoder::sample).
     pub fn sample_captions(
         &self,
-        text: &TextCondition,
-        null: &TextCondition,
-        options: &SampleOptions,
+        captions: Captions<'_>,
+        options: &DiffusionOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(None, (text, null), Task::Draw { kept: None, noise }, options, hook)
+        self.run(None, captions, Task::Sample { keep: None, noise }, options, hook)
     }
 
-    fn check(&self, embedding: Option<&Tensor<2>>, text: &TextCondition, null: &TextCondition) -> Result<()> {
+    fn check(&self, embedding: Option<&Tensor<2>>, captions: Captions<'_>) -> Result<()> {
+        let Captions { text, null } = captions;
         let [b, d] = embedding.map_or([text.batch_size(), self.config.embed_dim], |embedding| embedding.dims());
         let [text_b, s, w] = text.tokens.dims();
         let [null_b, null_s, _] = null.tokens.dims();
@@ -208,10 +204,10 @@ impl UnclipDecoder {
             )));
         }
         let sum = embedding.map(|embedding| embedding.clone().abs().sum().into_scalar::<f32>());
-        match sum.is_none_or(f32::is_finite) {
-            true => Ok(()),
-            false => Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into())),
+        if !sum.is_none_or(f32::is_finite) {
+            return Err(Error::Input("an image embedding for the decoder holds a value that is not finite".into()));
         }
+        Ok(())
     }
 }
 
@@ -236,95 +232,112 @@ impl Component for UnclipDecoder {
 }
 
 impl UnclipDecoder {
-    /// Does the task under these conditions; from captions alone if there is no embedding.
+    /// Runs a task under these conditions; without an embedding, under the captions alone.
     fn run(
         &self,
-        embedding: Option<Tensor<2>>,
-        (text, null): (&TextCondition, &TextCondition),
+        embedding: Option<&Tensor<2>>,
+        captions: Captions<'_>,
         task: Task<'_>,
-        options: &SampleOptions,
+        options: &DiffusionOptions,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        Decoder::validate(self, options)?;
-        self.check(embedding.as_ref(), text, null)?;
+        let run = self.sampling_run(options)?;
+        self.check(embedding, captions)?;
         let network = self.network.get()?;
-        let batch = text.batch_size();
-        let guidance = options.guidance.unwrap_or(self.config.diffusion.guidance);
-        let interval = options.guidance_interval.or(self.config.diffusion.guidance_interval);
-        let interval = interval.filter(|_| guidance != 1.0);
-        let conditioning = &network.conditioning;
-        let scaled = embedding.map_or_else(|| conditioning.null(batch), |embedding| conditioning.scale(embedding));
-        let cond = conditioning.forward(scaled, text);
-        // Outside its interval guidance is off, and the conditional half is all that is computed.
-        let unguided = interval.map(|interval| (interval, network.prepare(cond.clone())));
-        let prepared = if guidance == 1.0 {
-            network.prepare(cond)
-        } else {
-            let uncond = conditioning.forward(conditioning.null(batch), &null.repeat_interleave(batch));
-            network.prepare(uncond.cat(cond))
-        };
-        let (size, device) = (self.config.image_size, prepared.time.device());
-        let shape = [batch, 3, size, size];
-        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
-        let (config, process) = (&self.config, self.process());
-        let learned = config.unet.out_channels == 6;
-        let clip = config.diffusion.sampler_options(options).clip;
+        let prepared = self.project(&network, embedding, captions, &run);
+        let (size, device) = (self.config.image_size, prepared.device());
+        let shape = [captions.text.batch_size(), 3, size, size];
+        let known = task.known_pixels(shape, self.config.inpainting)?;
+        let (config, batch) = (&self.config, Batch { shape, device: &device, known: known.as_ref() });
         let mut estimate = None;
         let denoise = |x_t: Tensor<4>, t: usize| {
-            let input = config.input(x_t.clone(), estimate.take(), kept.as_ref().map(|kept| &kept.known));
-            let unguided = unguided.as_ref().filter(|(at, _)| !at.contains(t, config.diffusion.train_steps));
-            let output = on_pool(&device, || match (guidance, unguided) {
-                (1.0, _) => split_variance(network.forward(input, &[t], &prepared), learned),
-                (_, Some((_, cond))) => split_variance(network.forward(input, &[t], cond), learned),
-                _ => {
-                    let doubled = input.repeat_dim(0, 2); // [B, C, H, W] -> [2B, C, H, W]
-                    split_variance(network.forward(doubled, &[t], &prepared), learned).guided(guidance)
-                }
-            });
+            let input = config.input(x_t.clone(), estimate.take(), known.as_ref().map(|pixels| &pixels.known));
+            let output = on_pool(&device, || prepared.forward(&network, input, t, &run));
             if config.self_conditioning {
-                estimate = Some(output.x_start(&process, clip, x_t, t));
+                estimate = Some(run.x_start(&output, x_t, t));
             }
             output
         };
-        process.run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
+        run.run(task, &batch, denoise, hook)
+    }
+
+    fn sampling_run(&self, options: &DiffusionOptions) -> Result<SamplingRun<'_>> {
+        SamplingRun::new(&self.config.diffusion, &self.schedule, options)
+    }
+}
+
+/// Conditions projected once for all steps of a run.
+struct Guided {
+    /// `[uncond, cond]` with guidance, else `[cond]`.
+    both: Prepared,
+    /// The conditional side alone, for timesteps outside the guidance interval.
+    cond: Option<Prepared>,
+    learned_variance: bool,
+}
+
+impl UnclipDecoder {
+    /// Projects the conditions of a run.
+    fn project(
+        &self,
+        network: &DecoderNetwork,
+        embedding: Option<&Tensor<2>>,
+        captions: Captions<'_>,
+        run: &SamplingRun<'_>,
+    ) -> Guided {
+        let (conditioning, batch) = (&network.conditioning, captions.text.batch_size());
+        let scaled = embedding.map_or_else(|| conditioning.null(batch), |z| conditioning.scale(z.clone()));
+        let cond = conditioning.forward(scaled, captions.text);
+        let unguided = run.guidance_interval.map(|_| network.prepare(cond.clone()));
+        let both = if run.guidance == 1.0 {
+            network.prepare(cond)
+        } else {
+            let null = captions.null.repeat_interleave(batch);
+            network.prepare(conditioning.forward(conditioning.null(batch), &null).cat(cond))
+        };
+        Guided { both, cond: unguided, learned_variance: self.config.unet.out_channels == 6 }
+    }
+}
+
+impl Guided {
+    fn device(&self) -> Device {
+        self.both.time.device()
+    }
+
+    /// The network's prediction, guided at the timesteps of the interval.
+    fn forward(&self, network: &DecoderNetwork, input: Tensor<4>, t: usize, run: &SamplingRun<'_>) -> NetworkOutput {
+        if run.guides_at(t) {
+            let doubled = input.repeat_dim(0, 2); // [B, C, H, W] -> [2B, C, H, W]
+            let output = network.forward(doubled, &[t], &self.both);
+            return split_variance(output, self.learned_variance).guided(run.guidance);
+        }
+        let cond = self.cond.as_ref().unwrap_or(&self.both);
+        split_variance(network.forward(input, &[t], cond), self.learned_variance)
     }
 }
 
 impl Decoder for UnclipDecoder {
     fn sample(
         &self,
-        embedding: Tensor<2>,
-        text: &TextCondition,
-        null: &TextCondition,
-        options: &SampleOptions,
+        embedding: &Tensor<2>,
+        captions: Captions<'_>,
+        keep: Option<&Inpainting>,
+        options: &DiffusionOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(Some(embedding), (text, null), Task::Draw { kept: None, noise }, options, hook)
-    }
-
-    fn inpaint(
-        &self,
-        embedding: Tensor<2>,
-        (text, null): (&TextCondition, &TextCondition),
-        inpainting: &Inpainting,
-        options: &SampleOptions,
-        noise: &mut dyn NoiseSource,
-        hook: StepHook<'_>,
-    ) -> Result<Tensor<4>> {
-        self.run(Some(embedding), (text, null), Task::Draw { kept: Some(inpainting), noise }, options, hook)
+        self.run(Some(embedding), captions, Task::Sample { keep, noise }, options, hook)
     }
 
     fn invert(
         &self,
-        images: Tensor<4>,
-        embedding: Tensor<2>,
-        texts: (&TextCondition, &TextCondition),
-        options: &SampleOptions,
-        evaluations: usize,
+        images: &Tensor<4>,
+        embedding: &Tensor<2>,
+        captions: Captions<'_>,
+        options: &DdimInversion<DiffusionOptions>,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(Some(embedding), texts, Task::Invert { images, evaluations }, options, hook)
+        let task = Task::Invert { images, evaluations: options.evaluations };
+        self.run(Some(embedding), captions, task, &options.sampling, hook)
     }
 
     fn embed_dim(&self) -> usize {
@@ -339,15 +352,12 @@ impl Decoder for UnclipDecoder {
         self.config.image_size
     }
 
-    fn defaults(&self) -> SampleOptions {
+    fn defaults(&self) -> DiffusionOptions {
         self.config.diffusion.defaults()
     }
 
-    fn validate(&self, options: &SampleOptions) -> Result<()> {
-        if let Some(tiling) = options.tiling {
-            let expected = "only an upsampler can be evaluated in tiles: a decoder's attention reads the whole image";
-            return Err(ConfigError::new("tiling", format!("{tiling:?}"), expected).into());
-        }
-        self.process().validate(options)
+    fn num_steps(&self, options: &DiffusionOptions, resampling: Option<Resampling>) -> Result<usize> {
+        let resampling = resampling.map(|requested| sampling::resampling(requested, self.config.inpainting));
+        Ok(self.sampling_run(options)?.num_steps(resampling))
     }
 }

@@ -16,7 +16,6 @@ mod config;
 mod decoder;
 pub mod degradation;
 mod import;
-mod inversion;
 mod likelihood;
 mod loss;
 mod noise_level;

@@ -6,17 +6,17 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, draw};
+use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, Resampling, draw};
 use dalle2_core::image::resize_bicubic;
 use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Error, FloatType, Inpainting, LoadOptions, Network, Result, SampleOptions, StepHook,
-    on_pool,
+    Component, ConfigError, DdimInversion, Error, FloatType, Inpainting, LoadOptions, Network, Result, StepHook,
+    Upsampler, UpsamplerOptions, on_pool,
 };
 
 use crate::channels::known_channels;
 use crate::import::{self, UpsamplerFiles};
-use crate::sampling::{Kept, Process, Task, split_variance};
+use crate::sampling::{self, Batch, SamplingRun, Task, split_variance};
 use crate::tiles::in_tiles;
 use crate::unet::UNet;
 use crate::{Enlargement, UpsamplerConfig};
@@ -184,14 +184,6 @@ impl DiffusionUpsampler {
         })?;
         Ok(Self { files: Some(files), ..Self::hold(config, networks)? })
     }
-
-    fn check_tiling(&self, options: &SampleOptions) -> Result<()> {
-        Ok(options.tiling.map_or(Ok(()), |tiling| tiling.validate(self.config.stride()))?)
-    }
-
-    fn process(&self) -> Process<'_> {
-        Process { config: &self.config.diffusion, schedule: &self.schedule }
-    }
 }
 
 /// Enlarges the small images to the size the network works at.
@@ -233,89 +225,90 @@ impl Component for DiffusionUpsampler {
 }
 
 impl DiffusionUpsampler {
-    /// Does the task beside these small images.
+    /// Runs a task for these small images.
     fn run(
         &self,
-        images: Tensor<4>,
+        low: &Tensor<4>,
         mut task: Task<'_>,
-        options: &SampleOptions,
+        options: &UpsamplerOptions,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        let [b, c, h, w] = images.dims();
-        let (factor, stride) = (self.config.factor, self.config.stride());
-        let (high_h, high_w) = (h * factor, w * factor);
-        if c != 3 || h == 0 || w == 0 || high_h % stride != 0 || high_w % stride != 0 {
-            return Err(Error::Input(format!(
-                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: it must have 3 channels and sides whose {factor}-fold is a \
-                 multiple of {stride}"
-            )));
-        }
-        if options.guidance.is_some_and(|g| g != 1.0) {
-            let expected = "an upsampler has no condition to guide by: leave it out or give 1";
-            return Err(ConfigError::new("guidance", options.guidance.unwrap_or_default(), expected).into());
-        }
+        let run = self.sampling_run(options)?;
+        let (shape, device) = (self.output_shape(low)?, low.device());
         let UpsamplerNetworks { first, last } = self.networks.get()?;
-        let last_t = self.process().plan(options)?.timesteps().last().copied();
-        self.check_tiling(options)?;
-        let device = images.device();
-        let shape = [b, 3, high_h, high_w];
-        let kept = task.kept().map(|kept| Kept::new(kept, shape, self.config.inpainting)).transpose()?;
-        let mut low = enlarge(images, &self.config);
-        if let Some(level) = &self.config.noise_level {
-            let Task::Draw { noise, .. } = &mut task else {
-                let message =
-                    "an upsampler that draws noise onto its small images cannot find the noise of a large one";
-                return Err(Error::Mismatch(message.into()));
-            };
-            low = level.channels(low, draw(&mut **noise, shape, &device)?, &vec![level.sampling; b]);
-        }
+        let last_t = run.plan.timesteps().last().copied();
+        let known = task.known_pixels(shape, self.config.inpainting)?;
+        let low = self.enlarged(low, &mut task, shape)?;
         let learned = self.config.unet.out_channels == 6;
         let denoise = |x_t: Tensor<4>, t: usize| {
             let network = last.as_ref().filter(|_| Some(t) == last_t).unwrap_or(&first);
             let emb = network.time_embedding(&[t], &device);
-            let emb = emb.clone().expand([b, emb.dims()[1]]);
-            let input = self.config.input(x_t, low.clone(), kept.as_ref().map(|kept| &kept.known));
+            let emb = emb.clone().expand([shape[0], emb.dims()[1]]);
+            let input = self.config.input(x_t, low.clone(), known.as_ref().map(|pixels| &pixels.known));
             let out = on_pool(&device, || match options.tiling {
                 Some(tiling) => in_tiles(&input, tiling, |tile| network.forward(tile, emb.clone(), None)),
                 None => network.forward(input, emb, None),
             });
             split_variance(self.config.prediction(out, low.clone()), learned)
         };
-        self.process().run((shape, &device), (task, kept.as_ref()), options, denoise, hook)
+        run.run(task, &Batch { shape, device: &device, known: known.as_ref() }, denoise, hook)
+    }
+
+    /// The shape of the result for small images.
+    fn output_shape(&self, low: &Tensor<4>) -> Result<[usize; 4]> {
+        let [b, c, h, w] = low.dims();
+        let (factor, stride) = (self.config.factor, self.config.stride());
+        if c != 3 || h == 0 || w == 0 || h * factor % stride != 0 || w * factor % stride != 0 {
+            return Err(Error::Input(format!(
+                "cannot enlarge a [{b}, {c}, {h}, {w}] batch: expected 3 channels and sides that, times {factor}, are \
+                 multiples of {stride}"
+            )));
+        }
+        Ok([b, 3, h * factor, w * factor])
+    }
+
+    /// The enlarged small images, with noise of the configured level.
+    fn enlarged(&self, low: &Tensor<4>, task: &mut Task<'_>, shape: [usize; 4]) -> Result<Tensor<4>> {
+        let high = enlarge(low.clone(), &self.config);
+        match (&self.config.noise_level, task) {
+            (None, _) => Ok(high),
+            (Some(level), Task::Sample { noise, .. }) => {
+                let noise = draw(&mut **noise, shape, &low.device())?;
+                Ok(level.channels(high, noise, &vec![level.sampling; shape[0]]))
+            }
+            (Some(_), Task::Invert { .. }) => {
+                Err(Error::Mismatch("an upsampler with noise augmentation of its input cannot invert images".into()))
+            }
+        }
+    }
+
+    fn sampling_run(&self, options: &UpsamplerOptions) -> Result<SamplingRun<'_>> {
+        options.tiling.map_or(Ok(()), |tiling| tiling.validate(self.config.stride()))?;
+        SamplingRun::new(&self.config.diffusion, &self.schedule, &options.diffusion())
     }
 }
 
-impl dalle2_core::Upsampler for DiffusionUpsampler {
+impl Upsampler for DiffusionUpsampler {
     fn sample(
         &self,
-        images: Tensor<4>,
-        options: &SampleOptions,
+        low: &Tensor<4>,
+        keep: Option<&Inpainting>,
+        options: &UpsamplerOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(images, Task::Draw { kept: None, noise }, options, hook)
-    }
-
-    fn inpaint(
-        &self,
-        images: Tensor<4>,
-        inpainting: &Inpainting,
-        options: &SampleOptions,
-        noise: &mut dyn NoiseSource,
-        hook: StepHook<'_>,
-    ) -> Result<Tensor<4>> {
-        self.run(images, Task::Draw { kept: Some(inpainting), noise }, options, hook)
+        self.run(low, Task::Sample { keep, noise }, options, hook)
     }
 
     fn invert(
         &self,
-        images: Tensor<4>,
-        low: Tensor<4>,
-        options: &SampleOptions,
-        evaluations: usize,
+        images: &Tensor<4>,
+        low: &Tensor<4>,
+        options: &DdimInversion<UpsamplerOptions>,
         hook: StepHook<'_>,
     ) -> Result<Tensor<4>> {
-        self.run(low, Task::Invert { images, evaluations }, options, hook)
+        let task = Task::Invert { images, evaluations: options.evaluations };
+        self.run(low, task, &options.sampling, hook)
     }
 
     fn input_size(&self) -> usize {
@@ -326,12 +319,12 @@ impl dalle2_core::Upsampler for DiffusionUpsampler {
         self.config.factor
     }
 
-    fn defaults(&self) -> SampleOptions {
-        self.config.diffusion.defaults()
+    fn defaults(&self) -> UpsamplerOptions {
+        self.config.diffusion.defaults().into()
     }
 
-    fn validate(&self, options: &SampleOptions) -> Result<()> {
-        self.check_tiling(options)?;
-        self.process().validate(options)
+    fn num_steps(&self, options: &UpsamplerOptions, resampling: Option<Resampling>) -> Result<usize> {
+        let resampling = resampling.map(|requested| sampling::resampling(requested, self.config.inpainting));
+        Ok(self.sampling_run(options)?.num_steps(resampling))
     }
 }

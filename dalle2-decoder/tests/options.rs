@@ -3,15 +3,14 @@
 
 mod support;
 
-use std::ops::ControlFlow;
-
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::Tolerance;
 use dalle2_core::diffusion::{Clip, GuidanceInterval, PredictionType, Resampling, Sampler, SeededNoise, Spacing};
 use dalle2_core::image::{Mask, resize_bicubic};
 use dalle2_core::{
-    Component, Decoder, Inpainting, SampleOptions, StepEvent, TextCondition, Tiling, TokenMask, Upsampler,
+    Captions, Component, Decoder, DiffusionOptions, Inpainting, StepEvent, TextCondition, Tiling, TokenMask, Upsampler,
+    UpsamplerOptions,
 };
 use dalle2_decoder::{
     CaptionEncoderConfig, DecoderConfig, DiffusionUpsampler, NoiseLevel, UnclipDecoder, UpsamplerConfig,
@@ -74,14 +73,19 @@ fn embedding() -> Tensor<2> {
     (Tensor::<1, Int>::arange(0..8, &Device::flex()).float().reshape([1, 8]) * 0.7).sin()
 }
 
-fn options(steps: usize) -> SampleOptions {
-    SampleOptions { steps: Some(steps), ..Default::default() }
+fn options(steps: usize) -> DiffusionOptions {
+    DiffusionOptions { steps: Some(steps), ..Default::default() }
 }
 
-fn decode(decoder: &UnclipDecoder, text: &TextCondition, options: &SampleOptions) -> Tensor<4> {
+fn upsampler_options(steps: usize) -> UpsamplerOptions {
+    UpsamplerOptions { steps: Some(steps), ..Default::default() }
+}
+
+fn decode(decoder: &UnclipDecoder, text: &TextCondition, options: &DiffusionOptions) -> Tensor<4> {
     let mut noise = SeededNoise::new(&[5], 2);
-    let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
-    decoder.sample(embedding(), text, &self::text(1, 0), options, &mut noise, &mut go_on).unwrap()
+    let captions = Captions { text, null: &self::text(1, 0) };
+    let mut go_on = |_: StepEvent<'_>| Ok(());
+    decoder.sample(&embedding(), captions, None, options, &mut noise, &mut go_on).unwrap()
 }
 
 fn difference(a: Tensor<4>, b: Tensor<4>) -> f32 {
@@ -100,19 +104,19 @@ fn kept_pixels_come_back_bit_for_bit_with_and_without_mask_channels() {
         let decoder = decoder(&config);
         let inpainting = Inpainting::new(picture(16), mask.clone()).unwrap().with_resampling(Resampling::default());
         for sampler in [Sampler::Ddim { eta: 0.0 }, Sampler::Ddpm] {
-            let options = SampleOptions { sampler: Some(sampler), ..options(6) };
+            let options = DiffusionOptions { sampler: Some(sampler), ..options(6) };
             let mut evaluations = 0;
             let mut noise = SeededNoise::new(&[5, 6], 2);
             let out = decoder
-                .inpaint(
-                    embedding().repeat_dim(0, 2),
-                    (&text(2, 0), &text(1, 0)),
-                    &inpainting,
+                .sample(
+                    &embedding().repeat_dim(0, 2),
+                    Captions { text: &text(2, 0), null: &text(1, 0) },
+                    Some(&inpainting),
                     &options,
                     &mut noise,
                     &mut |_| {
                         evaluations += 1;
-                        ControlFlow::Continue(())
+                        Ok(())
                     },
                 )
                 .unwrap();
@@ -134,16 +138,19 @@ fn an_upsampler_inpaints_at_its_large_size() {
     for config in [upsampler_config(), upsampler_config().with_inpainting()] {
         let inpainting = Inpainting::new(picture(32), mask.clone()).unwrap();
         let mut noise = SeededNoise::new(&[1], 3);
-        let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
-        let out = upsampler(&config).inpaint(picture(8), &inpainting, &options(3), &mut noise, &mut go_on).unwrap();
+        let mut go_on = |_: StepEvent<'_>| Ok(());
+        let out = upsampler(&config)
+            .sample(&picture(8), Some(&inpainting), &upsampler_options(3), &mut noise, &mut go_on)
+            .unwrap();
         let left = out.slice_dim(3, 0..16);
         left.into_data().assert_eq(&picture(32).slice_dim(3, 0..16).into_data(), true);
     }
     let two = Inpainting::new(picture(32).repeat_dim(0, 2), mask).unwrap();
     let mut noise = SeededNoise::new(&[1], 3);
-    let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
-    let result = upsampler(&upsampler_config()).inpaint(picture(8), &two, &options(3), &mut noise, &mut go_on);
-    assert!(result.unwrap_err().to_string().contains("2 images to keep for 1"));
+    let mut go_on = |_: StepEvent<'_>| Ok(());
+    let result =
+        upsampler(&upsampler_config()).sample(&picture(8), Some(&two), &upsampler_options(3), &mut noise, &mut go_on);
+    assert!(result.unwrap_err().to_string().contains("2 images to keep for a batch of 1"));
 }
 
 #[test]
@@ -171,8 +178,9 @@ fn a_caption_encoder_reads_token_ids_and_nothing_else_of_the_caption() {
     let mut plain = text(1, 10);
     plain.mask = TokenMask::from_lengths(&[3], 5, &Device::flex());
     let mut noise = SeededNoise::new(&[5], 2);
-    let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
-    let error = decoder.sample(embedding(), &plain, &text(1, 0), &options(2), &mut noise, &mut go_on).unwrap_err();
+    let mut go_on = |_: StepEvent<'_>| Ok(());
+    let captions = Captions { text: &plain, null: &text(1, 0) };
+    let error = decoder.sample(&embedding(), captions, None, &options(2), &mut noise, &mut go_on).unwrap_err();
     assert!(error.to_string().contains("token ids"), "{error}");
 }
 
@@ -181,7 +189,7 @@ fn an_interval_without_timesteps_is_no_guidance_and_a_full_one_is_all() {
     let decoder = decoder(&decoder_config());
     let with = |guidance, interval: Option<[f64; 2]>| {
         let guidance_interval = interval.map(|[low, high]| GuidanceInterval { low, high });
-        let options = SampleOptions { guidance: Some(guidance), guidance_interval, ..options(3) };
+        let options = DiffusionOptions { guidance: Some(guidance), guidance_interval, ..options(3) };
         decode(&decoder, &text(1, 0), &options)
     };
     let close = |a: Tensor<4>, b: Tensor<4>| {
@@ -198,18 +206,19 @@ fn samplers_spacings_and_clips_of_a_request_are_used() {
     let decoder = decoder(&decoder_config());
     let base = decode(&decoder, &text(1, 0), &options(6));
     for changed in [
-        SampleOptions { sampler: Some(Sampler::DpmSolver2m), ..options(6) },
-        SampleOptions { sampler: Some(Sampler::DpmSolver2s), ..options(6) },
-        SampleOptions { spacing: Some(Spacing::Sections(vec![4, 2])), ..options(6) },
+        DiffusionOptions { sampler: Some(Sampler::DpmSolver2m), ..options(6) },
+        DiffusionOptions { sampler: Some(Sampler::DpmSolver2s), ..options(6) },
+        DiffusionOptions { spacing: Some(Spacing::Sections(vec![4, 2])), ..options(6) },
         // The largest value, which is beyond 1 wherever the usual bound does anything.
-        SampleOptions { clip: Some(Clip::DynamicThreshold { quantile: 1.0 }), ..options(6) },
+        DiffusionOptions { clip: Some(Clip::DynamicThreshold { quantile: 1.0 }), ..options(6) },
     ] {
         assert!(difference(decode(&decoder, &text(1, 0), &changed), base.clone()) > 1e-4, "{changed:?}");
     }
-    let bad = SampleOptions { clip: Some(Clip::Range(-1.0)), ..options(6) };
-    assert!(decoder.validate(&bad).unwrap_err().to_string().contains("clip.range"));
-    let tiles = SampleOptions { tiling: Some(Tiling { size: 8, overlap: 4 }), ..options(6) };
-    assert!(decoder.validate(&tiles).unwrap_err().to_string().contains("attention"));
+    let bad = DiffusionOptions { clip: Some(Clip::Range(-1.0)), ..options(6) };
+    assert!(decoder.num_steps(&bad, None).unwrap_err().to_string().contains("clip.range"));
+    let inpainting = Some(Resampling::default());
+    let steps = decoder.num_steps(&options(6), inpainting).unwrap();
+    assert_eq!((decoder.num_steps(&options(6), None).unwrap(), steps), (6, Resampling::default().evaluations(6)));
 }
 
 #[test]
@@ -217,8 +226,8 @@ fn tiles_that_hold_the_image_change_nothing_and_smaller_ones_little() {
     let upsampler = upsampler(&upsampler_config());
     let run = |tiling| {
         let mut noise = SeededNoise::new(&[3], 3);
-        let options = SampleOptions { tiling, ..options(4) };
-        upsampler.sample(picture(24), &options, &mut noise, &mut |_| ControlFlow::Continue(()))
+        let options = UpsamplerOptions { tiling, ..upsampler_options(4) };
+        upsampler.sample(&picture(24), None, &options, &mut noise, &mut |_| Ok(()))
     };
     let whole = run(None).unwrap();
     assert_eq!(whole.dims(), [1, 3, 96, 96]);
@@ -234,7 +243,7 @@ fn tiles_that_hold_the_image_change_nothing_and_smaller_ones_little() {
 }
 
 #[test]
-fn noise_on_the_small_image_is_drawn_from_the_source_and_told_to_the_network() {
+fn noise_on_the_small_image_is_drawn_from_the_source_and_passed_to_the_network() {
     let mut config = upsampler_config();
     config.noise_level = Some(NoiseLevel { train_max: 0.5, sampling: 0.0 });
     config.unet.in_channels = config.in_channels();
@@ -244,7 +253,7 @@ fn noise_on_the_small_image_is_drawn_from_the_source_and_told_to_the_network() {
     let loud = DiffusionUpsampler::new(loud, quiet.networks().unwrap().first).unwrap();
     let run = |upsampler: &DiffusionUpsampler| {
         let mut noise = SeededNoise::new(&[3], 3);
-        upsampler.sample(picture(8), &options(3), &mut noise, &mut |_| ControlFlow::Continue(())).unwrap()
+        upsampler.sample(&picture(8), None, &upsampler_options(3), &mut noise, &mut |_| Ok(())).unwrap()
     };
     assert_eq!(difference(run(&quiet), run(&quiet)), 0.0);
     assert!(difference(run(&quiet), run(&loud)) > 1e-3);
@@ -259,18 +268,18 @@ fn a_residual_upsampler_begins_as_bicubic_enlargement() {
     let device = Device::flex();
     let fresh = DiffusionUpsampler::new(config.clone(), config.init(&device).unwrap()).unwrap();
     let low = picture(8);
-    let draw = |upsampler: &DiffusionUpsampler, options: &SampleOptions| {
+    let draw = |upsampler: &DiffusionUpsampler, options: &UpsamplerOptions| {
         let mut noise = SeededNoise::new(&[5], 3);
-        upsampler.sample(low.clone(), options, &mut noise, &mut |_: StepEvent<'_>| ControlFlow::Continue(())).unwrap()
+        upsampler.sample(&low, None, options, &mut noise, &mut |_: StepEvent<'_>| Ok(())).unwrap()
     };
     let bicubic = resize_bicubic(low.clone(), [32, 32]).clamp(-1.0, 1.0);
     let tiling = Some(Tiling { size: 16, overlap: 8 });
-    for options in [options(3), SampleOptions { tiling, ..options(3) }] {
+    for options in [upsampler_options(3), UpsamplerOptions { tiling, ..upsampler_options(3) }] {
         let found = difference(draw(&fresh, &options), bicubic.clone());
         assert!(found < 1e-5, "differs from bicubic enlargement by {found}");
     }
     let random = upsampler(&config);
-    let apart = difference(draw(&random, &options(3)), bicubic);
+    let apart = difference(draw(&random, &upsampler_options(3)), bicubic);
     assert!(apart > 0.05, "a network that predicts something changes the image: {apart}");
     assert!(random.diffusers_faults().iter().any(|fault| fault.contains("residual")));
 

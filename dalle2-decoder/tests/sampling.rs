@@ -3,12 +3,13 @@
 
 mod support;
 
-use std::ops::ControlFlow;
-
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
 use dalle2_core::diffusion::SeededNoise;
-use dalle2_core::{Component, Decoder, Error, FloatType, SampleOptions, TextCondition, TokenMask, Upsampler};
+use dalle2_core::{
+    Captions, Component, Decoder, DiffusionOptions, Error, FloatType, TextCondition, TokenMask, Upsampler,
+    UpsamplerOptions,
+};
 use dalle2_decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 
 use support::Randomise;
@@ -46,20 +47,24 @@ fn embedding(batch: usize, device: &Device) -> Tensor<2> {
     (Tensor::<1, Int>::arange(0..batch as i64 * 8, device).float().reshape([batch, 8]) * 0.7).sin()
 }
 
-fn options() -> SampleOptions {
-    SampleOptions { steps: Some(3), ..Default::default() }
+fn options() -> DiffusionOptions {
+    DiffusionOptions { steps: Some(3), ..Default::default() }
+}
+
+fn upsampler_options() -> UpsamplerOptions {
+    UpsamplerOptions { steps: Some(3), ..Default::default() }
 }
 
 fn decode(
     decoder: &UnclipDecoder,
     seeds: &[u64],
-    options: &SampleOptions,
+    options: &DiffusionOptions,
     device: &Device,
 ) -> Result<Tensor<4>, Error> {
     let n = seeds.len();
     let (embedding, text, null) = (embedding(n, device), text(n, device), text(1, device));
     let mut noise = SeededNoise::new(seeds, 2);
-    decoder.sample(embedding, &text, &null, options, &mut noise, &mut |_| ControlFlow::Continue(()))
+    decoder.sample(&embedding, Captions { text: &text, null: &null }, None, options, &mut noise, &mut |_| Ok(()))
 }
 
 #[test]
@@ -81,7 +86,7 @@ fn guidance_of_one_is_the_conditional_prediction_and_more_differs() {
     let device = Device::flex();
     let decoder = decoder(&device);
     let at = |scale: f64| {
-        let options = SampleOptions { guidance: Some(scale), ..options() };
+        let options = DiffusionOptions { guidance: Some(scale), ..options() };
         decode(&decoder, &[1], &options, &device).unwrap()
     };
     let close = at(1.0 + 1e-9);
@@ -108,7 +113,7 @@ fn a_saved_decoder_and_upsampler_draw_the_same_images() {
     let low = Tensor::<4>::random([1, 3, 8, 12], Distribution::Uniform(-1.0, 1.0), &device);
     let run = |upsampler: &DiffusionUpsampler| {
         let mut noise = SeededNoise::new(&[3], 3);
-        upsampler.sample(low.clone(), &options(), &mut noise, &mut |_| ControlFlow::Continue(())).unwrap()
+        upsampler.sample(&low, None, &upsampler_options(), &mut noise, &mut |_| Ok(())).unwrap()
     };
     let images = run(&saved);
     assert_eq!(images.dims(), [1, 3, 32, 48]);
@@ -121,12 +126,12 @@ fn the_hook_sees_every_step_and_can_stop() {
     let decoder = decoder(&device);
     let mut seen = Vec::new();
     let mut noise = SeededNoise::new(&[1], 2);
-    let result =
-        decoder.sample(embedding(1, &device), &text(1, &device), &text(1, &device), &options(), &mut noise, &mut |e| {
-            assert_eq!(e.x_start.unwrap().dims(), [1, 3, 16, 16]);
-            seen.push((e.step, e.total));
-            if e.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+    let captions = Captions { text: &text(1, &device), null: &text(1, &device) };
+    let result = decoder.sample(&embedding(1, &device), captions, None, &options(), &mut noise, &mut |e| {
+        assert_eq!(e.x_start.unwrap().dims(), [1, 3, 16, 16]);
+        seen.push((e.step, e.total));
+        if e.step == 2 { Err(Error::Cancelled) } else { Ok(()) }
+    });
     assert!(matches!(result, Err(Error::Cancelled)));
     assert_eq!(seen, [(1, 3), (2, 3)]);
 }
@@ -135,24 +140,25 @@ fn the_hook_sees_every_step_and_can_stop() {
 fn bad_input_is_named() {
     let device = Device::flex();
     let decoder = decoder(&device);
-    let message = |options: SampleOptions| decode(&decoder, &[1], &options, &device).unwrap_err().to_string();
-    assert!(message(SampleOptions { steps: Some(0), ..options() }).contains("steps"));
-    assert!(message(SampleOptions { steps: Some(1001), ..options() }).contains("1000"));
-    assert!(message(SampleOptions { guidance: Some(f64::NAN), ..options() }).contains("guidance"));
+    let message = |options: DiffusionOptions| decode(&decoder, &[1], &options, &device).unwrap_err().to_string();
+    assert!(message(DiffusionOptions { steps: Some(0), ..options() }).contains("steps"));
+    assert!(message(DiffusionOptions { steps: Some(1001), ..options() }).contains("1000"));
+    assert!(message(DiffusionOptions { guidance: Some(f64::NAN), ..options() }).contains("guidance"));
 
     let mut noise = SeededNoise::new(&[1], 2);
-    let mut go = |_: dalle2_core::StepEvent<'_>| ControlFlow::Continue(());
+    let mut go = |_: dalle2_core::StepEvent<'_>| Ok(());
     let nan = embedding(1, &device) * f32::NAN;
-    let error = decoder.sample(nan, &text(1, &device), &text(1, &device), &options(), &mut noise, &mut go).unwrap_err();
+    let captions = Captions { text: &text(1, &device), null: &text(1, &device) };
+    let error = decoder.sample(&nan, captions, None, &options(), &mut noise, &mut go).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
     let wide = Tensor::<2>::zeros([1, 9], &device);
-    let error =
-        decoder.sample(wide, &text(1, &device), &text(1, &device), &options(), &mut noise, &mut go).unwrap_err();
+    let error = decoder.sample(&wide, captions, None, &options(), &mut noise, &mut go).unwrap_err();
     assert!(error.to_string().contains("width 8"), "{error}");
 
     let low = Tensor::<4>::zeros([1, 3, 9, 9], &device);
-    let error = upsampler(&device).sample(low, &options(), &mut noise, &mut go).unwrap_err().to_string();
-    assert!(error.contains("multiple of 8"), "{error}");
+    let error =
+        upsampler(&device).sample(&low, None, &upsampler_options(), &mut noise, &mut go).unwrap_err().to_string();
+    assert!(error.contains("multiples of 8"), "{error}");
 }
 
 #[test]
@@ -161,15 +167,16 @@ fn captions_alone_are_drawn_with_the_embedding_that_stands_for_no_image() {
     let decoder = decoder(&device);
     let (text, null) = (text(2, &device), text(1, &device));
     let draw = |text: &TextCondition, guidance| {
-        let options = SampleOptions { guidance: Some(guidance), ..options() };
+        let options = DiffusionOptions { guidance: Some(guidance), ..options() };
         let mut noise = SeededNoise::new(&[4, 5], 2);
-        decoder.sample_captions(text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap()
+        decoder.sample_captions(Captions { text, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap()
     };
     // Without guidance the empty caption without an image is what guidance 0 leaves of any caption and image.
-    let nothing = SampleOptions { guidance: Some(0.0), ..options() };
+    let nothing = DiffusionOptions { guidance: Some(0.0), ..options() };
     let mut noise = SeededNoise::new(&[4, 5], 2);
-    let mut go_on = |_: dalle2_core::StepEvent<'_>| ControlFlow::Continue(());
-    let expected = decoder.sample(embedding(2, &device), &text, &null, &nothing, &mut noise, &mut go_on).unwrap();
+    let mut go_on = |_: dalle2_core::StepEvent<'_>| Ok(());
+    let captions = Captions { text: &text, null: &null };
+    let expected = decoder.sample(&embedding(2, &device), captions, None, &nothing, &mut noise, &mut go_on).unwrap();
     let found = draw(&null.repeat_interleave(2), 1.0);
     found.into_data().assert_approx_eq::<f32>(&expected.clone().into_data(), Tolerance::rel_abs(1e-4, 1e-5));
     let other = TextCondition { tokens: (text.tokens.clone() * 70.0).sin(), ..text };

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dalle2_core::nn::l2_normalize;
-use dalle2_core::{Error, Result, TextCondition, TokenMask};
+use dalle2_core::{Captions, Error, Result, TextCondition, TokenMask};
 
 /// The form of the captions that a prior reads.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,8 @@ impl CaptionForm {
     }
 
     /// [`Self::check`] for the captions of a request and the empty one.
-    pub fn check_both(self, text: &TextCondition, null: &TextCondition) -> Result<()> {
+    pub fn check_both(self, captions: Captions<'_>) -> Result<()> {
+        let Captions { text, null } = captions;
         self.check("caption", text)?;
         self.check("empty caption", null)?;
         match null.batch_size() {

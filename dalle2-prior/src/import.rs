@@ -9,12 +9,10 @@ use std::path::Path;
 use burn::module::Param;
 use burn::nn::{Initializer, Linear};
 use burn::prelude::*;
-use dalle2_core::diffusers::{
-    Fields, IndexEntry, Process, UnclipScheduler, VERSION, WEIGHTS_STEM, load_weights, save_weights,
-};
+use dalle2_core::diffusers::{IndexEntry, Process, UnclipScheduler, VERSION, WEIGHTS_STEM, load_weights, save_weights};
 use dalle2_core::diffusion::{BetaSchedule, Clip, PredictionType, Sampler, VarianceType};
 use dalle2_core::nn::{LayerNorm, Transformer};
-use dalle2_core::store::{CONFIG_FILE, Weights, write_json};
+use dalle2_core::store::{CONFIG_FILE, Fields, Weights, write_json};
 use dalle2_core::{ConfigError, EmbeddingScale, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value, json};
 

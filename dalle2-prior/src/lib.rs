@@ -13,9 +13,8 @@
 //!
 //! ```
 //! use burn::prelude::*;
-//! use dalle2_core::{Prior, SampleOptions, TextCondition, TokenMask, diffusion::SeededNoise};
+//! use dalle2_core::{Captions, Prior, PriorOptions, TextCondition, TokenMask, diffusion::SeededNoise};
 //! use dalle2_prior::{DiffusionPrior, DiffusionPriorConfig};
-//! use std::ops::ControlFlow;
 //!
 //! # fn main() -> dalle2_core::Result<()> {
 //! let device = Device::flex();
@@ -26,9 +25,9 @@
 //!     tokens: Tensor::ones([1, 8, 16], &device),
 //!     mask: TokenMask::from_lengths(&[length], 8, &device),
 //! };
-//! let options = SampleOptions { steps: Some(4), ..Default::default() };
+//! let options = PriorOptions { steps: Some(4), ..Default::default() };
 //! let mut noise = SeededNoise::new(&[7], 0);
-//! let z = prior.sample(&caption(5), &caption(2), &options, &mut noise, &mut |_| ControlFlow::Continue(()))?;
+//! let z = prior.sample(Captions { text: &caption(5), null: &caption(2) }, &options, &mut noise, &mut |_| Ok(()))?;
 //! assert_eq!(z.dims(), [1, 32]);
 //! # Ok(())
 //! # }

@@ -1,6 +1,5 @@
 //! What the hooks of the training examples share.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use dalle2::core::StepEvent;
@@ -12,8 +11,8 @@ use super::data::Item;
 pub const GRID: usize = 12;
 
 /// A hook that lets sampling go on.
-pub fn go_on(_: StepEvent<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
+pub fn go_on(_: StepEvent<'_>) -> dalle2::Result<()> {
+    Ok(())
 }
 
 /// Writes a grid: a row per item, a column per kind of image.

@@ -8,7 +8,7 @@ use burn::prelude::Tensor;
 use clap::ValueEnum;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::EmbeddingMetrics;
-use dalle2::core::{Prior, SampleOptions, TextCondition};
+use dalle2::core::{Captions, Prior, PriorOptions, TextCondition};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, TrainingCost};
 use dalle2::{Device, FloatType, Result, install_part};
@@ -195,9 +195,9 @@ impl Truth {
     }
 
     /// An embedding drawn for every caption; caption i has the seed `seed + i`.
-    pub fn draw(&self, prior: &dyn Prior, options: &SampleOptions, seed: u64) -> Result<Tensor<2>> {
+    pub fn draw(&self, prior: &dyn Prior, options: &PriorOptions, seed: u64) -> Result<Tensor<2>> {
         let mut noise = SeededNoise::consecutive(seed, self.text.batch_size(), 1);
-        prior.sample(&self.text, &self.null, options, &mut noise, &mut go_on)
+        prior.sample(Captions { text: &self.text, null: &self.null }, options, &mut noise, &mut go_on)
     }
 
     /// What can be said of predicted embeddings.
@@ -211,7 +211,7 @@ pub struct PriorHooks {
     /// What is drawn and compared.
     pub truth: Truth,
     /// How embeddings are drawn.
-    pub options: SampleOptions,
+    pub options: PriorOptions,
     /// What a pair costs.
     pub cost: TrainingCost,
     /// Pairs in a step.

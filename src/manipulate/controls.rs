@@ -1,8 +1,8 @@
 //! What runs beside a manipulation.
 
 use std::fmt;
-use std::ops::ControlFlow;
 
+use dalle2_core::Result;
 use dalle2_core::diffusion::{NoiseSource, SeededNoise};
 
 use crate::{Event, Stage};
@@ -13,17 +13,16 @@ type NoiseOf<'a> = dyn FnMut(Stage, &[u64]) -> Box<dyn NoiseSource> + 'a;
 /// What a manipulation reports to, and where its noise comes from.
 ///
 /// ```
-/// use std::ops::ControlFlow;
 ///
 /// use dalle2::Controls;
 ///
 /// let controls = Controls::new().hook(|event| {
 ///     eprintln!("{}: {} of {}", event.stage, event.step, event.total);
-///     ControlFlow::Continue(())
+///     Ok(())
 /// });
 /// ```
 pub struct Controls<'a> {
-    pub(super) hook: Box<dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a>,
+    pub(super) hook: Box<dyn FnMut(Event<'_>) -> Result<()> + 'a>,
     pub(super) noise: Box<NoiseOf<'a>>,
 }
 
@@ -43,14 +42,14 @@ impl<'a> Controls<'a> {
     /// Reports to nobody; the noise comes from the request's seed.
     pub fn new() -> Self {
         Self {
-            hook: Box::new(|_| ControlFlow::Continue(())),
+            hook: Box::new(|_| Ok(())),
             noise: Box::new(|stage, seeds| Box::new(SeededNoise::new(seeds, stage.stream()))),
         }
     }
 
-    /// Calls `hook` after every evaluation of a network; [`ControlFlow::Break`] stops the manipulation with
-    /// [`Error::Cancelled`](crate::Error::Cancelled).
-    pub fn hook(mut self, hook: impl FnMut(Event<'_>) -> ControlFlow<()> + 'a) -> Self {
+    /// Calls `hook` after every evaluation of a network; its error stops the manipulation and is
+    /// returned, [`Error::Cancelled`](crate::Error::Cancelled) for one that is cancelled.
+    pub fn hook(mut self, hook: impl FnMut(Event<'_>) -> Result<()> + 'a) -> Self {
         self.hook = Box::new(hook);
         self
     }

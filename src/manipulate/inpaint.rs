@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use burn::prelude::*;
 use dalle2_core::diffusion::{Resampling, Sampler};
 use dalle2_core::image::{Mask, RgbImage, center_crop, fit_square, to_tensor};
-use dalle2_core::{ConfigError, Error, Inpainting, Result, SampleOptions};
+use dalle2_core::{ConfigError, Error, Inpainting, Result};
 
 use super::inversion::check_image;
 use super::{Borders, Canvas, Controls};
@@ -167,24 +167,24 @@ impl Pipeline {
 
     /// Gives every stage that draws images a sampler whose data may be changed between its steps.
     fn resamplable(&self, request: &mut GenerateRequest) -> Result<()> {
-        let settle = |options: &mut SampleOptions, own: SampleOptions, stage: &str| -> Result<()> {
+        let settle = |sampler: &mut Option<Sampler>, default: Option<Sampler>, stage: &str| -> Result<()> {
             let multistep = |sampler: &Sampler| matches!(sampler, Sampler::DpmSolver2m | Sampler::DpmSolver2s);
-            match options.sampler {
+            match *sampler {
                 Some(sampler) if multistep(&sampler) => {
                     let expected = "must be ddpm or ddim where a part of an image is kept";
                     Err(ConfigError::new("sampler", format!("{sampler:?}"), expected).within(stage).into())
                 }
-                None if own.sampler.as_ref().is_some_and(multistep) => {
-                    options.sampler = Some(Sampler::Ddpm);
+                None if default.as_ref().is_some_and(multistep) => {
+                    *sampler = Some(Sampler::Ddpm);
                     Ok(())
                 }
                 _ => Ok(()),
             }
         };
-        settle(&mut request.decoder, self.decoder.defaults(), "decoder")?;
+        settle(&mut request.decoder.sampler, self.decoder.defaults().sampler, "decoder")?;
         for (index, upsampler) in self.upsamplers.iter().enumerate() {
             let mut options = request.options_of(index).clone();
-            settle(&mut options, upsampler.defaults(), "upsampler")?;
+            settle(&mut options.sampler, upsampler.defaults().sampler, "upsampler")?;
             *request = std::mem::take(request).upsampler_options_of(index, options);
         }
         Ok(())

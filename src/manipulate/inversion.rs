@@ -4,7 +4,7 @@ use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, Sampler};
 use dalle2_core::image::{RgbImage, fit_square, to_tensor};
 use dalle2_core::metrics::psnr;
-use dalle2_core::{Error, Result, StepEvent, TextCondition};
+use dalle2_core::{Captions, DdimInversion, Error, Result, StepEvent, TextCondition};
 
 use super::Controls;
 use super::noise::{Failed, StartFrom};
@@ -92,15 +92,9 @@ impl Pipeline {
         let x_0 = self.target(image, self.decoder.image_size())?;
         let noise = {
             let mut on_step = |step: StepEvent<'_>| (controls.hook)(Event::new(Stage::Inversion, 0, step));
-            let texts = (&texts.0, &texts.1);
-            self.decoder.invert(
-                x_0.clone(),
-                embedding.clone(),
-                texts,
-                &request.decoder,
-                options.evaluations,
-                &mut on_step,
-            )?
+            let captions = Captions { text: &texts.0, null: &texts.1 };
+            let inversion = DdimInversion { sampling: request.decoder.clone(), evaluations: options.evaluations };
+            self.decoder.invert(&x_0, &embedding, captions, &inversion, &mut on_step)?
         };
         let mut upsampler_noise = Vec::new();
         let reconstruct = |upsampler_noise: &[Tensor<4>], controls: &mut Controls<'_>| {
@@ -115,8 +109,9 @@ impl Pipeline {
             let low = to_tensor(&drawn, &self.device)?;
             target = self.target(image, low.dims()[3] * upsampler.factor())?;
             let mut on_step = |step: StepEvent<'_>| (controls.hook)(Event::new(Stage::Inversion, 0, step));
-            let options_of = request.options_of(index);
-            let x_t = upsampler.invert(target.clone(), low, options_of, options.evaluations, &mut on_step)?;
+            let sampling = request.options_of(index).clone();
+            let inversion = DdimInversion { sampling, evaluations: options.evaluations };
+            let x_t = upsampler.invert(&target, &low, &inversion, &mut on_step)?;
             upsampler_noise.push(x_t);
             drawn = reconstruct(&upsampler_noise, controls)?;
         }

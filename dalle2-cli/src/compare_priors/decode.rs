@@ -7,7 +7,7 @@ use burn::prelude::Tensor;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{LabelledImage, RgbImage, contact_sheet, from_tensor};
 use dalle2::core::metrics::EmbeddingMetrics;
-use dalle2::core::{Decoder, SampleOptions};
+use dalle2::core::{Captions, Decoder, DiffusionOptions};
 
 use super::measure::{named, rows, select};
 use super::world::World;
@@ -62,18 +62,19 @@ impl Gallery {
         steps: usize,
         seed: u64,
     ) -> Result<Vec<RgbImage>> {
-        let options = SampleOptions { steps: Some(steps), ..Default::default() };
+        let options = DiffusionOptions { steps: Some(steps), ..Default::default() };
         let mut images = Vec::with_capacity(self.pairs.len());
         for first in (0..self.pairs.len()).step_by(BATCH) {
             let count = BATCH.min(self.pairs.len() - first);
-            let (text, null) = (rows(&self.truth.text, first, count), &self.truth.null);
+            let text = rows(&self.truth.text, first, count);
+            let captions = Captions { text: &text, null: &self.truth.null };
             let mut noise = SeededNoise::consecutive(seed + first as u64, count, 2);
             let drawn = match embeddings {
                 Some(z) => {
                     let z = z.clone().narrow(0, first, count);
-                    world.decoder.sample(z, &text, null, &options, &mut noise, &mut go_on)?
+                    world.decoder.sample(&z, captions, None, &options, &mut noise, &mut go_on)?
                 }
-                None => world.decoder.sample_captions(&text, null, &options, &mut noise, &mut go_on)?,
+                None => world.decoder.sample_captions(captions, &options, &mut noise, &mut go_on)?,
             };
             images.extend(from_tensor(drawn)?);
         }

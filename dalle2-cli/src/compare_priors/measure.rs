@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::prelude::Tensor;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::metrics::{EmbeddingMetrics, Estimate, diversity};
-use dalle2::core::{Prior, SampleOptions, TextCondition};
+use dalle2::core::{Captions, Prior, PriorOptions, TextCondition};
 use serde::Serialize;
 
 use crate::shared::embed::Pair;
@@ -60,7 +60,7 @@ pub fn select(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
 }
 
 /// `samples` embeddings for each caption, `[N, samples, D]`; each caption has a seed of its own.
-pub fn draw(prior: &dyn Prior, truth: &Truth, options: &SampleOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
+pub fn draw(prior: &dyn Prior, truth: &Truth, options: &PriorOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
     const CAPTIONS: usize = 64;
     let n = truth.text.batch_size();
     let mut parts = Vec::new();
@@ -68,7 +68,7 @@ pub fn draw(prior: &dyn Prior, truth: &Truth, options: &SampleOptions, samples: 
         let count = CAPTIONS.min(n - first);
         let text = rows(&truth.text, first, count).repeat_interleave(samples);
         let mut noise = SeededNoise::consecutive(seed + first as u64, count, 1);
-        let drawn = prior.sample(&text, &truth.null, options, &mut noise, &mut go_on)?;
+        let drawn = prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut go_on)?;
         let d = drawn.dims()[1];
         parts.push(drawn.reshape([count, samples, d]));
     }
@@ -104,7 +104,7 @@ pub fn sweep(priors: &[&dyn Prior], truth: &Truth, scales: &[f64], samples: usiz
         .iter()
         .map(|&guidance| {
             let mut collected = Collected::default();
-            let options = SampleOptions { guidance: Some(guidance), ..Default::default() };
+            let options = PriorOptions { guidance: Some(guidance), ..Default::default() };
             for (seed, prior) in priors.iter().enumerate() {
                 let drawn = draw(*prior, truth, &options, samples, 10_000 * seed as u64)?;
                 collected.push(named(&truth.compare(first(&drawn))?));
@@ -122,7 +122,7 @@ pub fn best(sweep: &[Sweep]) -> f64 {
 }
 
 /// Milliseconds of one sample in a batch of four: the median of five batches after one that is not counted.
-pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &SampleOptions) -> Result<f64> {
+pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &PriorOptions) -> Result<f64> {
     const BATCH: usize = 4;
     let count = BATCH.min(truth.text.batch_size());
     let text = rows(&truth.text, 0, count);
@@ -130,7 +130,7 @@ pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &SampleOptions) -
     for run in 0..6 {
         let mut noise = SeededNoise::consecutive(run, count, 1);
         let start = Instant::now();
-        drop(prior.sample(&text, &truth.null, options, &mut noise, &mut go_on)?.into_data());
+        drop(prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut go_on)?.into_data());
         times.push(1000.0 * start.elapsed().as_secs_f64() / count as f64);
     }
     times.remove(0);

@@ -26,7 +26,7 @@ use burn::prelude::Tensor;
 use dalle2::core::image::{RgbImage, save_png};
 use dalle2::core::metrics::{Estimate, diversity};
 use dalle2::core::nn::l2_normalize;
-use dalle2::core::{Prior, SampleOptions, TextEncoder};
+use dalle2::core::{Prior, PriorOptions, TextEncoder};
 use decode::Gallery;
 use measure::{Collected, Estimates, Sweep, best, draw, figures, first, milliseconds, select, sweep};
 use runs::{Lab, Trained};
@@ -144,7 +144,7 @@ fn contend(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery, kind: Kind, steps: u64) 
     let priors: Vec<&dyn Prior> = trained.iter().map(|run| &*run.prior).collect();
     let sweep = sweep(&priors, &world.validation, &cli.guidance, plan.samples)?;
     let guidance = best(&sweep);
-    let options = SampleOptions { guidance: Some(guidance), ..Default::default() };
+    let options = PriorOptions { guidance: Some(guidance), ..Default::default() };
     let (mut collected, mut decoded, mut times) = (Collected::default(), Vec::new(), Vec::new());
     for (seed, prior) in priors.iter().enumerate() {
         let drawn = draw(*prior, &world.test, &options, plan.samples, SEEDS * seed as u64)?;

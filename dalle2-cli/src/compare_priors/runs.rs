@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use dalle2::core::{Prior, SampleOptions};
+use dalle2::core::{Prior, PriorOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, QuantizerOptions, TrainingCost};
 use dalle2_train::{BatchSource, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics};
@@ -143,7 +143,7 @@ impl<'a> Lab<'a> {
     {
         let mut hooks = PriorHooks {
             truth: self.world.validation.clone(),
-            options: SampleOptions { guidance: Some(1.0), candidates: Some(1), ..Default::default() },
+            options: PriorOptions { guidance: Some(1.0), candidates: Some(1), ..Default::default() },
             cost: self.cost(kind),
             batch_size: self.plan.batch_size,
             export: None,

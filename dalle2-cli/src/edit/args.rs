@@ -1,5 +1,4 @@
 //! What the examples that manipulate images share: their command line, images by file or by name, and sheets.
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -135,7 +134,7 @@ pub fn progress(bar: &ProgressBar) -> Controls<'_> {
         bar.set_length(event.total as u64);
         bar.set_position(event.step as u64);
         bar.set_message(event.stage.to_string());
-        ControlFlow::Continue(())
+        Ok(())
     })
 }
 

@@ -8,7 +8,6 @@
 //! cargo run --release --example evaluate_decoder -- samplers --num 48
 //! cargo run --release --example evaluate_decoder -- bits --num 64
 //! ```
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,9 +18,9 @@ use dalle2::core::diffusion::{Sampler, SeededNoise, Spacing};
 use dalle2::core::image::{from_tensor, resize_area, to_tensor};
 use dalle2::core::metrics::psnr;
 use dalle2::core::store::write_json;
-use dalle2::core::{Decoder, StepEvent, TextCondition};
+use dalle2::core::{Captions, Decoder, StepEvent, TextCondition};
 use dalle2::decoder::UnclipDecoder;
-use dalle2::{Pipeline, SampleOptions};
+use dalle2::{Pipeline, DiffusionOptions};
 use dalle2_emoji::{EmojiStore, NearestIndex, Split, Subset};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -185,7 +184,7 @@ fn samplers(
     let bar = ProgressBar::new((ways.len() * 5 * data.len()) as u64);
     for (name, sampler, spacing) in ways {
         for steps in [5, 10, 20, 30, 50] {
-            let options = SampleOptions {
+            let options = DiffusionOptions {
                 steps: Some(steps),
                 guidance: cli.guidance,
                 sampler: Some(sampler),
@@ -200,8 +199,9 @@ fn samplers(
                 let (images, embedding, text) = data.part(from, to);
                 let seeds: Vec<u64> = (from as u64..to as u64).collect();
                 let mut noise = SeededNoise::new(&seeds, 2);
-                let mut go_on = |_: StepEvent<'_>| ControlFlow::Continue(());
-                let found = decoder.sample(embedding, &text, &data.null, &options, &mut noise, &mut go_on)?;
+                let captions = Captions { text: &text, null: &data.null };
+                let mut go_on = |_: StepEvent<'_>| Ok(());
+                let found = decoder.sample(&embedding, captions, None, &options, &mut noise, &mut go_on)?;
                 drawn.push((found, images));
                 bar.inc((to - from) as u64);
             }

@@ -22,7 +22,7 @@ use dalle2::core::nn::l2_normalize;
 use dalle2::core::store::write_json;
 use dalle2::core::{StepEvent, Tiling, Upsampler};
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{Pipeline, SampleOptions};
+use dalle2::{Pipeline, UpsamplerOptions};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -222,10 +222,10 @@ fn measure(
         let low = resize_area(truth.clone(), factor);
         let bicubic = resize_bicubic(low.clone(), [size, size]).clamp(-1.0, 1.0);
         let draw = |tiling: Option<Tiling>| {
-            let options = SampleOptions { tiling, ..Default::default() };
+            let options = UpsamplerOptions { tiling, ..Default::default() };
             let mut noise = SeededNoise::new(&[i as u64], 3);
-            let mut go_on = |_: StepEvent<'_>| std::ops::ControlFlow::Continue(());
-            upsampler.sample(low.clone(), &options, &mut noise, &mut go_on)
+            let mut go_on = |_: StepEvent<'_>| Ok(());
+            upsampler.sample(&low, None, &options, &mut noise, &mut go_on)
         };
         let start = Instant::now();
         let found = draw(None)?;

@@ -1,14 +1,13 @@
 //! One decoder under three conditions: the caption alone, the text embedding in place of the image's, and the prior's image
 //! embedding (DALL·E 2, section 5.1).
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use dalle2::core::SampleOptions;
 use dalle2::core::diffusion::SeededNoise;
 use dalle2::core::image::{LabelledImage, Mask, RgbImage, from_tensor};
 use dalle2::core::store::write_json;
+use dalle2::core::{Captions, DiffusionOptions};
 use dalle2::decoder::UnclipDecoder;
 use dalle2::{Device, LoadOptions, Pipeline};
 use indicatif::ProgressBar;
@@ -142,11 +141,12 @@ fn draw(
     let request = match conditioning {
         Conditioning::Caption => {
             let options =
-                SampleOptions { steps: Some(args.edit.steps), guidance: args.edit.guidance, ..Default::default() };
+                DiffusionOptions { steps: Some(args.edit.steps), guidance: args.edit.guidance, ..Default::default() };
             let mut noise = SeededNoise::new(&[args.edit.seed], DECODER_STREAM);
             let (text, null) = (encode(caption)?, encode("")?);
-            let mut go_on = |_: dalle2::core::StepEvent<'_>| ControlFlow::Continue(());
-            let drawn = decoder.sample_captions(&text, &null, &options, &mut noise, &mut go_on)?;
+            let captions = Captions { text: &text, null: &null };
+            let mut go_on = |_: dalle2::core::StepEvent<'_>| Ok(());
+            let drawn = decoder.sample_captions(captions, &options, &mut noise, &mut go_on)?;
             return Ok(from_tensor(drawn)?.remove(0));
         }
         Conditioning::TextEmbedding => request.embeddings(encode(caption)?.pooled),

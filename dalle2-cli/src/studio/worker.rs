@@ -1,7 +1,6 @@
 //! The one thread that draws.
 
 use std::io::Cursor;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -75,7 +74,7 @@ fn perform(
     pipeline: &Pipeline,
     pictures: &Pictures,
     task: &Task,
-    hook: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    hook: impl FnMut(Event<'_>) -> dalle2::Result<()>,
 ) -> Result<Generation> {
     let request = task.request();
     let source = |part: &Part| -> Result<Source> {
@@ -186,15 +185,15 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
-    fn report(&mut self, event: &Event<'_>) -> ControlFlow<()> {
+    fn report(&mut self, event: &Event<'_>) -> dalle2::Result<()> {
         if self.work.cancelled() {
-            return ControlFlow::Break(());
+            return Err(Error::Cancelled);
         }
         let due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
         let stage = event.stage.to_string();
         let turn = stage != self.stage || event.step == event.total;
         if !turn && !due(self.reported, REPORTS) {
-            return ControlFlow::Continue(());
+            return Ok(());
         }
         let previews = if turn || due(self.shown, PREVIEWS) { previews(event) } else { Vec::new() };
         self.reported = Some(Instant::now());
@@ -208,7 +207,7 @@ impl Reporter<'_> {
         });
         self.queue.step(self.work.id, Progress { stage: stage.clone(), step, total, first_image }, told.to_string());
         self.stage = stage;
-        ControlFlow::Continue(())
+        Ok(())
     }
 }
 

@@ -3,11 +3,9 @@
 //!
 //! Facts about the layout are those of diffusers 0.36; which part reads which folder is said beside the part.
 
-mod fields;
 mod scheduler;
 mod weights;
 
-pub use fields::Fields;
 pub use scheduler::{Process, UnclipScheduler};
 pub use weights::{load_weights, save_weights};
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fields, SCHEDULER_FILE, VERSION};
+use super::{SCHEDULER_FILE, VERSION};
 use crate::ConfigError;
 use crate::Result;
 use crate::diffusion::{BetaSchedule, Clip, PredictionType, Rounding, Sampler, VarianceType};
-use crate::store::write_json;
+use crate::store::{Fields, write_json};
 
 /// Class name of the scheduler.
 const CLASS: &str = "UnCLIPScheduler";

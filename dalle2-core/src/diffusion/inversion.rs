@@ -4,7 +4,7 @@
 use burn::prelude::*;
 
 use super::{Clip, Denoise, OnStep, PredictionType, SamplingPlan};
-use crate::{ConfigError, Result, check_flow};
+use crate::{ConfigError, Result};
 
 /// Most evaluations per step.
 const MAX_EVALUATIONS: usize = 100;
@@ -49,8 +49,7 @@ impl InversionOptions {
 /// - `x_start` and the output: `[B, …]`
 ///
 /// # Errors
-/// When the options are out of range, the closure fails, or `on_step` breaks off
-/// ([`Error::Cancelled`](crate::Error::Cancelled)).
+/// When the options are out of range, the closure fails, or `on_step` returns an error.
 pub fn invert<const D: usize>(
     plan: &SamplingPlan,
     options: &InversionOptions,
@@ -81,7 +80,7 @@ pub fn invert<const D: usize>(
                 _ => x_t.clone() + (right - x_t) / (1.0 - slope),
             };
             done += 1;
-            check_flow(on_step(done, total, &x_start))?;
+            on_step(done, total, &x_start)?;
         }
         x_p = x_t;
     }
@@ -90,7 +89,6 @@ pub fn invert<const D: usize>(
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
 
     use super::super::{BetaSchedule, NoiseSchedule, RecordedNoise, Sampler, SamplerOptions, VarianceType, sample};
     use super::*;
@@ -125,7 +123,7 @@ mod tests {
         let schedule = schedule();
         let plan = SamplingPlan::new(&schedule, steps).unwrap();
         let mut denoise = |x_t, t: usize| Ok(x_start(schedule.alphas_cumprod()[t], x_t).into());
-        invert(&plan, options, data(), &mut denoise, &mut |_, _, _| ControlFlow::Continue(())).unwrap()
+        invert(&plan, options, data(), &mut denoise, &mut |_, _, _| Ok(())).unwrap()
     }
 
     /// Largest error of what DDIM makes of the inverted data.
@@ -140,7 +138,7 @@ mod tests {
         };
         let mut denoise = |x_t, t: usize| Ok(x_start(schedule.alphas_cumprod()[t], x_t).into());
         let x_t = inverted(steps, options);
-        let mut go_on = |_: usize, _: usize, _: &Tensor<2>| ControlFlow::Continue(());
+        let mut go_on = |_: usize, _: usize, _: &Tensor<2>| Ok(());
         let back = sample(&plan, &sampler, x_t, &mut denoise, &mut RecordedNoise::new(), &mut go_on).unwrap();
         values((back - data()).abs()).into_iter().fold(0.0, f32::max)
     }
@@ -183,7 +181,7 @@ mod tests {
         };
         let result = invert(&plan, &options(2, Clip::None), data(), &mut denoise, &mut |done, total, _| {
             seen.push((done, total));
-            if done == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if done == 5 { Err(Error::Cancelled) } else { Ok(()) }
         });
         assert!(matches!(result, Err(Error::Cancelled)));
         assert_eq!((evaluations, seen), (5, (1..=5).map(|done| (done, 8)).collect()));

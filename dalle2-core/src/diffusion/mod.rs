@@ -25,7 +25,6 @@
 //! ```
 //! use burn::prelude::*;
 //! use dalle2_core::diffusion::*;
-//! use std::ops::ControlFlow;
 //!
 //! # fn main() -> dalle2_core::Result<()> {
 //! let device = Device::flex();
@@ -41,7 +40,7 @@
 //! let x_t = draw(&mut noise, [1, 4], &device)?;
 //! // A network that always answers "all ones".
 //! let mut denoise = |x_t: Tensor<2>, _t: usize| Ok(x_t.ones_like().into());
-//! let x = sample(&plan, &options, x_t, &mut denoise, &mut noise, &mut |_, _, _| ControlFlow::Continue(()))?;
+//! let x = sample(&plan, &options, x_t, &mut denoise, &mut noise, &mut |_, _, _| Ok(()))?;
 //! assert_eq!(x.into_data().try_to_vec::<f32>().unwrap(), [1.0; 4]);
 //! # Ok(())
 //! # }

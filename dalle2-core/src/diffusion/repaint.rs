@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sampler::Steps;
 use super::{Denoise, NoiseSource, OnStep, Sampler, SamplerOptions, SamplingPlan, draw};
-use crate::{ConfigError, Result, check_flow};
+use crate::{ConfigError, Result};
 
 /// Data of which a part is given.
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ pub fn repaint<const D: usize>(
                 };
                 x_t = known.replace(next, part);
                 done += 1;
-                check_flow(on_step(done, total, &known.replace(x_start, known.x_start.clone())))?;
+                on_step(done, total, &known.replace(x_start, known.x_start.clone()))?;
             }
             Move::Renoise { from, to } => {
                 let ratio = steps[to].alpha_cumprod / steps[from].alpha_cumprod;
@@ -157,7 +157,6 @@ pub fn repaint<const D: usize>(
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
 
     use super::super::{BetaSchedule, Clip, NoiseSchedule, PredictionType, SeededNoise, VarianceType};
     use super::*;
@@ -242,7 +241,7 @@ mod tests {
             x_t,
             &mut denoise,
             &mut noise,
-            &mut |_, _, _| ControlFlow::Continue(()),
+            &mut |_, _, _| Ok(()),
         );
         let values = out.unwrap();
         let first = values.clone().slice_dim(1, 0..1).into_data().try_to_vec::<f32>().unwrap();
@@ -281,7 +280,7 @@ mod tests {
                 data.ones_like(),
                 &mut denoise,
                 &mut noise,
-                &mut |_, _, _| ControlFlow::Continue(()),
+                &mut |_, _, _| Ok(()),
             )
             .unwrap()
         };
@@ -293,7 +292,7 @@ mod tests {
             data.ones_like(),
             &mut |x, _| Ok((x * 0.5).into()),
             &mut noise,
-            &mut |_, _, _| ControlFlow::Continue(()),
+            &mut |_, _, _| Ok(()),
         );
         assert_eq!(run(0.0).into_data(), free.unwrap().into_data());
     }
@@ -313,7 +312,7 @@ mod tests {
                 x_t,
                 &mut |x, _| Ok(x.into()),
                 &mut noise,
-                &mut |_, _, _| ControlFlow::Continue(()),
+                &mut |_, _, _| Ok(()),
             )
             .unwrap_err()
             .to_string()

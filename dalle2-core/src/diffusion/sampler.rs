@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use self::dpm_solver::History;
 use super::variance::FixedVariance;
 use super::{NoiseSource, PlanStep, PredictionType, SamplingPlan, VarianceType, draw};
-use crate::{ConfigError, Error, Flow, Result, check_flow};
+use crate::{ConfigError, Error, Result};
 
 /// How one step leads to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -122,8 +122,9 @@ impl<const D: usize> From<Tensor<D>> for Prediction<D> {
 /// A network as samplers see it: what it says about x_t at timestep t.
 pub type Denoise<'a, const D: usize> = &'a mut dyn FnMut(Tensor<D>, usize) -> Result<Prediction<D>>;
 
-/// Called after each step with the steps done, the steps in all and the estimate of the clean data `[B, …]`.
-pub type OnStep<'a, const D: usize> = &'a mut dyn FnMut(usize, usize, &Tensor<D>) -> Flow;
+/// A callback after each step with the finished steps, their total and the estimate of the clean data `[B, …]`. An error
+/// stops the loop.
+pub type OnStep<'a, const D: usize> = &'a mut dyn FnMut(usize, usize, &Tensor<D>) -> Result<()>;
 
 /// Turns noise into data.
 ///
@@ -136,7 +137,7 @@ pub type OnStep<'a, const D: usize> = &'a mut dyn FnMut(usize, usize, &Tensor<D>
 ///
 /// # Errors
 /// When the options are out of range, the closure or the noise source fails, a learned or analytic variance is missing,
-/// or `on_step` breaks off ([`Error::Cancelled`]).
+/// or `on_step` returns an error.
 pub fn sample<const D: usize>(
     plan: &SamplingPlan,
     options: &SamplerOptions,
@@ -151,7 +152,7 @@ pub fn sample<const D: usize>(
         let prediction = denoise(x_t.clone(), step.t)?;
         let (next, x_start) = steps.take(step, x_t, prediction, noise)?;
         x_t = next;
-        check_flow(on_step(i + 1, plan.num_steps(), &x_start))?;
+        on_step(i + 1, plan.num_steps(), &x_start)?;
     }
     Ok(x_t)
 }

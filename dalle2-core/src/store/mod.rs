@@ -7,6 +7,7 @@
 //!
 //! [`Weights`] is a checkpoint that other programs wrote: safetensors or a PyTorch state dict, in one file or several.
 
+mod fields;
 mod find;
 mod json;
 mod load;
@@ -17,6 +18,7 @@ mod source;
 mod transpose;
 mod write;
 
+pub use fields::Fields;
 pub use find::{find_weights, weights_names};
 pub use json::{CONFIG_FILE, WEIGHTS_FILE, read_config, read_json, write_config, write_file, write_json};
 pub(crate) use load::load_converted;

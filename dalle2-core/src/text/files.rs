@@ -5,8 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::merges::{END_TEXT, START_TEXT};
-use crate::diffusers::Fields;
-use crate::store::write_file;
+use crate::store::{Fields, write_file};
 use crate::{Error, Result};
 
 const CONFIG: &str = "tokenizer_config.json";

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use dalle2_core::diffusers::{Fields, IndexEntry, UnclipScheduler, VERSION, load_weights, save_weights};
+use dalle2_core::diffusers::{IndexEntry, UnclipScheduler, VERSION, load_weights, save_weights};
 use dalle2_core::diffusion::VarianceType;
-use dalle2_core::store::{CONFIG_FILE, write_json};
+use dalle2_core::store::{CONFIG_FILE, Fields, write_json};
 use dalle2_core::{ConfigError, EmbeddingScale, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value, json};
 

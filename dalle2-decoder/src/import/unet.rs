@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use dalle2_core::diffusers::{Fields, VERSION};
-use dalle2_core::store::CONFIG_FILE;
+use dalle2_core::diffusers::VERSION;
+use dalle2_core::store::{CONFIG_FILE, Fields};
 use dalle2_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

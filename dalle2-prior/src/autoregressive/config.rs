@@ -1,7 +1,7 @@
 //! Configuration of the autoregressive prior, and its presets.
 
 use dalle2_core::nn::TransformerConfig;
-use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
+use dalle2_core::{ConfigError, EmbeddingScale, PriorOptions};
 use serde::{Deserialize, Serialize};
 
 /// Tokens between the caption's and the components': z_t and the dot product.
@@ -150,8 +150,8 @@ impl AutoregressivePriorConfig {
     }
 
     /// The sampling defaults as options.
-    pub fn defaults(&self) -> SampleOptions {
-        SampleOptions {
+    pub fn defaults(&self) -> PriorOptions {
+        PriorOptions {
             guidance: Some(self.guidance),
             candidates: Some(self.candidates),
             temperature: Some(self.temperature),
@@ -198,7 +198,7 @@ impl AutoregressivePriorConfig {
 }
 
 /// Checks the values of a request that this prior reads.
-pub(super) fn check_sampling(options: &SampleOptions) -> Result<(), ConfigError> {
+pub(super) fn check_sampling(options: &PriorOptions) -> Result<(), ConfigError> {
     let check = |field: &str, value: Option<f64>, fits: fn(f64) -> bool, expected: &str| match value {
         Some(value) if !fits(value) => Err(ConfigError::new(field, value, expected)),
         _ => Ok(()),

@@ -7,8 +7,8 @@ use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, guide_halves};
 use dalle2_core::store;
 use dalle2_core::{
-    Component, ConfigError, Error, FloatType, Prior, Result, SampleOptions, StepEvent, StepHook, TextCondition,
-    check_flow, on_pool,
+    Captions, Component, ConfigError, Error, FloatType, Prior, PriorOptions, Result, StepEvent, StepHook,
+    TextCondition, on_pool,
 };
 
 use super::config::check_sampling;
@@ -77,17 +77,18 @@ impl AutoregressivePrior {
         CaptionForm { context_length, token_width, embed_dim }
     }
 
-    /// Draws `candidates` rows of K tokens for each caption, row-major.
-    fn draw_tokens(
+    /// Samples the candidates' rows of K tokens for each caption, row-major.
+    fn sample_tokens(
         &self,
-        (text, null): (&TextCondition, &TextCondition),
-        candidates: usize,
-        options: &SampleOptions,
+        captions: Captions<'_>,
+        options: &PriorOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Vec<usize>> {
-        let (config, captions) = (&self.config, text.batch_size());
-        let (rows, k) = (captions * candidates, config.components);
+        let Captions { text, null } = captions;
+        let candidates = options.candidates.unwrap_or(self.config.candidates);
+        let (config, n_captions) = (&self.config, text.batch_size());
+        let (rows, k) = (n_captions * candidates, config.components);
         let guidance = options.guidance.unwrap_or(config.guidance);
         let choice = Choice {
             temperature: options.temperature.unwrap_or(config.temperature),
@@ -107,7 +108,7 @@ impl AutoregressivePrior {
         let own = (0..rows).map(|row| row / candidates);
         let (read, order): (TextCondition, Vec<usize>) = match guidance {
             1.0 => (text.clone(), own.collect()),
-            _ => (text.clone().cat(null.clone()), (0..rows).map(|_| captions).chain(own).collect()), // [uncond, cond]
+            _ => (text.clone().cat(null.clone()), (0..rows).map(|_| n_captions).chain(own).collect()), // [uncond, cond]
         };
         let device = text.pooled.device();
         let mut state = on_pool(&device, || self.network.read_captions(&read).select(&order));
@@ -124,7 +125,7 @@ impl AutoregressivePrior {
             for (row, logits) in values.chunks_exact(config.buckets).enumerate() {
                 tokens[row * k + component] = choice.draw(logits, chance(row, 1 + component))?;
             }
-            check_flow(hook(StepEvent { step: component + 1, total: k, x_start: None }))?;
+            hook(StepEvent { step: component + 1, total: k, x_start: None })?;
             if component + 1 < k {
                 let column: Vec<usize> = (0..rows).map(|row| tokens[row * k + component]).collect();
                 logits = on_pool(&device, || self.read_column(&mut state, column, order.len() / rows));
@@ -160,17 +161,16 @@ impl Component for AutoregressivePrior {
 impl Prior for AutoregressivePrior {
     fn sample(
         &self,
-        text: &TextCondition,
-        null: &TextCondition,
-        options: &SampleOptions,
+        captions: Captions<'_>,
+        options: &PriorOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
-        Prior::validate(self, options)?;
-        self.form().check_both(text, null)?;
-        let candidates = options.candidates.unwrap_or(self.config.candidates);
-        let tokens = self.draw_tokens((text, null), candidates, options, noise, hook)?;
-        Ok(closest(self.quantizer.decode(&tokens, &text.pooled.device()), text.pooled.clone()))
+        self.num_steps(options)?;
+        self.form().check_both(captions)?;
+        let pooled = &captions.text.pooled;
+        let tokens = self.sample_tokens(captions, options, noise, hook)?;
+        Ok(closest(self.quantizer.decode(&tokens, &pooled.device()), pooled.clone()))
     }
 
     fn embed_dim(&self) -> usize {
@@ -185,24 +185,28 @@ impl Prior for AutoregressivePrior {
         self.config.context_length
     }
 
-    fn defaults(&self) -> SampleOptions {
+    fn defaults(&self) -> PriorOptions {
         self.config.defaults()
     }
 
-    fn validate(&self, options: &SampleOptions) -> Result<()> {
+    fn num_steps(&self, options: &PriorOptions) -> Result<usize> {
         if let Some(steps) = options.steps {
-            let expected = format!("an autoregressive prior takes one step per component, {}", self.config.components);
+            let expected = format!(
+                "must be unset: an autoregressive prior takes one step per component, {}",
+                self.config.components
+            );
             return Err(ConfigError::new("steps", steps, expected).into());
         }
-        let shown = |value: Option<String>, field: &'static str| value.map(|value| (field, value));
-        let foreign = shown(options.sampler.map(|v| format!("{v:?}")), "sampler")
-            .or_else(|| shown(options.spacing.as_ref().map(|v| format!("{v:?}")), "spacing"))
-            .or_else(|| shown(options.guidance_interval.map(|v| format!("{v:?}")), "guidance_interval"));
-        if let Some((field, value)) = foreign {
-            let expected = "an autoregressive prior has no timesteps: set `temperature` or `top_p`";
+        let debug = |value: Option<String>, field: &'static str| value.map(|value| (field, value));
+        let unsupported = debug(options.sampler.map(|v| format!("{v:?}")), "sampler")
+            .or_else(|| debug(options.spacing.as_ref().map(|v| format!("{v:?}")), "spacing"))
+            .or_else(|| debug(options.guidance_interval.map(|v| format!("{v:?}")), "guidance_interval"));
+        if let Some((field, value)) = unsupported {
+            let expected = "must be unset: an autoregressive prior has no timesteps, but `temperature` and `top_p`";
             return Err(ConfigError::new(field, value, expected).into());
         }
-        Ok(check_sampling(options)?)
+        check_sampling(options)?;
+        Ok(self.config.components)
     }
 }
 

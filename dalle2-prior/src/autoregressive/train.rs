@@ -134,14 +134,13 @@ impl TrainTask for AutoregressiveTask {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
 
     use super::*;
     use crate::QuantizerOptions;
     use burn::optim::{AdamWConfig, GradientsParams};
     use dalle2_core::diffusion::{SeededNoise, standard_normal};
     use dalle2_core::nn::l2_normalize;
-    use dalle2_core::{Prior, SampleOptions, TokenMask};
+    use dalle2_core::{Captions, Prior, PriorOptions, TokenMask};
 
     const D: usize = 24;
     const W: usize = 16;
@@ -248,10 +247,11 @@ mod tests {
         }
 
         let options =
-            SampleOptions { guidance: Some(1.0), candidates: Some(1), temperature: Some(0.0), ..Default::default() };
+            PriorOptions { guidance: Some(1.0), candidates: Some(1), temperature: Some(0.0), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
         let prior = task.prior().unwrap();
-        let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
+        let found =
+            prior.sample(Captions { text: &captions, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap();
         let cosine = (found * images).sum_dim(1).into_data().try_to_vec::<f32>().unwrap();
         let mean = cosine.iter().sum::<f32>() / PAIRS as f32;
         assert!(mean >= 0.98, "mean cosine {mean}: {cosine:?}");

@@ -6,7 +6,7 @@ use dalle2_core::diffusion::{
     VarianceType,
 };
 use dalle2_core::nn::{TransformerConfig, l2_normalize};
-use dalle2_core::{ConfigError, EmbeddingScale, SampleOptions};
+use dalle2_core::{ConfigError, EmbeddingScale, PriorOptions};
 use serde::{Deserialize, Serialize};
 
 /// Tokens after the caption's: z_t, timestep, noised embedding, query.
@@ -235,8 +235,8 @@ impl DiffusionPriorConfig {
     }
 
     /// The sampling defaults.
-    pub fn defaults(&self) -> SampleOptions {
-        SampleOptions {
+    pub fn defaults(&self) -> PriorOptions {
+        PriorOptions {
             steps: Some(self.sampling_steps),
             guidance: Some(self.guidance),
             sampler: Some(self.sampler),

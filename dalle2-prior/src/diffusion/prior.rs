@@ -5,12 +5,15 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dalle2_core::diffusers::IndexEntry;
-use dalle2_core::diffusion::{AnalyticEstimator, NoiseSchedule, NoiseSource, SamplingPlan, draw, guide_halves, sample};
+use dalle2_core::diffusion::{
+    AnalyticEstimator, GuidanceInterval, NoiseSchedule, NoiseSource, SamplerOptions, SamplingPlan, draw, guide_halves,
+    sample,
+};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::store;
 use dalle2_core::{
-    Component, EmbeddingScale, Error, FloatType, LoadOptions, Network, Prior, Result, SampleOptions, StepEvent,
-    StepHook, TextCondition, on_pool,
+    Captions, Component, EmbeddingScale, Error, FloatType, LoadOptions, Network, Prior, PriorOptions, Result,
+    StepEvent, StepHook, TextCondition, on_pool,
 };
 
 use super::{DiffusionPriorConfig, PriorNetwork};
@@ -28,6 +31,15 @@ pub struct DiffusionPrior {
     schedule: NoiseSchedule,
     /// The configuration files of diffusers that it was read from, to be written again as they were.
     files: Option<PriorFiles>,
+}
+
+/// Checked options of one run, with its sampling plan.
+struct CheckedOptions {
+    plan: SamplingPlan,
+    sampler: SamplerOptions,
+    guidance: f64,
+    guidance_interval: Option<GuidanceInterval>,
+    candidates: usize,
 }
 
 impl DiffusionPrior {
@@ -135,35 +147,31 @@ impl DiffusionPrior {
         CaptionForm { context_length, token_width, embed_dim }
     }
 
-    /// Draws one scaled embedding per row of `text`.
+    /// Samples one scaled embedding per row of `captions.text`.
     fn diffuse(
         &self,
-        text: &TextCondition,
-        null: &TextCondition,
-        options: &SampleOptions,
+        captions: Captions<'_>,
+        checked: &CheckedOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
+        let Captions { text, null } = captions;
         let (batch, config, network) = (text.batch_size(), &self.config, self.network.get()?);
-        let plan = options.plan(&self.schedule, &config.defaults())?;
-        let plan = match &config.analytic_variance {
-            Some(table) => plan.with_analytic_variance(table),
-            None => plan,
-        };
-        let guidance = options.guidance.unwrap_or(config.guidance);
+        let guidance = checked.guidance;
         let device = text.pooled.device();
         let prefix = on_pool(&device, || match guidance {
             1.0 => network.prefix(text),
             _ => network.prefix(&null.repeat_interleave(batch).cat(text.clone())), // [uncond, cond]
         });
         // Outside its interval guidance is off, and the conditional half is all that is computed.
-        let unguided = (guidance != 1.0 && options.guidance_interval.is_some()).then(|| network.prefix(text));
-        let mut last: Option<Tensor<2>> = None; // the network's own estimate, for self-conditioning
+        let interval = checked.guidance_interval.filter(|_| guidance != 1.0);
+        let unguided = interval.map(|interval| (interval, network.prefix(text)));
+        let mut last: Option<Tensor<2>> = None; // the network's previous estimate, for self-conditioning
         let mut denoise = |x_t: Tensor<2>, t: usize| {
             let estimate = last.take();
             let x_start = on_pool(&device, || match (guidance, &unguided) {
                 (1.0, _) => network.forward_from(&prefix, x_t, t, estimate),
-                (_, Some(unguided)) if !options.guides_at(t, config.train_steps) => {
+                (_, Some((interval, unguided))) if !interval.contains(t, config.train_steps) => {
                     network.forward_from(unguided, x_t, t, estimate)
                 }
                 _ => {
@@ -177,7 +185,27 @@ impl DiffusionPrior {
         };
         let x_t = draw(noise, [batch, config.embed_dim], &device)?;
         let mut on_step = |step, total, _: &Tensor<2>| hook(StepEvent { step, total, x_start: None });
-        sample(&plan, &config.sampler_options(options.sampler), x_t, &mut denoise, noise, &mut on_step)
+        sample(&checked.plan, &checked.sampler, x_t, &mut denoise, noise, &mut on_step)
+    }
+
+    /// Checks options and plans the timesteps.
+    fn check_options(&self, options: &PriorOptions) -> Result<CheckedOptions> {
+        let config = &self.config;
+        options.validate_diffusion(config.train_steps)?;
+        let plan = options.diffusion().plan(&self.schedule, &config.defaults().diffusion())?;
+        let plan = match &config.analytic_variance {
+            Some(table) => plan.with_analytic_variance(table),
+            None => plan,
+        };
+        let sampler = config.sampler_options(options.sampler);
+        sampler.validate()?;
+        Ok(CheckedOptions {
+            plan,
+            sampler,
+            guidance: options.guidance.unwrap_or(config.guidance),
+            guidance_interval: options.guidance_interval,
+            candidates: options.candidates.unwrap_or(config.candidates),
+        })
     }
 
     /// From the scaled space to CLIP's; embeddings that live on a sphere are put onto it.
@@ -212,17 +240,16 @@ impl Component for DiffusionPrior {
 impl Prior for DiffusionPrior {
     fn sample(
         &self,
-        text: &TextCondition,
-        null: &TextCondition,
-        options: &SampleOptions,
+        captions: Captions<'_>,
+        options: &PriorOptions,
         noise: &mut dyn NoiseSource,
         hook: StepHook<'_>,
     ) -> Result<Tensor<2>> {
-        Prior::validate(self, options)?;
-        self.form().check_both(text, null)?;
-        let candidates = options.candidates.unwrap_or(self.config.candidates);
-        let scaled = self.diffuse(&text.repeat_interleave(candidates), null, options, noise, hook)?;
-        Ok(closest(self.unscale(scaled), text.pooled.clone()))
+        let checked = self.check_options(options)?;
+        self.form().check_both(captions)?;
+        let repeated = captions.text.repeat_interleave(checked.candidates);
+        let scaled = self.diffuse(Captions { text: &repeated, ..captions }, &checked, noise, hook)?;
+        Ok(closest(self.unscale(scaled), captions.text.pooled.clone()))
     }
 
     fn embed_dim(&self) -> usize {
@@ -237,14 +264,12 @@ impl Prior for DiffusionPrior {
         self.config.context_length
     }
 
-    fn defaults(&self) -> SampleOptions {
+    fn defaults(&self) -> PriorOptions {
         self.config.defaults()
     }
 
-    fn validate(&self, options: &SampleOptions) -> Result<()> {
-        options.validate(self.config.train_steps)?;
-        options.plan(&self.schedule, &self.config.defaults())?;
-        Ok(self.config.sampler_options(options.sampler).validate()?)
+    fn num_steps(&self, options: &PriorOptions) -> Result<usize> {
+        Ok(self.check_options(options)?.plan.num_steps())
     }
 }
 

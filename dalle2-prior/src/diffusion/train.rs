@@ -166,13 +166,12 @@ impl TrainTask for PriorTask {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
 
     use super::*;
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::Distribution;
     use dalle2_core::diffusion::SeededNoise;
-    use dalle2_core::{Prior, SampleOptions, TokenMask};
+    use dalle2_core::{Captions, Prior, PriorOptions, TokenMask};
 
     const D: usize = 24;
     const W: usize = 16;
@@ -280,9 +279,10 @@ mod tests {
         }
 
         let prior = DiffusionPrior::new(config(), task.network).unwrap();
-        let options = SampleOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), ..Default::default() };
+        let options = PriorOptions { steps: Some(10), guidance: Some(1.0), candidates: Some(1), ..Default::default() };
         let mut noise = SeededNoise::consecutive(100, PAIRS, 0);
-        let found = prior.sample(&captions, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
+        let found =
+            prior.sample(Captions { text: &captions, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap();
         let cosine = (found * images).sum_dim(1).into_data().try_to_vec::<f32>().unwrap();
         let mean = cosine.iter().sum::<f32>() / PAIRS as f32;
         assert!(mean >= 0.98, "mean cosine {mean}: {cosine:?}");

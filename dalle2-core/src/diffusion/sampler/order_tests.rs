@@ -1,7 +1,5 @@
 //! Samplers against the exact solution for normally distributed data.
 
-use std::ops::ControlFlow;
-
 use super::super::{AnalyticVariance, BetaSchedule, NoiseSchedule, SeededNoise, Spacing};
 use super::*;
 
@@ -34,7 +32,7 @@ fn run(schedule: &NoiseSchedule, plan: &SamplingPlan, options: &SamplerOptions, 
         Ok(((x_t - level.sqrt() * MEAN) * gain(level) + MEAN).into())
     };
     let mut noise = SeededNoise::new(&[3], 1);
-    let out = sample(plan, options, x_t, &mut denoise, &mut noise, &mut |_, _, _| ControlFlow::Continue(()));
+    let out = sample(plan, options, x_t, &mut denoise, &mut noise, &mut |_, _, _| Ok(()));
     let out = out.unwrap().into_data().try_to_vec::<f32>().unwrap();
     assert_eq!(evaluations, plan.num_steps());
     out.into_iter().map(f64::from).collect()
@@ -156,8 +154,7 @@ fn a_plan_without_the_analytic_variance_is_an_error() {
     let x_t = Tensor::<2>::zeros([1, 1], &Device::flex());
     let mut noise = SeededNoise::new(&[0], 0);
     let options = options(Sampler::Ddpm, VarianceType::Analytic);
-    let result =
-        sample(&plan, &options, x_t, &mut |x, _| Ok(x.into()), &mut noise, &mut |_, _, _| ControlFlow::Continue(()));
+    let result = sample(&plan, &options, x_t, &mut |x, _| Ok(x.into()), &mut noise, &mut |_, _, _| Ok(()));
     assert!(matches!(result, Err(Error::Mismatch(message)) if message.contains("table")));
 }
 

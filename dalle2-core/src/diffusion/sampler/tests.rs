@@ -1,5 +1,3 @@
-use std::ops::ControlFlow;
-
 use super::super::{BetaSchedule, NoiseSchedule, RecordedNoise, SeededNoise};
 use super::*;
 use burn::tensor::Tolerance;
@@ -36,7 +34,7 @@ impl Gaussian {
         let plan = SamplingPlan::new(&schedule, steps).unwrap();
         let mut noise = SeededNoise::new(&[3], 1);
         let mut denoise = |x_t, t: usize| Ok(self.eps(schedule.alphas_cumprod()[t], x_t).into());
-        let out = sample(&plan, options, x_t, &mut denoise, &mut noise, &mut |_, _, _| ControlFlow::Continue(()));
+        let out = sample(&plan, options, x_t, &mut denoise, &mut noise, &mut |_, _, _| Ok(()));
         out.unwrap().into_data().try_to_vec::<f32>().unwrap()
     }
 }
@@ -110,9 +108,7 @@ fn the_last_step_returns_the_estimate_and_draws_nothing() {
         let options = SamplerOptions { prediction: PredictionType::XStart, ..options(sampler) };
         let mut denoise = |_, _| Ok(Tensor::<2>::from_floats([[0.25, -3.0]], &device).into());
         let x_t = Tensor::from_floats([[5.0, 5.0]], &device);
-        let out = sample(&plan, &options, x_t, &mut denoise, &mut RecordedNoise::new(), &mut |_, _, _| {
-            ControlFlow::Continue(())
-        });
+        let out = sample(&plan, &options, x_t, &mut denoise, &mut RecordedNoise::new(), &mut |_, _, _| Ok(()));
         let expected = TensorData::from([[0.25f32, -3.0]]);
         out.unwrap().into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-6, 1e-6));
     }
@@ -134,7 +130,7 @@ fn progress_counts_up_and_can_break_off() {
         &mut SeededNoise::new(&[0], 0),
         &mut |done, total, x_start| {
             seen.push((done, total, x_start.clone().into_scalar::<f32>()));
-            if done == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if done == 3 { Err(Error::Cancelled) } else { Ok(()) }
         },
     );
     assert!(matches!(result, Err(Error::Cancelled)));
@@ -147,8 +143,7 @@ fn a_missing_learned_variance_is_an_error() {
     let options = SamplerOptions { variance: VarianceType::LearnedRange, ..options(Sampler::Ddpm) };
     let x_t = Tensor::<2>::zeros([1, 1], &Device::flex());
     let mut noise = SeededNoise::new(&[0], 0);
-    let result =
-        sample(&plan, &options, x_t, &mut |x, _| Ok(x.into()), &mut noise, &mut |_, _, _| ControlFlow::Continue(()));
+    let result = sample(&plan, &options, x_t, &mut |x, _| Ok(x.into()), &mut noise, &mut |_, _, _| Ok(()));
     assert!(matches!(result, Err(Error::Mismatch(_))));
 }
 

@@ -1,5 +1,3 @@
-use std::ops::ControlFlow;
-
 use super::*;
 use crate::QuantizerOptions;
 use burn::nn::LinearConfig;
@@ -61,10 +59,10 @@ fn run(
     prior: &AutoregressivePrior,
     text: &TextCondition,
     null: &TextCondition,
-    options: &SampleOptions,
+    options: &PriorOptions,
     seeds: &[u64],
 ) -> Tensor<2> {
-    prior.sample(text, null, options, &mut SeededNoise::new(seeds, 0), &mut |_| ControlFlow::Continue(())).unwrap()
+    prior.sample(Captions { text, null }, options, &mut SeededNoise::new(seeds, 0), &mut |_| Ok(())).unwrap()
 }
 
 fn assert_equal(a: Tensor<2>, b: Tensor<2>) {
@@ -80,7 +78,7 @@ fn a_seed_gives_its_sample_alone_and_in_a_batch() {
     let device = Device::flex();
     let prior = prior(&device);
     let (text, null) = (text(&[5, 3, 2], &device), text(&[2], &device));
-    let options = SampleOptions::default();
+    let options = PriorOptions::default();
     let batch = run(&prior, &text, &null, &options, &[4, 5, 6]);
     assert_eq!(batch.dims(), [3, D]);
     assert_eq!(batch.to_data(), run(&prior, &text, &null, &options, &[4, 5, 6]).to_data());
@@ -96,10 +94,12 @@ fn tokens_follow_the_uncached_network() {
     // Greedy sampling without guidance picks, token by token, the largest logit of the whole forward pass.
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[4], &device), text(&[2], &device));
-    let options = SampleOptions { guidance: Some(1.0), temperature: Some(0.0), ..Default::default() };
+    let options =
+        PriorOptions { guidance: Some(1.0), temperature: Some(0.0), candidates: Some(1), ..Default::default() };
     let mut noise = RecordedNoise::new();
     noise.push(&[1, 1 + K], vec![-9.0; 1 + K]).unwrap(); // the least dot product of the upper half
-    let found = prior.draw_tokens((&text, &null), 1, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
+    let found =
+        prior.sample_tokens(Captions { text: &text, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap();
     let mut tokens = [0i64; K];
     for k in 0..K {
         let ids = Tensor::<2, Int>::from_data(TensorData::new(tokens.to_vec(), [1, K]), &device);
@@ -119,7 +119,7 @@ fn the_dot_product_comes_from_the_upper_half() {
     let dropped = prior.network.dot_table.weight.val().narrow(0, 4, 1);
     prior.network.dot_table.weight = burn::module::Param::from_tensor(Tensor::cat(vec![lower, upper, dropped], 0));
     let (text, null) = (text(&[5; 8], &device), text(&[2], &device));
-    run(&prior, &text, &null, &SampleOptions::default(), &[0, 1, 2, 3, 4, 5, 6, 7]);
+    run(&prior, &text, &null, &PriorOptions::default(), &[0, 1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn guidance_zero_forgets_the_caption_and_one_the_empty_caption() {
     let prior = prior(&device);
     let (a, b, null) = (text(&[5], &device), text(&[4], &device), text(&[2], &device));
     let with = |guidance, text: &TextCondition, null: &TextCondition| {
-        let options = SampleOptions { guidance: Some(guidance), candidates: Some(1), ..Default::default() };
+        let options = PriorOptions { guidance: Some(guidance), candidates: Some(1), ..Default::default() };
         run(&prior, text, null, &options, &[3])
     };
     assert_equal(with(0.0, &a, &null), with(0.0, &b, &null));
@@ -142,12 +142,12 @@ fn candidates_come_from_the_noise_of_their_own_item() {
     let device = Device::flex();
     let prior = prior(&device);
     let (text, null) = (text(&[5, 4], &device), text(&[2], &device));
-    let options = SampleOptions { candidates: Some(3), ..Default::default() };
+    let options = PriorOptions { candidates: Some(3), ..Default::default() };
     let batch = run(&prior, &text, &null, &options, &[7, 8]);
     assert_equal(run(&prior, &row(&text, 1), &null, &options, &[8]), batch.clone().narrow(0, 1, 1));
     // More candidates are never further from the caption.
     let cosine = |z: Tensor<2>| dalle2_core::metrics::cosine_similarity(z, text.pooled.clone()).unwrap().into_data();
-    let one = run(&prior, &text, &null, &SampleOptions { candidates: Some(1), ..Default::default() }, &[7, 8]);
+    let one = run(&prior, &text, &null, &PriorOptions { candidates: Some(1), ..Default::default() }, &[7, 8]);
     let (one, three) = (cosine(one), cosine(batch));
     assert!(one.iter::<f32>().zip(three.iter::<f32>()).all(|(one, three)| three >= one - 1e-6));
 }
@@ -157,7 +157,7 @@ fn samples_are_what_buckets_stand_for() {
     let device = Device::flex();
     let prior = prior(&device);
     let (text, null) = (text(&[5, 3], &device), text(&[2], &device));
-    let z = run(&prior, &text, &null, &SampleOptions::default(), &[0, 1]);
+    let z = run(&prior, &text, &null, &PriorOptions::default(), &[0, 1]);
     let length = z.powi_scalar(2).sum_dim(1).sqrt().into_data();
     length.assert_approx_eq::<f32>(&TensorData::from([[1.0f32], [1.0]]), Tolerance::rel_abs(1e-5, 1e-5));
 }
@@ -167,11 +167,12 @@ fn every_component_is_reported_and_can_cancel() {
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
     let mut seen = Vec::new();
-    let options = SampleOptions::default();
-    let result = prior.sample(&text, &null, &options, &mut SeededNoise::new(&[0], 0), &mut |event| {
-        seen.push((event.step, event.total, event.x_start.is_none()));
-        if event.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let options = PriorOptions::default();
+    let result =
+        prior.sample(Captions { text: &text, null: &null }, &options, &mut SeededNoise::new(&[0], 0), &mut |event| {
+            seen.push((event.step, event.total, event.x_start.is_none()));
+            if event.step == 2 { Err(Error::Cancelled) } else { Ok(()) }
+        });
     assert!(matches!(result, Err(Error::Cancelled)));
     assert_eq!(seen, [(1, K, true), (2, K, true)]);
 }
@@ -181,13 +182,13 @@ fn what_does_not_fit_is_refused_with_its_name() {
     let device = Device::flex();
     let prior = prior(&device);
     let (good, null) = (text(&[5], &device), text(&[2], &device));
-    let message = |text: &TextCondition, options: SampleOptions| {
+    let message = |text: &TextCondition, options: PriorOptions| {
         let mut noise = SeededNoise::new(&[0], 0);
-        prior.sample(text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+        prior.sample(Captions { text, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap_err().to_string()
     };
     let expect =
         |message: String, parts: &[&str]| assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-    let options = SampleOptions::default;
+    let options = PriorOptions::default;
 
     let mut narrow = good.clone();
     narrow.pooled = Tensor::ones([1, D - 1], &device);
@@ -195,12 +196,12 @@ fn what_does_not_fit_is_refused_with_its_name() {
     let mut nan = good.clone();
     nan.pooled = nan.pooled * f64::NAN;
     expect(message(&nan, options()), &["caption", "not finite"]);
-    expect(message(&good, SampleOptions { guidance: Some(f64::NAN), ..options() }), &["`guidance` = NaN"]);
-    expect(message(&good, SampleOptions { temperature: Some(f64::INFINITY), ..options() }), &["`temperature` = inf"]);
-    expect(message(&good, SampleOptions { top_p: Some(1.5), ..options() }), &["`top_p` = 1.5"]);
-    expect(message(&good, SampleOptions { candidates: Some(0), ..options() }), &["`candidates` = 0"]);
-    expect(message(&good, SampleOptions { steps: Some(25), ..options() }), &["`steps` = 25", "component"]);
-    expect(message(&good, SampleOptions { sampler: Some(Sampler::Ddpm), ..options() }), &["`sampler`", "temperature"]);
+    expect(message(&good, PriorOptions { guidance: Some(f64::NAN), ..options() }), &["`guidance` = NaN"]);
+    expect(message(&good, PriorOptions { temperature: Some(f64::INFINITY), ..options() }), &["`temperature` = inf"]);
+    expect(message(&good, PriorOptions { top_p: Some(1.5), ..options() }), &["`top_p` = 1.5"]);
+    expect(message(&good, PriorOptions { candidates: Some(0), ..options() }), &["`candidates` = 0"]);
+    expect(message(&good, PriorOptions { steps: Some(25), ..options() }), &["`steps` = 25", "component"]);
+    expect(message(&good, PriorOptions { sampler: Some(Sampler::Ddpm), ..options() }), &["`sampler`", "temperature"]);
 
     let other = AutoregressivePriorConfig { components: K - 1, ..config() };
     let network = other.init(&device).unwrap();
@@ -216,7 +217,7 @@ fn saved_and_loaded_it_samples_the_same() {
     prior.save(dir.path(), FloatType::F32).unwrap();
     let loaded = AutoregressivePrior::load(dir.path(), &device).unwrap();
     assert_eq!((loaded.config(), loaded.quantizer()), (prior.config(), prior.quantizer()));
-    let [a, b] = [&prior, &loaded].map(|p| run(p, &text, &null, &SampleOptions::default(), &[1]).into_data());
+    let [a, b] = [&prior, &loaded].map(|p| run(p, &text, &null, &PriorOptions::default(), &[1]).into_data());
     assert_eq!(a, b);
     std::fs::remove_file(dir.path().join("pca.safetensors")).unwrap();
     let message = AutoregressivePrior::load(dir.path(), &device).unwrap_err().to_string();
@@ -226,7 +227,7 @@ fn saved_and_loaded_it_samples_the_same() {
 #[test]
 fn defaults_are_those_of_the_configuration() {
     let prior = prior(&Device::flex());
-    let expected = SampleOptions {
+    let expected = PriorOptions {
         guidance: Some(2.0),
         candidates: Some(2),
         temperature: Some(1.0),
@@ -234,6 +235,6 @@ fn defaults_are_those_of_the_configuration() {
         ..Default::default()
     };
     assert_eq!(prior.defaults(), expected);
-    Prior::validate(&prior, &expected).unwrap();
+    assert_eq!(prior.num_steps(&expected).unwrap(), K);
     assert_eq!((prior.embed_dim(), prior.token_width(), prior.context_length()), (D, W, S));
 }

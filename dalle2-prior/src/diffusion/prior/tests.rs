@@ -1,5 +1,3 @@
-use std::ops::ControlFlow;
-
 use super::*;
 use burn::nn::LinearConfig;
 use burn::tensor::{Distribution, Tolerance};
@@ -38,14 +36,14 @@ fn run(
     prior: &DiffusionPrior,
     text: &TextCondition,
     null: &TextCondition,
-    options: &SampleOptions,
+    options: &PriorOptions,
     seeds: &[u64],
 ) -> Tensor<2> {
-    prior.sample(text, null, options, &mut SeededNoise::new(seeds, 0), &mut |_| ControlFlow::Continue(())).unwrap()
+    prior.sample(Captions { text, null }, options, &mut SeededNoise::new(seeds, 0), &mut |_| Ok(())).unwrap()
 }
 
-fn options() -> SampleOptions {
-    SampleOptions { steps: Some(6), ..Default::default() }
+fn options() -> PriorOptions {
+    PriorOptions { steps: Some(6), ..Default::default() }
 }
 
 fn assert_equal(a: Tensor<2>, b: Tensor<2>) {
@@ -58,7 +56,7 @@ fn a_seed_gives_its_sample_alone_and_in_a_batch() {
     let prior = prior(&device);
     let (text, null) = (text(&[5, 3, 2], &device), text(&[2], &device));
     for sampler in [Sampler::Ddim { eta: 0.0 }, Sampler::Ddpm] {
-        let options = SampleOptions { sampler: Some(sampler), ..options() };
+        let options = PriorOptions { sampler: Some(sampler), ..options() };
         let batch = run(&prior, &text, &null, &options, &[4, 5, 6]);
         assert_eq!(batch.to_data(), run(&prior, &text, &null, &options, &[4, 5, 6]).to_data());
         for i in 0..3 {
@@ -83,7 +81,7 @@ fn guidance_zero_forgets_the_caption_and_one_the_empty_caption() {
     let prior = prior(&device);
     let (a, b, null) = (text(&[5], &device), text(&[4], &device), text(&[2], &device));
     let with = |guidance, text: &TextCondition, null: &TextCondition| {
-        let options = SampleOptions { guidance: Some(guidance), candidates: Some(1), ..options() };
+        let options = PriorOptions { guidance: Some(guidance), candidates: Some(1), ..options() };
         run(&prior, text, null, &options, &[3])
     };
     assert_equal(with(0.0, &a, &null), with(0.0, &b, &null));
@@ -97,7 +95,7 @@ fn candidates_come_from_the_noise_of_their_own_item() {
     let device = Device::flex();
     let prior = prior(&device);
     let (text, null) = (text(&[5, 4], &device), text(&[2], &device));
-    let options = SampleOptions { candidates: Some(3), ..options() };
+    let options = PriorOptions { candidates: Some(3), ..options() };
     let batch = run(&prior, &text, &null, &options, &[7, 8]);
     assert_equal(run(&prior, &row(&text, 1), &null, &options, &[8]), batch.narrow(0, 1, 1));
 }
@@ -107,10 +105,11 @@ fn every_step_is_reported_and_can_cancel() {
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
     let mut seen = Vec::new();
-    let result = prior.sample(&text, &null, &options(), &mut SeededNoise::new(&[0], 0), &mut |event| {
-        seen.push((event.step, event.total, event.x_start.is_none()));
-        if event.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let result =
+        prior.sample(Captions { text: &text, null: &null }, &options(), &mut SeededNoise::new(&[0], 0), &mut |event| {
+            seen.push((event.step, event.total, event.x_start.is_none()));
+            if event.step == 2 { Err(Error::Cancelled) } else { Ok(()) }
+        });
     assert!(matches!(result, Err(Error::Cancelled)));
     assert_eq!(seen, [(1, 6, true), (2, 6, true)]);
 }
@@ -120,9 +119,9 @@ fn what_does_not_fit_is_refused_with_its_name() {
     let device = Device::flex();
     let prior = prior(&device);
     let (good, null) = (text(&[5], &device), text(&[2], &device));
-    let message = |text: &TextCondition, null: &TextCondition, options: SampleOptions| {
+    let message = |text: &TextCondition, null: &TextCondition, options: PriorOptions| {
         let mut noise = SeededNoise::new(&[0], 0);
-        prior.sample(text, null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+        prior.sample(Captions { text, null }, &options, &mut noise, &mut |_| Ok(())).unwrap_err().to_string()
     };
     let expect =
         |message: String, parts: &[&str]| assert!(parts.iter().all(|part| message.contains(part)), "{message}");
@@ -138,24 +137,24 @@ fn what_does_not_fit_is_refused_with_its_name() {
     expect(message(&nan, &null, options()), &["caption", "not finite"]);
     expect(message(&good, &text(&[1, 2], &device), options()), &["one empty caption", "2"]);
 
-    expect(message(&good, &null, SampleOptions { steps: Some(0), ..options() }), &["`steps` = 0"]);
-    expect(message(&good, &null, SampleOptions { steps: Some(1001), ..options() }), &["between 1 and 1000"]);
-    expect(message(&good, &null, SampleOptions { guidance: Some(f64::NAN), ..options() }), &["`guidance` = NaN"]);
-    expect(message(&good, &null, SampleOptions { candidates: Some(0), ..options() }), &["`candidates` = 0"]);
+    expect(message(&good, &null, PriorOptions { steps: Some(0), ..options() }), &["`steps` = 0"]);
+    expect(message(&good, &null, PriorOptions { steps: Some(1001), ..options() }), &["between 1 and 1000"]);
+    expect(message(&good, &null, PriorOptions { guidance: Some(f64::NAN), ..options() }), &["`guidance` = NaN"]);
+    expect(message(&good, &null, PriorOptions { candidates: Some(0), ..options() }), &["`candidates` = 0"]);
     let sampler = Some(Sampler::Ddim { eta: 2.0 });
-    expect(message(&good, &null, SampleOptions { sampler, ..options() }), &["`sampler.eta` = 2"]);
+    expect(message(&good, &null, PriorOptions { sampler, ..options() }), &["`sampler.eta` = 2"]);
 }
 
 #[test]
 fn the_noise_source_is_asked_once_per_step() {
     let device = Device::flex();
     let (prior, text, null) = (prior(&device), text(&[5], &device), text(&[2], &device));
-    let options = SampleOptions { sampler: Some(Sampler::Ddpm), candidates: Some(2), ..options() };
+    let options = PriorOptions { sampler: Some(Sampler::Ddpm), candidates: Some(2), ..options() };
     let mut noise = RecordedNoise::new();
     for _ in 0..6 {
         noise.push(&[2, D], vec![0.1; 2 * D]).unwrap(); // the start and one for each step but the last
     }
-    prior.sample(&text, &null, &options, &mut noise, &mut |_| ControlFlow::Continue(())).unwrap();
+    prior.sample(Captions { text: &text, null: &null }, &options, &mut noise, &mut |_| Ok(())).unwrap();
     assert_eq!(noise.remaining(), 0);
 }
 
@@ -170,7 +169,7 @@ fn the_measured_variance_is_sampled_with_and_saved() {
     let table = measured.config().analytic_variance.clone().unwrap();
     // A network that knows nothing misses by about the variance of a scaled embedding and its own.
     assert!((0.3..3.0).contains(&table.at(999)), "{table:?}");
-    let ddpm = SampleOptions { sampler: Some(Sampler::Ddpm), ..options() };
+    let ddpm = PriorOptions { sampler: Some(Sampler::Ddpm), ..options() };
     let [a, b] = [&plain, &measured].map(|prior| run(prior, &text, &null, &ddpm, &[1, 2, 3]));
     assert!((a - b).abs().max().into_scalar::<f32>() > 1e-3, "more noise is added");
     // DDIM has a variance of its own.
@@ -193,11 +192,11 @@ fn every_sampler_takes_the_steps_it_is_asked_for() {
     for sampler in [Sampler::Ddpm, Sampler::Ddim { eta: 0.0 }, Sampler::DpmSolver2m, Sampler::DpmSolver2s] {
         for steps in [1, 7, 30] {
             let mut seen = 0;
-            let options = SampleOptions { sampler: Some(sampler), steps: Some(steps), ..Default::default() };
+            let options = PriorOptions { sampler: Some(sampler), steps: Some(steps), ..Default::default() };
             let mut noise = SeededNoise::new(&[3], 0);
-            let z = prior.sample(&text, &null, &options, &mut noise, &mut |event| {
+            let z = prior.sample(Captions { text: &text, null: &null }, &options, &mut noise, &mut |event| {
                 seen = event.step;
-                ControlFlow::Continue(())
+                Ok(())
             });
             assert!(z.unwrap().abs().sum().into_scalar::<f32>().is_finite());
             assert_eq!(seen, steps, "{sampler:?}");
@@ -215,7 +214,7 @@ fn a_self_conditioned_prior_samples_from_its_own_estimates() {
     network.estimate_proj = None;
     let without = DiffusionPrior::new(DiffusionPriorConfig { self_conditioning: None, ..config }, network).unwrap();
     let (text, null) = (text(&[5], &device), text(&[2], &device));
-    let run = |prior, steps| run(prior, &text, &null, &SampleOptions { steps: Some(steps), ..options() }, &[1]);
+    let run = |prior, steps| run(prior, &text, &null, &PriorOptions { steps: Some(steps), ..options() }, &[1]);
     assert_equal(run(&with, 1), run(&without, 1)); // the first step has no estimate yet
     assert!((run(&with, 6) - run(&without, 6)).abs().max().into_scalar::<f32>() > 1e-3);
 }
@@ -241,7 +240,7 @@ fn saved_and_loaded_it_samples_the_same() {
 #[test]
 fn defaults_are_those_of_the_configuration() {
     let prior = prior(&Device::flex());
-    let expected = SampleOptions {
+    let expected = PriorOptions {
         steps: Some(25),
         guidance: Some(2.0),
         sampler: Some(Sampler::Ddim { eta: 0.0 }),
@@ -249,6 +248,6 @@ fn defaults_are_those_of_the_configuration() {
         ..Default::default()
     };
     assert_eq!(prior.defaults(), expected);
-    Prior::validate(&prior, &expected).unwrap();
+    assert_eq!(prior.num_steps(&expected).unwrap(), 25);
     assert_eq!((prior.embed_dim(), prior.token_width(), prior.context_length()), (D, W, S));
 }

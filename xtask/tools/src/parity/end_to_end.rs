@@ -1,12 +1,14 @@
 //! Both recorded generations: each step from its recorded latent, and all steps from the noise.
 
-use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use dalle2::core::diffusion::{RecordedNoise, SamplerOptions, SamplingPlan, guide_halves, sample};
 use dalle2::core::image::{from_tensor, resize_bicubic, to_tensor};
-use dalle2::core::{Decoder, ImageEncoder, Prior, SampleOptions, StepEvent, TextCondition, TextEncoder, Upsampler};
+use dalle2::core::{
+    Captions, Decoder, DiffusionOptions, ImageEncoder, Prior, PriorOptions, StepEvent, TextCondition, TextEncoder,
+    Upsampler, UpsamplerOptions,
+};
 
 use super::schedules::{push, split};
 use super::{Comparison, Fixture};
@@ -61,8 +63,10 @@ impl Comparison {
         let mut reader = Reader { file, device: self.device.clone(), next: 0 };
         let stage = reader.stage::<2>("prior", self.manifest.steps.prior)?;
         self.prior_steps(&stage, &text, &null)?;
-        let options = options(self.manifest.steps.prior, Some(PRIOR_GUIDANCE));
-        let embedding = self.parts.prior.sample(&text, &null, &options, &mut stage.noise()?, &mut keep_going)?;
+        let (steps, guidance) = (Some(self.manifest.steps.prior), Some(PRIOR_GUIDANCE));
+        let options = PriorOptions { steps, guidance, ..Default::default() };
+        let captions = Captions { text: &text, null: &null };
+        let embedding = self.parts.prior.sample(captions, &options, &mut stage.noise()?, &mut keep_going)?;
         self.check(file, "image_embeddings", embedding.clone())?;
         self.images(file, &mut reader, embedding, &text, &null)
     }
@@ -89,15 +93,16 @@ impl Comparison {
         let recorded = file.tensor::<2>("image_embeddings", &self.device)?;
         let stage = reader.stage::<4>("decoder", steps)?;
         self.decoder_steps(&stage, recorded, text, null)?;
-        let decoder_options = options(steps, Some(DECODER_GUIDANCE));
-        let low =
-            self.parts.decoder.sample(embedding, text, null, &decoder_options, &mut stage.noise()?, &mut keep_going)?;
+        let options = DiffusionOptions { steps: Some(steps), guidance: Some(DECODER_GUIDANCE), ..Default::default() };
+        let (captions, noise) = (Captions { text, null }, &mut stage.noise()?);
+        let low = self.parts.decoder.sample(&embedding, captions, None, &options, noise, &mut keep_going)?;
         let recorded_low = stage.latents.last().context("the decoder has no steps")?.clone().clamp(-1.0, 1.0);
 
         let stage = reader.stage::<4>("super_res", sr_steps)?;
         self.super_res_steps(&stage, recorded_low)?;
         let noise = &mut stage.noise()?;
-        let high = self.parts.upsampler.sample(low, &options(sr_steps, None), noise, &mut keep_going)?;
+        let options = UpsamplerOptions { steps: Some(sr_steps), ..Default::default() };
+        let high = self.parts.upsampler.sample(&low, None, &options, noise, &mut keep_going)?;
         // [B, 3, H, W] in [-1, 1] -> [B, H, W, 3] in [0, 1]
         self.check(file, "image", high.clone().permute([0, 2, 3, 1]) * 0.5 + 0.5)?;
         self.pixels(file, high)
@@ -182,7 +187,7 @@ impl Comparison {
                 push(&mut noise, recorded.clone())?;
             }
             let mut denoise = |x_t: Tensor<D>, t: usize| Ok(split(network(x_t, t), options.variance));
-            let mut on_step = |_: usize, _: usize, _: &Tensor<D>| ControlFlow::Continue(());
+            let mut on_step = |_: usize, _: usize, _: &Tensor<D>| Ok(());
             let part = plan.part(k..k + 1)?;
             latents.push(sample(&part, options, from.clone(), &mut denoise, &mut noise, &mut on_step)?);
         }
@@ -190,10 +195,6 @@ impl Comparison {
     }
 }
 
-fn options(steps: usize, guidance: Option<f64>) -> SampleOptions {
-    SampleOptions { steps: Some(steps), guidance, ..Default::default() }
-}
-
-fn keep_going(_: StepEvent<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
+fn keep_going(_: StepEvent<'_>) -> dalle2::Result<()> {
+    Ok(())
 }

@@ -1,7 +1,5 @@
 //! The schedulers: timesteps, tables and every recorded step.
 
-use std::ops::ControlFlow;
-
 use anyhow::{Result, bail};
 use burn::prelude::*;
 use dalle2::core::diffusion::{
@@ -94,7 +92,7 @@ impl Comparison {
             let mut denoise = |_: Tensor<D>, _: usize| Ok(split(outputs[k].clone(), options.variance));
             let mut on_step = |_: usize, _: usize, x_start: &Tensor<D>| {
                 estimates.push(x_start.clone());
-                ControlFlow::Continue(())
+                Ok(())
             };
             let part = plan.part(k..k + 1)?;
             single.push(sample(&part, options, samples[k].clone(), &mut denoise, &mut source, &mut on_step)?);
@@ -109,7 +107,7 @@ impl Comparison {
             step += 1;
             Ok(split(outputs[step - 1].clone(), options.variance))
         };
-        let mut on_step = |_: usize, _: usize, _: &Tensor<D>| ControlFlow::Continue(());
+        let mut on_step = |_: usize, _: usize, _: &Tensor<D>| Ok(());
         let last = sample(&plan, options, samples[0].clone(), &mut denoise, &mut source, &mut on_step)?;
         self.row(format!("{name}/last sample"), last, samples[samples.len() - 1].clone())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::store::read_json;
+use super::read_json;
 use crate::{Error, Result};
 
 /// The object in a JSON file, whose keys are asked for one by one; every error names the file and the key.
