@@ -20,7 +20,7 @@ use dalle2::core::metrics::psnr;
 use dalle2::core::store::write_json;
 use dalle2::core::{Captions, Decoder, StepEvent, TextCondition};
 use dalle2::decoder::UnclipDecoder;
-use dalle2::{Pipeline, DiffusionOptions};
+use dalle2::{DiffusionOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, NearestIndex, Split, Subset};
 use indicatif::ProgressBar;
 use serde::Serialize;

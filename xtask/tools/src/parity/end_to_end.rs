@@ -1,6 +1,5 @@
 //! Both recorded generations: each step from its recorded latent, and all steps from the noise.
 
-
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use dalle2::core::diffusion::{RecordedNoise, SamplerOptions, SamplingPlan, guide_halves, sample};
