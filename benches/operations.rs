@@ -20,7 +20,7 @@ use burn::nn::{GroupNormConfig, LinearConfig, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::{Distribution, FloatDType};
 use clap::Parser;
-use dalle2::core::nn;
+use dalle2::base::nn;
 
 /// Seconds of runs that are not measured, of those that are, and the samples that these are put into.
 const WARM_UP: f64 = 0.3;
@@ -168,7 +168,7 @@ fn main() {
     dalle2::keep_memory();
     let mut medians = Medians { cli: Cli::parse(), seconds: BTreeMap::new() };
     // As in a step of a sampler or of the trainer.
-    dalle2::core::on_pool(&Device::flex(), || {
+    dalle2::base::on_pool(&Device::flex(), || {
         for part in [maps, rows, training] {
             part(&mut medians);
         }

@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use dalle2::core::store::write_json;
-use dalle2::core::{image::to_tensor, metrics::psnr};
+use dalle2::base::store::write_json;
+use dalle2::base::{image::to_tensor, metrics::psnr};
 use dalle2::{FloatType, GenerateRequest, LoadOptions, Pipeline, Residency};
 use serde_json::json;
 

@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use burn::tensor::{Distribution, Tensor};
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::{Captions, Prior, PriorOptions, TextCondition, TokenMask};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::{Captions, Prior, PriorOptions, TextCondition, TokenMask};
 use dalle2::prior::{
     AutoregressivePrior, AutoregressivePriorConfig, DiffusionPrior, DiffusionPriorConfig, EmbeddingQuantizer,
     QuantizerOptions,

@@ -7,8 +7,8 @@
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use burn::prelude::{Device, Tensor, TensorData};
-use dalle2::core::diffusion::standard_normal;
-use dalle2::core::{TextCondition, TokenMask};
+use dalle2::base::diffusion::standard_normal;
+use dalle2::base::{TextCondition, TokenMask};
 use dalle2::decoder::DecoderConfig;
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::{GenerateRequest, Pipeline};

@@ -46,13 +46,13 @@ fn main() -> anyhow::Result<()> {
     for time in &generation.times {
         println!("{:14} {:6.2} s", time.stage.to_string(), time.duration.as_secs_f64());
     }
-    println!("seed {}", generation.seed);
+    println!("seed {}", generation.seeds[0]);
 
     for (i, image) in generation.images.iter().enumerate() {
         let stem = cli.out.file_stem().unwrap_or_default().to_string_lossy();
         let number = if i == 0 { String::new() } else { format!("-{}", i + 1) };
         let file = cli.out.with_file_name(format!("{stem}{number}.png"));
-        dalle2::core::image::save_png(image, &file)?;
+        dalle2::base::image::save_png(image, &file)?;
         println!("{}", file.display());
     }
     Ok(())

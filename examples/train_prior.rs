@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use dalle2::core::diffusion::LossWeight;
-use dalle2::core::{Components, EmbeddingScale, PriorOptions};
+use dalle2::base::diffusion::LossWeight;
+use dalle2::base::{Components, EmbeddingScale, PriorOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{
     AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,

@@ -1,7 +1,6 @@
 //! Pipelines in the layout of diffusers: `UnCLIPPipeline` and `UnCLIPImageVariationPipeline`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
 use dalle2_core::diffusers::{IndexEntry, VERSION};
@@ -15,12 +14,12 @@ use crate::on_demand::OnDemand;
 use crate::pretrained::INDEX_FILE;
 use crate::{Pipeline, PipelineBuilder};
 
-/// From captions to images.
+/// Class of pipelines from captions to images.
 const TEXT_TO_IMAGE: &str = "UnCLIPPipeline";
-/// From images to their variations.
+/// Class of pipelines from images to variations.
 const VARIATION: &str = "UnCLIPImageVariationPipeline";
 
-/// Folders that both kinds of pipelines have, and the classes that may stand beside them in the index.
+/// Folders of both classes of pipelines, with the accepted classes of their entries in the index.
 const COMMON: [(&str, &[&str]); 8] = [
     ("text_encoder", &["CLIPTextModelWithProjection"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
@@ -31,9 +30,9 @@ const COMMON: [(&str, &[&str]); 8] = [
     ("decoder_scheduler", &["UnCLIPScheduler"]),
     ("super_res_scheduler", &["UnCLIPScheduler"]),
 ];
-/// Folders of a pipeline that begins with a caption.
+/// Folders of a pipeline that starts from a caption.
 const PRIOR: [(&str, &[&str]); 2] = [("prior", &["PriorTransformer"]), ("prior_scheduler", &["UnCLIPScheduler"])];
-/// Folders of a pipeline that begins with an image; one that begins with a caption may have them too.
+/// Folders of a pipeline that starts from an image; optional in one that starts from a caption.
 const IMAGE: [(&str, &[&str]); 2] = [
     ("image_encoder", &["CLIPVisionModelWithProjection"]),
     ("feature_extractor", &["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor"]),
@@ -44,12 +43,12 @@ pub(crate) fn is_diffusers(class: &str) -> bool {
     [TEXT_TO_IMAGE, VARIATION].contains(&class)
 }
 
-/// Reads a pipeline whose index is `index`, `_class_name` included.
-pub(crate) fn load(dir: &Path, index: Map<String, Value>, options: &LoadOptions) -> Result<Pipeline> {
+/// Loads the parts of a pipeline with this index.
+pub(crate) fn load(dir: &Path, index: &Map<String, Value>, options: &LoadOptions) -> Result<PipelineBuilder> {
     let path = dir.join(INDEX_FILE);
-    let parts = check_index(&path, &index)?;
+    let parts = check_index(&path, index)?;
     let has = |name: &str| parts.contains(&name);
-    let mut builder = Pipeline::builder().device(&options.device);
+    let mut builder = PipelineBuilder::default().device(&options.device);
     builder = text_encoder(builder, dir, options)?;
     if has("image_encoder") {
         builder = image_encoder(builder, dir, options)?;
@@ -59,8 +58,7 @@ pub(crate) fn load(dir: &Path, index: Map<String, Value>, options: &LoadOptions)
     }
     let decoder = UnclipDecoder::load_diffusers(dir, options)?;
     let upsampler = DiffusionUpsampler::load_diffusers(dir, options)?;
-    let pipeline = builder.decoder(decoder).upsampler(upsampler).build()?;
-    Ok(Pipeline { index: Some(Arc::new(index)), ..pipeline })
+    Ok(builder.decoder(decoder).upsampler(upsampler))
 }
 
 /// The parts of an index, all of known classes and none missing.
@@ -86,16 +84,16 @@ fn check_index<'a>(path: &Path, index: &'a Map<String, Value>) -> Result<Vec<&'a
             _ => faults.push(format!("`{name}` is {entry}, expected [a library, a class name]")),
         }
     }
-    // A part of a wrong class has been reported; one that nobody named is missing.
+    // Entries of a wrong class have been reported already.
     let missing = COMMON.iter().chain(&first).map(|(name, _)| *name).filter(|name| !index.contains_key(*name));
-    faults.extend(missing.map(|name| format!("`{name}` is missing, which a {class} has")));
-    match faults.is_empty() {
-        true => Ok(parts),
-        false => Err(Error::format(path, faults.join("; "))),
+    faults.extend(missing.map(|name| format!("`{name}` is missing, which {class} requires")));
+    if !faults.is_empty() {
+        return Err(Error::format(path, faults.join("; ")));
     }
+    Ok(parts)
 }
 
-/// The module that `text_proj` is in differs between releases of diffusers.
+/// The module of `text_proj` differs between releases of diffusers.
 fn is_library(part: &str, library: &str) -> bool {
     match part {
         "text_encoder" | "tokenizer" | "image_encoder" | "feature_extractor" => library == "transformers",
@@ -123,29 +121,28 @@ fn image_encoder(builder: PipelineBuilder, dir: &Path, options: &LoadOptions) ->
 }
 
 impl Pipeline {
-    /// What keeps the pipeline from being written in the layout of diffusers; empty when nothing does.
-    ///
-    /// Presets whose pipelines can be written so are named in `docs/weights.md`.
+    /// Lists the reasons that prevent writing the pipeline in the layout of diffusers. `docs/weights.md` lists presets without
+    /// any.
     pub fn diffusers_faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.components().iter().flat_map(|part| part.diffusers_faults()).collect();
         if self.upsamplers.len() != 1 {
             faults.push(format!(
-                "diffusers' unCLIP has one super-resolution stage, this pipeline {}",
+                "diffusers' unCLIP has one super-resolution stage, this pipeline has {}",
                 self.upsamplers.len()
             ));
         }
         faults
     }
 
-    /// Writes the pipeline to a directory in the layout of diffusers, so that its `UnCLIPPipeline` (or, without a prior,
-    /// `UnCLIPImageVariationPipeline`) opens it. A pipeline that was read from such a directory keeps its configuration
-    /// files and its index as they were.
+    /// Writes the pipeline to a directory in the layout of diffusers, for its `UnCLIPPipeline` or, without a prior,
+    /// `UnCLIPImageVariationPipeline`. A pipeline that was loaded from such a directory retains its configuration files and its
+    /// index.
     ///
-    /// The index is written last, so a directory that could not be finished is not taken for a pipeline.
+    /// The index is written last, so an incomplete directory is not a pipeline.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] with everything that the layout cannot express, see [`Pipeline::diffusers_faults`]; when a
-    /// file cannot be written, or a value is not finite in `float_type`.
+    /// [`Error::Mismatch`] with everything that the layout cannot express, see [`Pipeline::diffusers_faults`]; if a file
+    /// cannot be written, or a value is not finite in `float_type`.
     pub fn save_diffusers(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let (dir, faults) = (dir.as_ref(), self.diffusers_faults());
         if !faults.is_empty() {
@@ -171,8 +168,8 @@ impl Pipeline {
         parts
     }
 
-    /// The index of these entries. One that was read is kept where it says the same: releases of diffusers differ in the
-    /// library that they name for a class.
+    /// The index of these entries. Loaded entries of the same class are retained, because releases of diffusers differ in the
+    /// library of a class.
     fn diffusers_index(&self, entries: Vec<IndexEntry>) -> Map<String, Value> {
         let mut index = match &self.index {
             Some(index) => (**index).clone(),
@@ -185,9 +182,9 @@ impl Pipeline {
             }
         };
         for IndexEntry { folder, library, class } in entries {
-            let kept =
+            let same_class =
                 index.get(&folder).and_then(Value::as_array).is_some_and(|entry| entry.get(1) == Some(&json!(class)));
-            if !kept {
+            if !same_class {
                 index.insert(folder, json!([library, class]));
             }
         }

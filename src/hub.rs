@@ -15,14 +15,14 @@ use serde_json::{Map, Value};
 use crate::Pipeline;
 use crate::pretrained::INDEX_FILE;
 
-/// Names under which the weights of a part are looked for.
+/// File names of the weights of a part.
 const WEIGHTS: [&str; 2] = ["diffusion_pytorch_model", "model"];
-/// Times that a file whose download breaks off is taken up again.
+/// Attempts to download a file.
 const ATTEMPTS: usize = 3;
 
-/// Where pipelines are fetched from, and where they are kept.
+/// A source of pipelines, with a local cache.
 ///
-/// Files are kept in the cache of Hugging Face's libraries (`$HF_HOME/hub`, else `~/.cache/huggingface/hub`), so what
+/// Files are stored in the cache of Hugging Face's libraries (`$HF_HOME/hub`, else `~/.cache/huggingface/hub`), so what
 /// those have fetched is not fetched again, and the reverse.
 ///
 /// ```no_run
@@ -46,14 +46,14 @@ pub struct Hub {
     offline: bool,
 }
 
-/// How far the download of a file has come.
+/// Progress of the download of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Download<'a> {
     /// Path within the repository.
     pub file: &'a str,
-    /// Bytes that are here.
+    /// Downloaded bytes.
     pub done: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total: u64,
 }
 
@@ -111,7 +111,7 @@ impl Hub {
 
     /// Fetches what a pipeline needs (JSON files, tokenizer, one form of each part's weights, safetensors where there is
     /// one) and returns the directory of it. What is in the cache is not fetched again; a download that broke off goes
-    /// on where it stopped. `report` hears of the progress of each file.
+    /// on where it stopped. `report` receives the progress of each file.
     ///
     /// Without a connection, what the cache holds of the revision is taken.
     ///
@@ -209,7 +209,7 @@ struct Fetch<'a> {
     api: Api,
     remote: ApiRepo,
     dir: PathBuf,
-    /// What the repository holds.
+    /// The files of the repository.
     files: BTreeSet<String>,
     report: Report<'a>,
 }
@@ -241,8 +241,8 @@ impl Fetch<'_> {
         let names: BTreeSet<String> =
             self.files.iter().filter_map(|file| file.strip_prefix(&within)).map(str::to_owned).collect();
         for name in &names {
-            let wanted = [".json", ".txt"].iter().any(|ending| name.ends_with(ending));
-            if wanted && !name.contains('/') && !name.contains(".index.") {
+            let is_metadata = [".json", ".txt"].iter().any(|ending| name.ends_with(ending));
+            if is_metadata && !name.contains('/') && !name.contains(".index.") {
                 self.file(&format!("{within}{name}"))?;
             }
         }
@@ -283,10 +283,10 @@ impl Fetch<'_> {
             match result {
                 Ok(_) if file_size(&path) == Some(total) => return Ok(()),
                 Ok(_) => {
-                    let found = file_size(&path).unwrap_or_default();
+                    let size = file_size(&path).unwrap_or_default();
                     remove_damaged(&path);
                     if attempt >= ATTEMPTS {
-                        let message = format!("{file} has {found} bytes after its download, expected {total}");
+                        let message = format!("{file} has {size} bytes after its download, expected {total}");
                         return Err(error(self.repo, message));
                     }
                 }
@@ -295,7 +295,7 @@ impl Fetch<'_> {
                     self.remove_part(file);
                 }
                 Err(cause) if attempt < ATTEMPTS && status(&cause).is_none() => {
-                    tracing::warn!("{}: the download of {file} broke off ({cause}); going on", self.repo);
+                    tracing::warn!("{}: the download of {file} broke off ({cause}); retrying", self.repo);
                 }
                 Err(cause) => return Err(error(self.repo, explain(&cause, file))),
             }
@@ -313,7 +313,7 @@ impl Fetch<'_> {
     }
 }
 
-/// Passes the progress of one file on.
+/// Forwards the progress of one file.
 struct Reporter<'a> {
     file: &'a str,
     done: u64,

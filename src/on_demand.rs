@@ -1,6 +1,5 @@
-//! CLIP's encoders that are read from disk whenever they are needed, for [`Residency::OneStage`](crate::Residency).
-//!
-//! The diffusion stages hold their networks in this way themselves; they know their widths from the configuration alone.
+//! CLIP's encoders loaded on demand, for [`Residency::OneStage`](crate::Residency). The diffusion stages load their networks
+//! on demand themselves, because their configuration contains their widths.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +11,7 @@ use dalle2_core::{Component, FloatType, ImageEncoder, Result, TextCondition, Tex
 
 type Load<T> = Arc<dyn Fn() -> Result<T> + Send + Sync>;
 
-/// An encoder on disk, with what neighbours ask of it.
+/// An encoder on disk, with its widths.
 pub(crate) struct OnDemand<T> {
     load: Load<T>,
     class: String,
@@ -29,7 +28,7 @@ impl<T> fmt::Debug for OnDemand<T> {
 }
 
 impl<T: TextEncoder> OnDemand<T> {
-    /// Reads the encoder once, to check it and to learn its widths.
+    /// Loads the encoder once, to check it and to store its widths.
     pub(crate) fn text(load: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
         let encoder = load()?;
         let tokens = [encoder.token_width(), encoder.context_length()];
@@ -38,7 +37,7 @@ impl<T: TextEncoder> OnDemand<T> {
 }
 
 impl<T: ImageEncoder> OnDemand<T> {
-    /// Reads the encoder once, to check it and to learn its width.
+    /// Loads the encoder once, to check it and to store its width.
     pub(crate) fn image(load: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
         let encoder = load()?;
         Ok(Self::new(&encoder, encoder.embed_dim(), load))
@@ -74,6 +73,10 @@ impl<T: Component> Component for OnDemand<T> {
 impl<T: TextEncoder> TextEncoder for OnDemand<T> {
     fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
         (self.load)()?.encode(captions)
+    }
+
+    fn count_tokens(&self, caption: &str) -> Result<usize> {
+        (self.load)()?.count_tokens(caption)
     }
 
     fn embed_dim(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::prelude::Device;
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
@@ -22,18 +23,18 @@ const CLASS: &str = "Dalle2Pipeline";
 const LIBRARY: &str = "dalle2";
 
 impl Pipeline {
-    /// Loads a pipeline from a directory: one that [`Pipeline::save_pretrained`] or the training examples wrote, or one in
-    /// the layout of diffusers with an `UnCLIPPipeline` or an `UnCLIPImageVariationPipeline`, such as Karlo.
+    /// Loads a pipeline directory: of [`Pipeline::save_pretrained`] or of training, or one in the layout of diffusers with an
+    /// `UnCLIPPipeline` or an `UnCLIPImageVariationPipeline`, such as Karlo.
     ///
     /// # Errors
-    /// When the directory, the index or a part is missing or damaged, a class or a setting is not known, tensors do not
-    /// match their configuration, or the parts do not fit each other.
+    /// [`Error::NotAPipeline`] if there is no `model_index.json`; otherwise if a part is missing or damaged, a class or a
+    /// setting is unknown, tensors differ from their configuration, or the parts are incompatible.
     pub fn from_pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::from_pretrained_with(dir, &LoadOptions::new(device))
     }
 
-    /// As [`Pipeline::from_pretrained`], with options: how long each stage stays in memory, and in which element type the
-    /// diffusion networks compute.
+    /// As [`Pipeline::from_pretrained`], with options: the residency of each stage in memory, and the float type of the
+    /// diffusion networks.
     ///
     /// ```no_run
     /// use dalle2::{Device, FloatType, LoadOptions, Pipeline, Residency};
@@ -46,47 +47,16 @@ impl Pipeline {
     /// ```
     ///
     /// # Errors
-    /// As [`Pipeline::from_pretrained`], and when the device does not compute in the element type.
+    /// As [`Pipeline::from_pretrained`], and if the device does not support the float type.
     pub fn from_pretrained_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
-        let dir = dir.as_ref();
-        let path = dir.join(INDEX_FILE);
-        if !path.is_file() {
-            return Err(Error::format(dir, format!("is not a pipeline directory: it has no {INDEX_FILE}")));
-        }
-        options.validate()?;
-        let index: Map<String, Value> = read_json(&path)?;
-        let class = match index.get("_class_name") {
-            Some(Value::String(class)) => class.as_str(),
-            other => {
-                let found = other.map_or("missing".to_owned(), Value::to_string);
-                return Err(Error::format(&path, format!("`_class_name` is {found}, expected {}", known_classes())));
-            }
-        };
-        if diffusers::is_diffusers(class) {
-            return diffusers::load(dir, index, options);
-        }
-        if class != CLASS {
-            return Err(Error::format(&path, format!("`_class_name` is {class:?}, expected {}", known_classes())));
-        }
-        let mut builder = Self::builder().device(&options.device);
-        for (name, entry) in index.iter().filter(|(name, _)| !name.starts_with('_')) {
-            let class = match entry.as_array().map(Vec::as_slice) {
-                Some([Value::String(library), Value::String(class)]) if library == LIBRARY => class,
-                _ => {
-                    let message = format!("`{name}` is {entry}, expected [\"{LIBRARY}\", a class name]");
-                    return Err(Error::format(&path, message));
-                }
-            };
-            let part = Part { index: &path, dir: dir.join(name), name, class };
-            builder = part.load(builder, options)?;
-        }
-        builder.build()
+        let (builder, index) = load(dir.as_ref(), options)?;
+        Ok(Self { index: index.map(Arc::new), ..builder.build()? })
     }
 
     /// Writes the pipeline to a directory: `model_index.json` and a folder per part, in 32-bit floats.
     ///
-    /// A pipeline that diffusers can express is written in its layout, class names and tensor names included, so that it
-    /// opens there too; others are written with class names of this library.
+    /// A pipeline that diffusers can express is written in its layout, with its class and tensor names, so that diffusers can
+    /// load it; others are written with class names of this library.
     ///
     /// # Errors
     /// As [`Pipeline::save_pretrained_as`].
@@ -96,10 +66,10 @@ impl Pipeline {
 
     /// Like [`Pipeline::save_pretrained`], with weights in `float_type`.
     ///
-    /// The index is written last, so a directory that could not be finished is not taken for a pipeline.
+    /// The index is written last, so an incomplete directory is not a pipeline.
     ///
     /// # Errors
-    /// When a file cannot be written, or a part has no form on disk.
+    /// If a file cannot be written, or a part has no file format.
     pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, float_type: FloatType) -> Result<()> {
         let dir = dir.as_ref();
         if self.diffusers_faults().is_empty() {
@@ -127,12 +97,48 @@ impl Pipeline {
     }
 }
 
-/// Adds a part to a pipeline directory, or replaces it there: this is how training runs put a pipeline together.
+/// Loads the parts of a directory; for one in the layout of diffusers, the index too.
+pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<(PipelineBuilder, Option<Map<String, Value>>)> {
+    let path = dir.join(INDEX_FILE);
+    if !path.is_file() {
+        return Err(Error::NotAPipeline { path: dir.to_owned(), exists: dir.exists() });
+    }
+    options.validate()?;
+    let index: Map<String, Value> = read_json(&path)?;
+    let class = match index.get("_class_name") {
+        Some(Value::String(class)) => class.as_str(),
+        other => {
+            let value = other.map_or("missing".to_owned(), Value::to_string);
+            return Err(Error::format(&path, format!("`_class_name` is {value}, expected {}", known_classes())));
+        }
+    };
+    if diffusers::is_diffusers(class) {
+        return Ok((diffusers::load(dir, &index, options)?, Some(index)));
+    }
+    if class != CLASS {
+        return Err(Error::format(&path, format!("`_class_name` is {class:?}, expected {}", known_classes())));
+    }
+    let mut builder = PipelineBuilder::default().device(&options.device);
+    for (name, entry) in index.iter().filter(|(name, _)| !name.starts_with('_')) {
+        let class = match entry.as_array().map(Vec::as_slice) {
+            Some([Value::String(library), Value::String(class)]) if library == LIBRARY => class,
+            _ => {
+                let message = format!("`{name}` is {entry}, expected [\"{LIBRARY}\", a class name]");
+                return Err(Error::format(&path, message));
+            }
+        };
+        let part = Part { index: &path, dir: dir.join(name), name, class };
+        builder = part.load(builder, options)?;
+    }
+    Ok((builder, None))
+}
+
+/// Adds a part to a pipeline directory or replaces it there.
 ///
 /// `name` is the part's folder: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler_1`, `upsampler_2`, …
 ///
 /// # Errors
-/// When a file cannot be written, or the index that is there is not one of this library.
+/// If a file cannot be written, or the directory has an index of another library.
 pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, float_type: FloatType) -> Result<()> {
     let dir = dir.as_ref();
     let path = dir.join(INDEX_FILE);
@@ -149,12 +155,12 @@ pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, flo
     write_json(&path, &index)
 }
 
-/// The classes of pipelines that can be read.
+/// The supported classes of pipelines.
 fn known_classes() -> String {
     format!("\"{CLASS}\", or \"UnCLIPPipeline\" or \"UnCLIPImageVariationPipeline\" of diffusers")
 }
 
-/// A part as the index names it.
+/// An entry of the index.
 struct Part<'a> {
     index: &'a Path,
     dir: PathBuf,
@@ -183,13 +189,24 @@ impl Part<'_> {
                 builder.upsampler(DiffusionUpsampler::load_with(dir, options)?)
             }
             ("text_encoder" | "image_encoder" | "prior" | "decoder", _) => {
-                return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}")));
+                return Err(unknown_class(index, name, class));
             }
-            _ if upsampler => return Err(Error::format(index, format!("`{name}` has the unknown class {class:?}"))),
+            _ if upsampler => return Err(unknown_class(index, name, class)),
             _ => {
                 let known = "text_encoder, image_encoder, prior, decoder, upsampler_1, upsampler_2, …";
                 return Err(Error::format(index, format!("`{name}` is not a part; known are {known}")));
             }
         })
     }
+}
+
+fn unknown_class(index: &Path, name: &str, class: &str) -> Error {
+    let known = match name {
+        "text_encoder" => ClipTextEncoder::CLASS.to_owned(),
+        "image_encoder" => ClipImageEncoder::CLASS.to_owned(),
+        "prior" => format!("{} or {}", DiffusionPrior::CLASS, AutoregressivePrior::CLASS),
+        "decoder" => UnclipDecoder::CLASS.to_owned(),
+        _ => DiffusionUpsampler::CLASS.to_owned(),
+    };
+    Error::format(index, format!("`{name}` has the unknown class {class:?}, expected {known}"))
 }

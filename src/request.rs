@@ -1,4 +1,4 @@
-//! What is asked of a pipeline.
+//! Requests for images.
 
 use burn::prelude::*;
 use dalle2_core::image::RgbImage;
@@ -6,39 +6,37 @@ use dalle2_core::{ConfigError, DiffusionOptions, Error, PriorOptions, Result, Up
 
 use crate::Stage;
 
-/// Most images of one request.
-const MAX_IMAGES: usize = 10_000;
+/// Maximum number of images per request.
+pub(crate) const MAX_IMAGES: usize = 10_000;
 
-/// Where a generation begins.
+/// The first stage of a generation.
 #[allow(clippy::large_enum_variant, reason = "one value lives per request")]
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Start {
-    /// The prior draws an embedding for the caption.
+    /// The prior samples an embedding for the caption.
     #[default]
     Caption,
-    /// The decoder draws images for these embeddings `[1 or n, D]`.
+    /// The decoder reads these embeddings `[1 or n, D]`.
     Embeddings(Tensor<2>),
-    /// The decoder draws images for the embedding of this one.
+    /// The decoder reads embeddings that an operation computes after the request has been checked.
+    Computed,
+    /// The decoder reads the embedding of this image.
     EmbeddingOf(RgbImage),
     /// The upsamplers enlarge these images, one or n.
     Images(Vec<RgbImage>),
 }
 
-/// A request for images of a caption, or for variations of an image. Whatever is not set is the model's default.
+/// A request for images of a caption, or for variations of an image. Unset options are the model's defaults.
 ///
 /// ```
-/// use dalle2::GenerateRequest;
+/// use dalle2::{GenerateRequest, RgbImage};
 ///
 /// let request = GenerateRequest::new("a red apple").num_images(4).seed(7).decoder_steps(50).guidance(4.0);
-/// assert_eq!(request.caption(), "a red apple");
-///
-/// let image = dalle2::RgbImage::new(64, 64);
-/// let variations = GenerateRequest::variation_of(image).num_images(4);
-/// assert_eq!(variations.caption(), "");
+/// let variations = GenerateRequest::variation_of(RgbImage::new(64, 64)).caption("a green apple").num_images(4);
 /// ```
 ///
-/// A generation may begin and end at any stage: [`embeddings`](Self::embeddings) and [`from_images`](Self::from_images)
-/// enter after the prior and after the decoder, [`stop_after`](Self::stop_after) leaves early.
+/// A generation may start and stop at any stage: [`embeddings`](Self::embeddings) and [`low_images`](Self::low_images)
+/// start after the prior and after the decoder, [`stop_after`](Self::stop_after) stops early.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     pub(crate) caption: String,
@@ -48,6 +46,8 @@ pub struct GenerateRequest {
     pub(crate) size: Option<usize>,
     pub(crate) num_images: usize,
     pub(crate) seed: Option<u64>,
+    /// One seed per image, in place of consecutive ones.
+    pub(crate) seeds: Option<Vec<u64>>,
     pub(crate) batch_size: usize,
     pub(crate) prior: PriorOptions,
     pub(crate) decoder: DiffusionOptions,
@@ -68,7 +68,7 @@ impl From<String> for GenerateRequest {
     }
 }
 
-/// One image without a caption, for a generation that begins with embeddings or images.
+/// One image without a caption, for a generation that starts from embeddings or images.
 impl Default for GenerateRequest {
     fn default() -> Self {
         Self::new("")
@@ -76,7 +76,7 @@ impl Default for GenerateRequest {
 }
 
 impl GenerateRequest {
-    /// One image of `caption` with the model's defaults and a seed drawn at random.
+    /// Requests one image of `caption` with the model's defaults and a random seed.
     pub fn new(caption: impl Into<String>) -> Self {
         Self {
             caption: caption.into(),
@@ -86,6 +86,7 @@ impl GenerateRequest {
             size: None,
             num_images: 1,
             seed: None,
+            seeds: None,
             batch_size: 4,
             prior: PriorOptions::default(),
             decoder: DiffusionOptions::default(),
@@ -95,181 +96,228 @@ impl GenerateRequest {
         }
     }
 
-    /// One variation of an image, without a caption, drawn from noise (DALL·E 2, section 3.1). `Pipeline::variations` can
-    /// begin with the image's own noise.
+    /// Requests one variation of an image, without a caption, from random noise (DALL·E 2, section 3.1).
+    /// [`Pipeline::vary`](crate::Pipeline::vary) can start from the image's own noise.
     pub fn variation_of(image: RgbImage) -> Self {
         Self::new("").embedding_of(image)
     }
 
-    /// Begins with the embedding of an image, which the pipeline's image encoder computes; the prior is not asked. The
-    /// decoder still reads the caption, which may be empty.
-    pub fn embedding_of(mut self, image: RgbImage) -> Self {
-        self.start = Start::EmbeddingOf(image);
+    /// Sets the caption.
+    pub fn caption(mut self, caption: impl Into<String>) -> Self {
+        self.caption = caption.into();
         self
     }
 
-    /// The caption.
-    pub fn caption(&self) -> &str {
-        &self.caption
-    }
-
-    /// What guidance moves away from, instead of no caption at all. It needs a guidance scale above 1 to have an effect.
+    /// Sets the caption that guidance moves away from, in place of the empty one. A stage must have guidance, or the
+    /// request is refused.
     pub fn negative_caption(mut self, caption: impl Into<String>) -> Self {
         self.negative_caption = caption.into();
         self
     }
 
-    /// Begins with image embeddings `[1 or num_images, D]` in CLIP's space; the prior is not asked. The decoder still reads
-    /// the caption, which may be empty.
+    /// Starts from the embedding of an image in place of the prior's. The decoder still reads the caption.
+    pub fn embedding_of(mut self, image: RgbImage) -> Self {
+        self.start = Start::EmbeddingOf(image);
+        self
+    }
+
+    /// Starts from image embeddings `[1 or num_images, D]` in CLIP's space in place of the prior's. The decoder still
+    /// reads the caption.
     pub fn embeddings(mut self, embeddings: Tensor<2>) -> Self {
         self.start = Start::Embeddings(embeddings);
         self
     }
 
-    /// Begins with images, one or `num_images` of one size, which the upsamplers enlarge; the caption is not read.
-    pub fn from_images(mut self, images: impl Into<Vec<RgbImage>>) -> Self {
+    /// Starts from small images, one or `num_images` of one size, which the upsamplers enlarge. The caption is not read.
+    pub fn low_images(mut self, images: impl Into<Vec<RgbImage>>) -> Self {
         self.start = Start::Images(images.into());
         self
     }
 
-    /// Ends after this stage: after the prior, or what takes its place, there are embeddings and no images.
+    /// Stops after a stage: after the prior the result has embeddings and no images.
     pub fn stop_after(mut self, stage: Stage) -> Self {
         self.stop_after = Some(stage);
         self
     }
 
-    /// Side of the images in pixels: as many upsamplers run as it takes. It must be the side of the decoder's images or of
-    /// one of the upsamplers'.
+    /// Sets the side of the images in pixels, which must be the decoder's or an upsampler's.
     pub fn size(mut self, pixels: usize) -> Self {
         self.size = Some(pixels);
         self
     }
 
-    /// How many images to draw, at least 1.
+    /// Sets the number of images, from 1 to 10,000.
     pub fn num_images(mut self, n: usize) -> Self {
         self.num_images = n;
+        self.seeds = None;
         self
     }
 
-    /// The seed of the first image; image i has `seed + i`, so it can be drawn again alone.
+    /// Sets the seed of the first image; image i has `seed + i`. A request for that seed alone gives the same image, up to
+    /// the rounding of another batch size.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self.seeds = None;
         self
     }
 
-    /// How many images are drawn at the same time; more is faster and takes more memory. 4 if not set.
+    /// Sets the seed of each image, and the number of images.
+    pub fn seeds(mut self, seeds: impl IntoIterator<Item = u64>) -> Self {
+        let seeds: Vec<u64> = seeds.into_iter().collect();
+        self.num_images = seeds.len();
+        self.seed = seeds.first().copied();
+        self.seeds = Some(seeds);
+        self
+    }
+
+    /// Sets the number of images that are sampled together, 4 by default. Larger batches are faster, take more memory, and
+    /// change images by rounding only.
     pub fn batch_size(mut self, n: usize) -> Self {
         self.batch_size = n;
         self
     }
 
-    /// Sampling steps of the prior.
+    /// Sets the sampling steps of the prior.
     pub fn prior_steps(mut self, steps: usize) -> Self {
         self.prior.steps = Some(steps);
         self
     }
 
-    /// Guidance scale of the prior; 1 is none.
+    /// Sets the guidance scale of the prior; 1 disables guidance.
     pub fn prior_guidance(mut self, scale: f64) -> Self {
         self.prior.guidance = Some(scale);
         self
     }
 
-    /// Embeddings that the prior draws per image; the one closest to the caption's is kept.
+    /// Sets the prior's candidates per image; the one closest to the caption's embedding is decoded.
     pub fn prior_candidates(mut self, n: usize) -> Self {
         self.prior.candidates = Some(n);
         self
     }
 
-    /// Temperature of an autoregressive prior; 0 takes the most probable values. A diffusion prior refuses it.
+    /// Sets the temperature of an autoregressive prior; 0 selects the most probable values. A diffusion prior refuses it.
     pub fn prior_temperature(mut self, temperature: f64) -> Self {
         self.prior.temperature = Some(temperature);
         self
     }
 
-    /// Share of the probability that an autoregressive prior draws from, in (0, 1]. A diffusion prior refuses it.
+    /// Sets the nucleus of an autoregressive prior, in (0, 1]. A diffusion prior refuses it.
     pub fn prior_top_p(mut self, share: f64) -> Self {
         self.prior.top_p = Some(share);
         self
     }
 
-    /// Sampling steps of the decoder.
+    /// Sets the sampling steps of the decoder.
     pub fn decoder_steps(mut self, steps: usize) -> Self {
         self.decoder.steps = Some(steps);
         self
     }
 
-    /// Guidance scale of the decoder; 1 is none.
+    /// Sets the guidance scale of the decoder; 1 disables guidance.
     pub fn guidance(mut self, scale: f64) -> Self {
         self.decoder.guidance = Some(scale);
         self
     }
 
-    /// Sampling steps of every upsampler.
+    /// Sets the sampling steps of every upsampler.
     pub fn upsampler_steps(mut self, steps: usize) -> Self {
         self.upsampler.steps = Some(steps);
         self
     }
 
-    /// Uses at most the first `n` upsamplers; 0 gives the decoder's own images.
+    /// Runs only the first `n` upsamplers; 0 gives the decoder's images.
     pub fn max_upsamplers(mut self, n: usize) -> Self {
         self.max_upsamplers = Some(n);
         self
     }
 
-    /// All options of the prior at once.
+    /// Replaces all options of the prior.
     pub fn prior_options(mut self, options: PriorOptions) -> Self {
         self.prior = options;
         self
     }
 
-    /// All options of the decoder at once.
+    /// Replaces all options of the decoder.
     pub fn decoder_options(mut self, options: DiffusionOptions) -> Self {
         self.decoder = options;
         self
     }
 
-    /// All options of the upsamplers at once.
+    /// Replaces all options of the upsamplers.
     pub fn upsampler_options(mut self, options: UpsamplerOptions) -> Self {
         self.upsampler = options;
         self
     }
 
-    /// All options of one upsampler, counted from 0, in place of those for all.
+    /// Replaces all options of one upsampler, counted from 0.
     pub fn upsampler_options_of(mut self, index: usize, options: UpsamplerOptions) -> Self {
         self.upsampler_overrides.retain(|(other, _)| *other != index);
         self.upsampler_overrides.push((index, options));
         self
     }
 
-    /// The same request with a seed: its own, or one drawn at random, so that all that is drawn for it agrees.
-    pub(crate) fn settled(mut self) -> Self {
+    /// Fills in a random seed if there is none, so that all stages of an operation agree on it.
+    pub(crate) fn with_seed(mut self) -> Self {
         self.seed.get_or_insert_with(|| u64::from(rand::random::<u32>()));
         self
     }
 
-    /// The same request, if it does not begin with embeddings or images: a manipulation brings its own.
+    /// The seed of the first image.
+    pub(crate) fn first_seed(&self) -> u64 {
+        self.seed.unwrap_or_default()
+    }
+
+    /// Requests `n` images that all start from embeddings to be computed and share the first seed.
+    pub(crate) fn frames(mut self, n: usize) -> Self {
+        let seed = self.first_seed();
+        self.start = Start::Computed;
+        self.seeds(std::iter::repeat_n(seed, n))
+    }
+
+    /// Whether the request starts from a caption and has none.
+    pub(crate) fn lacks_caption(&self) -> bool {
+        matches!(self.start, Start::Caption) && self.caption.trim().is_empty()
+    }
+
+    /// Refuses a request that starts from embeddings or images: an operation computes its own.
     pub(crate) fn without_start(self) -> Result<Self> {
-        let given = match self.start {
+        let start = match self.start {
             Start::Caption => return Ok(self),
-            Start::Embeddings(_) => "embeddings",
+            Start::Embeddings(_) | Start::Computed => "embeddings",
             Start::EmbeddingOf(_) => "the embedding of an image",
             Start::Images(_) => "images to enlarge",
         };
-        let message = format!("this manipulation begins with what it is given, but the request begins with {given}");
-        Err(Error::Input(message))
+        Err(Error::Input(format!("this operation has a start of its own, but the request starts from {start}")))
     }
 
     /// The options of an upsampler.
     pub(crate) fn options_of(&self, index: usize) -> &UpsamplerOptions {
-        let own = self.upsampler_overrides.iter().find(|(other, _)| *other == index);
-        own.map_or(&self.upsampler, |(_, options)| options)
+        let overridden = self.upsampler_overrides.iter().find(|(other, _)| *other == index);
+        overridden.map_or(&self.upsampler, |(_, options)| options)
     }
 
-    /// Checks what can be checked without a pipeline.
+    /// The options of every upsampler, mutably.
+    pub(crate) fn all_upsampler_options(&mut self) -> impl Iterator<Item = &mut UpsamplerOptions> {
+        self.upsampler_overrides.iter_mut().map(|(_, options)| options).chain([&mut self.upsampler])
+    }
+
+    /// The seed of each image.
+    pub(crate) fn image_seeds(&self) -> Result<Vec<u64>> {
+        if let Some(seeds) = &self.seeds {
+            return Ok(seeds.clone());
+        }
+        let first = self.first_seed();
+        let Some(last) = first.checked_add(self.num_images as u64 - 1) else {
+            let expected = format!("must be at most 2^64 − {}: image i has seed + i", self.num_images);
+            return Err(ConfigError::new("seed", first, expected).into());
+        };
+        Ok((first..=last).collect())
+    }
+
+    /// Checks the fields that do not depend on a pipeline.
     pub(crate) fn validate(&self) -> Result<()> {
-        if matches!(self.start, Start::Caption) && self.caption.trim().is_empty() {
-            return Err(ConfigError::new("caption", format!("{:?}", self.caption), "say what to draw").into());
+        if self.lacks_caption() {
+            return Err(ConfigError::new("caption", format!("{:?}", self.caption), "must be a description").into());
         }
         if !(1..=MAX_IMAGES).contains(&self.num_images) {
             let expected = format!("must be between 1 and {MAX_IMAGES}");
@@ -278,17 +326,15 @@ impl GenerateRequest {
         if self.batch_size == 0 {
             return Err(ConfigError::new("batch_size", 0, "must be at least 1").into());
         }
-        let (what, given) = match &self.start {
-            Start::Caption | Start::EmbeddingOf(_) => return Ok(()),
+        let (name, given) = match &self.start {
+            Start::Caption | Start::EmbeddingOf(_) | Start::Computed => return Ok(()),
             Start::Embeddings(embeddings) => ("embeddings", embeddings.dims()[0]),
             Start::Images(images) => ("images", images.len()),
         };
-        match given == 1 || given == self.num_images {
-            true => Ok(()),
-            false => {
-                let n = self.num_images;
-                Err(Error::Input(format!("{given} {what} to begin with, for {n} images: give 1 or {n}")))
-            }
+        if given != 1 && given != self.num_images {
+            let n = self.num_images;
+            return Err(Error::Input(format!("{given} {name} to start from, for {n} images: give 1 or {n}")));
         }
+        Ok(())
     }
 }

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use dalle2::core::image::{Mask, RgbImage, to_tensor};
-use dalle2::core::metrics::psnr;
-use dalle2::core::store::read_json;
+use dalle2::base::image::{Mask, RgbImage, to_tensor};
+use dalle2::base::metrics::psnr;
+use dalle2::base::store::read_json;
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{Device, FloatType, GenerateRequest, Inpaint, InvertOptions, LoadOptions, Pipeline};
+use dalle2::{Device, FloatType, GenerateRequest, LoadOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
@@ -81,7 +81,7 @@ fn a_hole_is_filled_with_what_the_caption_says_and_the_rest_stays() {
         let said = (shown + items.len() / 2) % items.len();
         let caption = store.emoji(items[said]).unwrap().name.as_str();
         let request = GenerateRequest::new(caption).seed(2).decoder_steps(10).max_upsamplers(0);
-        let fill = pipeline.inpaint(&renderings[shown], &mask, &Inpaint::default(), request).unwrap().images.remove(0);
+        let fill = pipeline.inpaint(&renderings[shown], &mask).request(request).run().unwrap().images.remove(0);
         assert_eq!(half(&fill, 0), half(&renderings[shown], 0));
         let drawn = half(&fill, 16);
         right +=
@@ -95,10 +95,11 @@ fn the_second_upsampler_goes_behind_the_bundled_model_and_behind_nothing_else() 
     let device = Device::flex();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-1024/upsampler_2");
     let load = || DiffusionUpsampler::load(&dir, &device).unwrap();
-    let pipeline = Pipeline::from_pretrained(model(), &device).unwrap().with_upsampler(load()).unwrap();
+    let pipeline = Pipeline::from_pretrained(model(), &device).unwrap();
+    let pipeline = pipeline.to_builder().upsampler(load()).build().unwrap();
     assert_eq!(pipeline.image_size(), 1024);
-    let error = pipeline.with_upsampler(load()).unwrap_err().to_string();
-    assert!(error.contains("1024 px") && error.contains("128 px"), "{error}");
+    let error = pipeline.to_builder().upsampler(load()).build().unwrap_err().to_string();
+    assert!(error.contains("1024") && error.contains("128"), "{error}");
 }
 
 #[test]
@@ -117,10 +118,8 @@ fn an_image_is_taken_apart_and_put_together_again() {
     let cache = tempfile::tempdir().unwrap();
     let store = EmojiStore::open(&[], cache.path()).unwrap();
     let image = store.image(store.find("red apple").unwrap(), 32).unwrap();
-    let psnr = |steps, evaluations| {
-        let options = InvertOptions { evaluations, ..Default::default() };
-        pipeline.invert(&image, &options, GenerateRequest::default().decoder_steps(steps)).unwrap().psnr
-    };
+    let psnr =
+        |steps, evaluations| pipeline.invert(&image).evaluations(evaluations).decoder_steps(steps).run().unwrap().psnr;
     let (few, more) = (psnr(8, 2), psnr(20, 2));
     assert!(few > 25.0 && more > few + 3.0, "{few} dB with 8 steps, {more} dB with 20");
     assert!(psnr(8, 1) < few, "a second evaluation brings the way to the noise closer to the way back");

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Distribution, Tensor};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::{Component, EmbeddingScale, Upsampler};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::{Component, EmbeddingScale, Upsampler};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{
@@ -274,8 +274,8 @@ fn a_portable_pipeline_is_written_in_full_and_draws_the_same_when_it_is_read() {
     let index = json(&dir.path().join("model_index.json"));
     assert_eq!(index["_class_name"], "UnCLIPPipeline");
     assert_eq!(index["text_proj"], serde_json::json!(["unclip", "UnCLIPTextProjModel"]));
-    let expected = dalle2::core::text::ClipTokenizer::openai().unwrap();
-    let tokenizer = dalle2::core::text::ClipTokenizer::from_dir(dir.path().join("tokenizer")).unwrap();
+    let expected = dalle2::base::text::ClipTokenizer::openai().unwrap();
+    let tokenizer = dalle2::base::text::ClipTokenizer::from_dir(dir.path().join("tokenizer")).unwrap();
     assert_eq!(tokenizer.encode("It’s a red apple 🍎").unwrap(), expected.encode("It’s a red apple 🍎").unwrap());
     assert_eq!((tokenizer.pad_token(), tokenizer.max_length()), (49_407, Some(32)));
 }

@@ -3,11 +3,8 @@
 
 mod support;
 
-use dalle2::core::image::Mask;
-use dalle2::{
-    BlockList, Controls, Device, Error, ImageFilter, Inpaint, Interpolate, PromptFilter, Result, RgbImage,
-    SimilarityFilter, TextDiff, Variations, Verdict,
-};
+use dalle2::base::image::Mask;
+use dalle2::{BlockList, Device, Error, ImageFilter, PromptFilter, Result, RgbImage, SimilarityFilter, Verdict};
 
 use support::{pipeline, request};
 
@@ -32,24 +29,24 @@ fn captions_are_refused_before_anything_is_drawn() {
     let free = pipeline(&Device::flex());
     free.generate(request()).unwrap();
     let filtered = free.clone().with_prompt_filter(BlockList::new(["apple"]).unwrap());
-    let drawn = |_: dalle2::Event<'_>| -> dalle2::Result<()> { panic!("a stage ran") };
+    let drawn = |_: dalle2::Event<'_>| -> Result<()> { panic!("a stage ran") };
     assert!(reason(filtered.generate_with(request(), drawn)).contains("apple"));
     let image = RgbImage::from_pixel(16, 16, image::Rgb([9, 200, 90]));
     let quick = || request().max_upsamplers(0);
     let unnamed = || dalle2::GenerateRequest::default().seed(1).decoder_steps(2).max_upsamplers(0);
-    assert!(reason(filtered.text_diff(&image, ("", "apple"), &TextDiff::default(), unnamed())).contains("apple"));
-    assert!(reason(filtered.interpolate(&image, "apple", &Interpolate::default(), unnamed())).contains("apple"));
-    assert!(reason(filtered.mix(&[("apple".into(), 1.0)], unnamed())).contains("apple"));
+    assert!(reason(filtered.text_diff(&image, "", "apple").request(unnamed()).run()).contains("apple"));
+    assert!(reason(filtered.interpolate(&image, "apple").request(unnamed()).run()).contains("apple"));
+    assert!(reason(filtered.mix([("apple".into(), 1.0)]).request(unnamed()).run()).contains("apple"));
     let hole = Mask::edit_where(16, 16, |x, _| x < 8);
-    let mut controls = Controls::new().hook(drawn);
-    let (inpaint, variations) = (Inpaint::default(), Variations::default());
-    assert!(reason(filtered.inpaint_with(&image, &hole, &inpaint, request(), &mut controls)).contains("apple"));
-    assert!(reason(filtered.variations_with(&image, &variations, request(), &mut controls)).contains("apple"));
+    assert!(reason(filtered.inpaint(&image, &hole).request(request()).hook(drawn).run()).contains("apple"));
+    assert!(reason(filtered.vary(&image).request(request()).hook(drawn).run()).contains("apple"));
+    let negative = unnamed().caption("koala").guidance(3.0).negative_caption("apple");
+    assert!(reason(filtered.validate(&negative)).contains("apple"));
+    assert!(reason(filtered.generate(negative)).contains("apple"));
     free.generate(quick()).unwrap();
 }
 
 /// Refuses the second image of each batch.
-#[derive(Debug)]
 struct Second;
 
 impl ImageFilter for Second {
@@ -66,7 +63,7 @@ fn images_are_refused_by_their_number() {
     let message = reason(filtered.generate(request().num_images(5).batch_size(4)));
     assert_eq!(message, "image 1: the second");
     let (image, hole) = (RgbImage::new(8, 8), Mask::edit_where(8, 8, |x, _| x < 4));
-    let fills = filtered.inpaint(&image, &hole, &Inpaint::default(), request().num_images(2));
+    let fills = filtered.inpaint(&image, &hole).request(request().num_images(2)).run();
     assert_eq!(reason(fills), "image 1: the second");
 }
 
@@ -74,9 +71,9 @@ fn images_are_refused_by_their_number() {
 fn similar_images_are_refused_from_the_threshold_on() {
     let pipeline = pipeline(&Device::flex());
     let image = RgbImage::from_pixel(16, 16, image::Rgb([9, 200, 90]));
-    let embedding = pipeline.embed(&image).unwrap();
+    let embedding = pipeline.embed_image(&image).unwrap();
     let text = pipeline.text_encoder().encode(&["apple"]).unwrap().pooled;
-    let cosine = dalle2::core::metrics::cosine_similarity(embedding, text).unwrap().into_scalar::<f32>();
+    let cosine = dalle2::base::metrics::cosine_similarity(embedding, text).unwrap().into_scalar::<f32>();
     let check = |threshold: f64| {
         let filter = SimilarityFilter::new(&pipeline, &["apple"], threshold).unwrap();
         filter.check(std::slice::from_ref(&image)).unwrap().remove(0)

@@ -7,26 +7,23 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use dalle2::base::diffusion::{Resampling, Sampler};
+use dalle2::base::image::{Mask, fit_square, open};
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::diffusion::{Resampling, Sampler};
-use dalle2::core::image::{Mask, fit_square, open};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::{
-    Borders, Canvas, Controls, Device, DiffusionOptions, Error, GenerateRequest, Generation, Inpaint, Pipeline,
-    RgbImage, Stage,
+    Borders, Canvas, Device, DiffusionOptions, Error, GenerateRequest, Generation, Pipeline, RgbImage, Stage,
 };
 
 use support::{Randomise, clip, picture, pipeline, request};
 
-/// Two rounds, so that the resampling is not left out.
-fn twice() -> Inpaint {
-    Inpaint { resampling: Resampling { rounds: 2, jump: 1 }, ..Default::default() }
-}
+/// Two rounds, so that resampling takes effect.
+const TWICE: Resampling = Resampling { rounds: 2, jump: 1 };
 
-fn disc(size: usize) -> Mask {
-    let middle = size as f64 / 2.0;
-    let square = |at: usize| (at as f64 + 0.5 - middle).powi(2);
-    Mask::edit_where(size, size, move |x, y| square(x) + square(y) < (0.3 * size as f64).powi(2))
+fn disc(size: u32) -> Mask {
+    let middle = f64::from(size) / 2.0;
+    let square = |at: u32| (f64::from(at) + 0.5 - middle).powi(2);
+    Mask::edit_where(size, size, move |x, y| square(x) + square(y) < (0.3 * f64::from(size)).powi(2))
 }
 
 /// Kept pixels of `drawn` that are not those of `image`, and edited ones that are not.
@@ -34,7 +31,7 @@ fn changed(drawn: &RgbImage, image: &RgbImage, mask: &Mask) -> [usize; 2] {
     assert_eq!(drawn.dimensions(), image.dimensions());
     let mut changed = [0; 2];
     for (x, y, pixel) in drawn.enumerate_pixels() {
-        changed[usize::from(mask.edits(x as usize, y as usize))] += usize::from(pixel != image.get_pixel(x, y));
+        changed[usize::from(mask.edits(x, y))] += usize::from(pixel != image.get_pixel(x, y));
     }
     changed
 }
@@ -67,7 +64,12 @@ fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
     let device = Device::flex();
     for pipeline in [pipeline(&device), pipeline_that_reads_masks(&device)] {
         let (image, mask) = (picture(64, 64, 90), disc(64));
-        let fills = pipeline.inpaint(&image, &mask, &twice(), request().num_images(2).batch_size(1)).unwrap();
+        let fills = pipeline
+            .inpaint(&image, &mask)
+            .resampling(TWICE)
+            .request(request().num_images(2).batch_size(1))
+            .run()
+            .unwrap();
         assert_eq!(fills.images.len(), 2);
         for fill in &fills.images {
             let [kept, edited] = changed(fill, &image, &mask);
@@ -75,13 +77,13 @@ fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
             assert!(edited > 100, "{edited} pixels were drawn");
         }
         assert!(changed(&fills.images[0], &fills.images[1], &mask)[1] > 100, "another seed gives another fill");
-        let again = pipeline.inpaint(&image, &mask, &twice(), request()).unwrap();
+        let again = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).run().unwrap();
         assert_eq!(again.images[0], fills.images[0]);
 
         // Without the upsampler it is the small image that stays; near the hole it is not a plain reduction of the large one.
-        let small = pipeline.inpaint(&image, &mask, &twice(), request().size(16)).unwrap();
+        let small = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request().size(16)).run().unwrap();
         let near = Mask::edit_where(64, 64, |x, y| {
-            let around = |at: usize| at.saturating_sub(8)..(at + 9).min(64);
+            let around = |at: u32| at.saturating_sub(8)..(at + 9).min(64);
             around(x).any(|x| around(y).any(|y| mask.edits(x, y)))
         });
         let [kept, edited] = changed(&small.images[0], &fit_square(&image, 16), &near.resized([16, 16]).unwrap());
@@ -96,12 +98,12 @@ fn what_the_hole_shows_does_not_matter() {
     let image = picture(40, 40, 90);
     let mut other = image.clone();
     for (x, y, pixel) in other.enumerate_pixels_mut() {
-        if mask.edits(x as usize, y as usize) {
+        if mask.edits(x, y) {
             *pixel = image::Rgb([255, 0, (x * y) as u8]);
         }
     }
     let fill = |image: &RgbImage, request: GenerateRequest| {
-        pipeline.inpaint(image, &mask, &Inpaint::default(), request).unwrap().images
+        pipeline.inpaint(image, &mask).request(request).run().unwrap().images
     };
     assert_eq!(fill(&image, request()), fill(&other, request()));
     assert_ne!(fill(&image, request().num_images(1)), fill(&picture(40, 40, 10), request()), "but the rest does");
@@ -118,7 +120,7 @@ fn a_caption_is_drawn_by_the_prior_and_without_one_the_image_is_embedded() {
     let pipeline = pipeline(&Device::flex());
     let (image, mask) = (picture(30, 20, 90), Mask::edit_where(30, 20, |x, _| x < 15));
     let embedding = |request: GenerateRequest| {
-        let drawn = pipeline.inpaint(&image, &mask, &Inpaint::default(), request).unwrap();
+        let drawn = pipeline.inpaint(&image, &mask).request(request).run().unwrap();
         let stages: Vec<Stage> = drawn.times.iter().map(|time| time.stage).collect();
         (drawn.embeddings.unwrap().into_data(), stages)
     };
@@ -128,7 +130,7 @@ fn a_caption_is_drawn_by_the_prior_and_without_one_the_image_is_embedded() {
     assert_eq!(drawn, prior.embeddings.clone().unwrap().into_data());
     assert_eq!(stages, [&[Stage::TextEncoder, Stage::Prior], &rest[..]].concat());
     let (own, stages) = embedding(request_without_caption());
-    assert_eq!(own, pipeline.embed(&image).unwrap().into_data());
+    assert_eq!(own, pipeline.embed_image(&image).unwrap().into_data());
     assert_eq!(stages, [&[Stage::TextEncoder, Stage::ImageEncoder], &rest[..]].concat());
     let (given, stages) = embedding(request().embeddings(prior.embeddings.unwrap()));
     assert_eq!((given, stages), (drawn, [&[Stage::TextEncoder], &rest[..]].concat()));
@@ -139,14 +141,13 @@ fn a_mask_that_keeps_nothing_leaves_a_plain_generation() {
     let pipeline = pipeline(&Device::flex());
     let everything = Mask::edit_where(9, 9, |_, _| true);
     let once = Resampling { rounds: 1, jump: 1 };
-    let options = Inpaint { resampling: once, upsampler_resampling: once };
     let still = |steps| DiffusionOptions {
         steps: Some(steps),
         sampler: Some(Sampler::Ddim { eta: 0.0 }),
         ..Default::default()
     };
     let request = || request().decoder_options(still(3)).upsampler_options(still(2).into());
-    let filled = pipeline.inpaint(&picture(9, 9, 3), &everything, &options, request()).unwrap();
+    let filled = pipeline.inpaint(&picture(9, 9, 3), &everything).resampling(once).request(request()).run().unwrap();
     assert_eq!(filled.images, pipeline.generate(request()).unwrap().images);
 }
 
@@ -155,27 +156,32 @@ fn outpainting_is_inpainting_on_a_larger_canvas() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(32, 32, 200);
     let borders = Borders { left: 8, top: 32, right: 24, bottom: 0 };
-    let drawn = pipeline.outpaint(&image, borders, &twice(), request()).unwrap();
+    let drawn = pipeline.outpaint(&image, borders).resampling(TWICE).request(request()).run().unwrap();
     let canvas = Canvas::extended(&image, borders).unwrap();
-    assert_eq!(drawn.images, pipeline.inpaint(&canvas.image, &canvas.mask, &twice(), request()).unwrap().images);
+    assert_eq!(
+        drawn.images,
+        pipeline.inpaint(&canvas.image, &canvas.mask).resampling(TWICE).request(request()).run().unwrap().images
+    );
     for (x, y, pixel) in image.enumerate_pixels() {
         assert_eq!(drawn.images[0].get_pixel(x + 8, y + 32), pixel);
     }
     // Without a caption it is the image that is embedded, not its canvas.
-    let drawn = pipeline.outpaint(&image, borders, &twice(), request_without_caption()).unwrap();
-    assert_eq!(drawn.embeddings.unwrap().into_data(), pipeline.embed(&image).unwrap().into_data());
+    let drawn = pipeline.outpaint(&image, borders).request(request_without_caption()).run().unwrap();
+    assert_eq!(drawn.embeddings.unwrap().into_data(), pipeline.embed_image(&image).unwrap().into_data());
 
-    let oblong = message(pipeline.outpaint(&image, Borders { left: 1, ..Default::default() }, &twice(), request()));
+    let oblong = Borders { left: 1, ..Default::default() };
+    let oblong = message(pipeline.outpaint(&image, oblong).request(request()).run());
     assert!(oblong.contains("33×32") && oblong.contains("square"), "{oblong}");
-    let none = message(pipeline.outpaint(&image, Borders::default(), &twice(), request()));
-    assert!(none.contains("nothing to draw"), "{none}");
+    let none = message(pipeline.outpaint(&image, Borders::default()).request(request()).run());
+    assert!(none.contains("nothing to fill"), "{none}");
 }
 
 #[test]
 fn an_inpainting_begins_and_ends_at_any_stage() {
     let pipeline = pipeline(&Device::flex());
     let (image, mask) = (picture(64, 64, 90), disc(64));
-    let draw = |request: GenerateRequest| pipeline.inpaint(&image, &mask, &twice(), request).unwrap();
+    let draw =
+        |request: GenerateRequest| pipeline.inpaint(&image, &mask).resampling(TWICE).request(request).run().unwrap();
     let whole = draw(request());
     let small = draw(request().stop_after(Stage::Decoder));
     assert_eq!(small.images[0].dimensions(), (16, 16));
@@ -183,13 +189,14 @@ fn an_inpainting_begins_and_ends_at_any_stage() {
     let prior = draw(request().stop_after(Stage::Prior));
     assert!(prior.images.is_empty() && prior.embeddings.is_some());
     assert_eq!(draw(request().embeddings(prior.embeddings.unwrap())).images, whole.images);
-    let large = draw(request().from_images(small.images.clone()));
+    let large = draw(request().low_images(small.images.clone()));
     assert_eq!(large.times.iter().map(|time| time.stage).collect::<Vec<_>>(), [Stage::Upsampler(0)]);
     assert_eq!(changed(&large.images[0], &image, &mask)[0], 0);
     // The small image passes through bytes on its way, which an upsampler hardly sees.
     let most = large.images[0].as_raw().iter().zip(whole.images[0].as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(most.unwrap() < 32, "{most:?}");
-    let oblong = pipeline.inpaint(&image, &mask, &twice(), request().from_images([picture(16, 32, 1)]));
+    let oblong =
+        pipeline.inpaint(&image, &mask).resampling(TWICE).request(request().low_images([picture(16, 32, 1)])).run();
     assert!(message(oblong).contains("16×32"));
 }
 
@@ -198,30 +205,27 @@ fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
     let pipeline = pipeline(&Device::flex());
     let (image, mask) = (picture(64, 64, 90), disc(64));
     let expected = pipeline.generate(request()).unwrap().images;
-    let options = twice();
-    let evaluations = options.resampling.evaluations(3);
+    let evaluations = TWICE.evaluations(3);
     assert!(evaluations > 3, "a stretch is gone through twice");
     let all = 3 + evaluations + 2; // prior, decoder, upsampler
     for stop in 1..=all {
         let mut calls = 0;
-        let mut controls = Controls::new().hook(|event| {
+        let inpaint = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).hook(|event| {
             calls += 1;
+            assert_eq!(event.overall(), (calls, all));
             assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior);
             if calls == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
-        let result = pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls);
-        assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
-        drop(controls);
+        assert!(matches!(inpaint.run(), Err(Error::Cancelled)), "stopped at {stop}");
         assert_eq!(calls, stop, "nothing runs after the hook has stopped it");
     }
     assert_eq!(pipeline.generate(request()).unwrap().images, expected);
     let mut calls = 0;
-    let mut controls = Controls::new().hook(|_| {
+    let inpaint = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).hook(|_| {
         calls += 1;
         Ok(())
     });
-    pipeline.inpaint_with(&image, &mask, &options, request(), &mut controls).unwrap();
-    drop(controls);
+    inpaint.run().unwrap();
     assert_eq!(calls, all);
 }
 
@@ -230,7 +234,7 @@ fn previews_show_the_known_part_in_place() {
     let pipeline = pipeline(&Device::flex());
     let (image, mask) = (picture(64, 64, 90), disc(64));
     let mut seen = 0;
-    let mut controls = Controls::new().hook(|event| {
+    let inpaint = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).hook(|event| {
         if event.stage == Stage::Upsampler(0) {
             let preview = event.preview().unwrap().unwrap().remove(0);
             assert_eq!(changed(&preview, &image, &mask)[0], 0);
@@ -238,8 +242,7 @@ fn previews_show_the_known_part_in_place() {
         }
         Ok(())
     });
-    pipeline.inpaint_with(&image, &mask, &twice(), request(), &mut controls).unwrap();
-    drop(controls);
+    inpaint.run().unwrap();
     assert_eq!(seen, 2);
 }
 
@@ -262,10 +265,10 @@ fn images_of_any_mode_and_size_are_filled() {
     for file in written.into_iter().chain(found) {
         let name = file.display();
         let image = open(&file).unwrap();
-        let (w, h) = (image.width() as usize, image.height() as usize);
+        let (w, h) = image.dimensions();
         // The right half of the middle square, or the single pixel.
         let mask = Mask::edit_where(w, h, |x, _| x >= w / 2);
-        let filled = pipeline.inpaint(&image, &mask, &Inpaint::default(), quick()).unwrap().images.remove(0);
+        let filled = pipeline.inpaint(&image, &mask).request(quick()).run().unwrap().images.remove(0);
         assert_eq!(filled.dimensions(), (64, 64), "{name}");
         if w > 1 {
             let kept = fit_square(&image, 64).get_pixel(0, 32).0;
@@ -278,33 +281,42 @@ fn images_of_any_mode_and_size_are_filled() {
 fn bad_input_is_named() {
     let pipeline = pipeline(&Device::flex());
     let (image, mask) = (picture(20, 30, 90), Mask::edit_where(20, 30, |_, y| y > 10));
-    let draw = |image: &RgbImage, mask: &Mask, options: Inpaint, request: GenerateRequest| {
-        message(pipeline.inpaint(image, mask, &options, request))
-    };
-    let size = draw(&image, &Mask::edit_where(30, 20, |_, _| true), Inpaint::default(), request());
-    assert!(size.contains("30 × 20") && size.contains("20 × 30"), "{size}");
+    let fill = |image: &RgbImage, mask: &Mask| message(pipeline.inpaint(image, mask).request(request()).run());
+    let size = pipeline.inpaint(&image, &Mask::edit_where(30, 20, |_, _| true)).request(request()).run().unwrap_err();
+    assert!(matches!(size, Error::MaskSize { mask: [30, 20], image: [20, 30] }), "{size}");
     for nothing in [Mask::edit_where(20, 30, |_, _| false), Mask::edit_where(20, 30, |_, y| !(5..25).contains(&y))] {
-        let error = draw(&image, &nothing, Inpaint::default(), request());
-        assert!(error.contains("nothing to draw"), "{error}");
+        let error = fill(&image, &nothing);
+        assert!(error.contains("nothing to fill"), "{error}");
     }
-    let empty = draw(&RgbImage::new(0, 4), &Mask::edit_where(0, 4, |_, _| true), Inpaint::default(), request());
+    let empty = fill(&RgbImage::new(0, 4), &Mask::edit_where(0, 4, |_, _| true));
     assert!(empty.contains("0×4"), "{empty}");
+    let inpaint = || pipeline.inpaint(&image, &mask).request(request());
     let never = |rounds, jump| Resampling { rounds, jump };
-    let rounds = Inpaint { resampling: never(0, 1), ..Default::default() };
-    assert!(draw(&image, &mask, rounds, request()).contains("resampling.rounds"));
-    let jump = Inpaint { upsampler_resampling: never(1, 0), ..Default::default() };
-    assert!(draw(&image, &mask, jump, request()).contains("upsampler.resampling.jump"));
+    assert!(message(inpaint().resampling(never(0, 1)).run()).contains("resampling.rounds"));
+    assert!(message(inpaint().upsampler_resampling(never(1, 0)).run()).contains("upsampler.resampling.jump"));
 
+    let with = |request: GenerateRequest| message(inpaint().request(request).run());
     let solver = DiffusionOptions { sampler: Some(Sampler::DpmSolver2m), ..Default::default() };
-    let error = draw(&image, &mask, Inpaint::default(), request().decoder_options(solver.clone()));
+    let error = with(request().decoder_options(solver.clone()));
     assert!(error.contains("decoder.sampler") && error.contains("ddim"), "{error}");
-    let error = draw(&image, &mask, Inpaint::default(), request().upsampler_options_of(0, solver.into()));
+    let error = with(request().upsampler_options_of(0, solver.into()));
     assert!(error.contains("upsampler.sampler"), "{error}");
-    assert!(draw(&image, &mask, Inpaint::default(), request().decoder_steps(0)).contains("decoder.steps"));
-    let narrow = Tensor::<2>::ones([1, 3], &Device::flex());
-    assert!(draw(&image, &mask, Inpaint::default(), request().embeddings(narrow)).contains("width 3"));
-    let nan = Tensor::<2>::full([1, 64], f32::NAN, &Device::flex());
-    assert!(draw(&image, &mask, Inpaint::default(), request().embeddings(nan)).contains("not finite"));
+    assert!(with(request().decoder_steps(0)).contains("decoder.steps"));
+    assert!(with(request().embeddings(Tensor::ones([1, 3], &Device::flex()))).contains("width 3"));
+    assert!(with(request().embeddings(Tensor::full([1, 64], f32::NAN, &Device::flex()))).contains("not finite"));
+}
+
+#[test]
+fn a_photo_keeps_its_size_and_its_unedited_pixels() {
+    let pipeline = pipeline(&Device::flex());
+    let photo = picture(90, 40, 90);
+    for mask in [Mask::edit_rect([90, 40], [70, 5], [12, 20]), Mask::edit_where(90, 40, |x, y| x > 3 && y > 30)] {
+        let fills = pipeline.inpaint(&photo, &mask).at_photo_size().request(request().num_images(2)).run().unwrap();
+        for fill in &fills.images {
+            let [kept, edited] = changed(fill, &photo, &mask);
+            assert!(kept == 0 && edited > 100, "{kept} kept pixels changed, {edited} edited ones");
+        }
+    }
 }
 
 #[test]
@@ -322,8 +334,8 @@ fn a_model_whose_own_sampler_cannot_inpaint_draws_with_another() {
         .build()
         .unwrap();
     let (image, mask) = (picture(16, 16, 90), disc(16));
-    let drawn = pipeline.inpaint(&image, &mask, &twice(), request()).unwrap();
+    let drawn = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).run().unwrap();
     assert_eq!(changed(&drawn.images[0], &image, &mask)[0], 0);
-    let blind = message(pipeline.inpaint(&image, &mask, &twice(), request_without_caption()));
+    let blind = message(pipeline.inpaint(&image, &mask).request(request_without_caption()).run());
     assert!(blind.contains("no image encoder"), "{blind}");
 }

@@ -4,12 +4,9 @@
 mod support;
 
 use burn::tensor::{Tensor, TensorData};
-use dalle2::core::metrics::cosine_similarity;
-use dalle2::core::{Components, EmbeddingPca, UpsamplerOptions};
-use dalle2::{
-    Controls, Device, Error, GenerateRequest, Generation, Interpolate, InvertOptions, NoisePath, PcaReconstructions,
-    Pipeline, RgbImage, Source, Stage, StartNoise, TextDiff, Variations,
-};
+use dalle2::base::metrics::cosine_similarity;
+use dalle2::base::{Components, EmbeddingPca, UpsamplerOptions};
+use dalle2::{Device, Error, GenerateRequest, Generation, NoisePath, Pipeline, RgbImage, Source, Stage, StartNoise};
 
 use support::{picture, pipeline, request};
 
@@ -42,15 +39,13 @@ fn cosines(a: Tensor<2>, b: Tensor<2>) -> Vec<f32> {
 fn variations_without_noise_are_the_reconstruction() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(40, 24, 90);
-    let reconstruction = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap().reconstruction;
+    let reconstruction = pipeline.invert(&image).request(quick()).run().unwrap().reconstruction;
     assert_eq!(reconstruction.dimensions(), (16, 16));
-    let still = Variations { eta: 0.0, ..Default::default() };
-    let still = pipeline.variations(&image, &still, quick().num_images(2)).unwrap();
+    let still = pipeline.vary(&image).eta(0.0).request(quick().num_images(2)).run().unwrap();
     still.images.iter().for_each(|image| assert_same(image, &reconstruction));
 
     let draw = |start, seed| {
-        let options = Variations { start, ..Default::default() };
-        pipeline.variations(&image, &options, quick().seed(seed)).unwrap().images.remove(0)
+        pipeline.vary(&image).start_noise(start).request(quick().seed(seed)).run().unwrap().images.remove(0)
     };
     for start in [StartNoise::Inverted, StartNoise::Random] {
         assert_eq!(draw(start, 1), draw(start, 1));
@@ -63,22 +58,20 @@ fn variations_without_noise_are_the_reconstruction() {
 #[test]
 fn upsamplers_are_inverted_on_request() {
     let pipeline = pipeline(&Device::flex());
-    let options = InvertOptions { upsamplers: 1, evaluations: 1 };
-    let inversion = pipeline.invert(&picture(64, 64, 10), &options, quick()).unwrap();
+    let image = picture(64, 64, 10);
+    let inversion = pipeline.invert(&image).evaluations(1).upsamplers(1).request(quick()).run().unwrap();
     assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
     assert_eq!((inversion.noise.dims(), inversion.upsampler_noise[0].dims()), ([1, 3, 16, 16], [1, 3, 64, 64]));
     assert!(inversion.psnr.is_finite());
-    let none = InvertOptions { upsamplers: 2, ..options };
-    assert!(message(pipeline.invert(&picture(8, 8, 0), &none, quick())).contains("2 upsamplers"));
+    assert!(message(pipeline.invert(&image).upsamplers(2).request(quick()).run()).contains("2 upsamplers"));
 }
 
 #[test]
 fn the_ends_of_an_interpolation_are_the_two_reconstructions() {
     let pipeline = pipeline(&Device::flex());
     let (a, b) = (picture(16, 16, 20), picture(30, 20, 230));
-    let reconstruction = |image| pipeline.invert(image, &InvertOptions::default(), quick()).unwrap();
-    let options = Interpolate { steps: 5, ..Default::default() };
-    let frames = pipeline.interpolate(&a, &b, &options, quick()).unwrap();
+    let reconstruction = |image| pipeline.invert(image).request(quick()).run().unwrap();
+    let frames = pipeline.interpolate(&a, &b).frames(5).request(quick()).run().unwrap();
     assert_eq!(frames.images.len(), 5);
     let (first, last) = (reconstruction(&a), reconstruction(&b));
     assert_same(&frames.images[0], &first.reconstruction);
@@ -92,21 +85,23 @@ fn the_ends_of_an_interpolation_are_the_two_reconstructions() {
 fn captions_and_embeddings_can_be_ends() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(16, 16, 20);
-    let options = Interpolate { steps: 3, noise: NoisePath::Fixed, ..Default::default() };
-    let both = pipeline.interpolate("red apple", &image, &options, quick()).unwrap();
+    let fixed = |request| {
+        pipeline.interpolate("red apple", &image).frames(3).noise_path(NoisePath::Fixed).request(request).run()
+    };
+    let both = fixed(quick()).unwrap();
     let drawn = pipeline.generate(quick_caption("red apple").stop_after(Stage::Prior)).unwrap();
     assert!(drawn.images.is_empty());
     assert!(cosines(embeddings(&both).slice_dim(0, 0..1), embeddings(&drawn))[0] > 0.99999);
     // With fixed noise the last frame is what the seed gives for the image's embedding.
-    let alone = quick().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
+    let alone = quick().guidance(1.0).embeddings(pipeline.embed_image(&image).unwrap());
     assert_same(&both.images[2], &pipeline.generate(alone).unwrap().images[0]);
     // At full size too: the frames share the upsamplers' noise.
     let full = || quick().max_upsamplers(1);
-    let large = pipeline.interpolate("red apple", &image, &options, full()).unwrap();
-    let alone = full().guidance(1.0).embeddings(pipeline.embed(&image).unwrap());
+    let large = fixed(full()).unwrap();
+    let alone = full().guidance(1.0).embeddings(pipeline.embed_image(&image).unwrap());
     assert_eq!(large.images[2].dimensions(), (64, 64));
     assert_same(&large.images[2], &pipeline.generate(alone).unwrap().images[0]);
-    let apples = pipeline.interpolate(embeddings(&drawn), "apple", &Interpolate::default(), quick()).unwrap();
+    let apples = pipeline.interpolate(embeddings(&drawn), "apple").request(quick()).run().unwrap();
     assert_eq!(apples.images.len(), 8);
 }
 
@@ -118,9 +113,9 @@ fn quick_caption(caption: &str) -> GenerateRequest {
 fn a_text_diff_turns_the_embedding_by_its_strength() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(16, 16, 120);
-    let options = TextDiff { strength: 0.5, frames: 4, ..Default::default() };
-    let frames = pipeline.text_diff(&image, ("apple", "red apple"), &options, quick()).unwrap();
-    let own = pipeline.embed(&image).unwrap();
+    let frames = pipeline.text_diff(&image, "apple", "red apple").strength(0.5).frames(4);
+    let frames = frames.request(quick()).run().unwrap();
+    let own = pipeline.embed_image(&image).unwrap();
     let text = |caption| pipeline.text_encoder().encode(&[caption]).unwrap().pooled;
     let unit = |x: Tensor<2>| x.clone() / x.square().sum_dim(1).sqrt();
     let direction = unit(text("red apple")) - unit(text("apple"));
@@ -132,9 +127,8 @@ fn a_text_diff_turns_the_embedding_by_its_strength() {
     let towards = cosines(embeddings(&frames), direction);
     assert!(towards.is_sorted_by(|a, b| a < b), "{towards:?}");
 
-    let none = TextDiff { strength: 0.0, ..Default::default() };
-    let still = pipeline.text_diff(&image, ("", "red apple"), &none, quick()).unwrap();
-    let inversion = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap();
+    let still = pipeline.text_diff(&image, "", "red apple").strength(0.0).request(quick()).run().unwrap();
+    let inversion = pipeline.invert(&image).request(quick()).run().unwrap();
     assert_same(&still.images[0], &inversion.reconstruction);
 }
 
@@ -142,10 +136,10 @@ fn a_text_diff_turns_the_embedding_by_its_strength() {
 fn a_mix_of_one_is_that_one() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(16, 16, 120);
-    let own = pipeline.embed(&image).unwrap();
-    let alone = pipeline.mix(&[(Source::from(&image), 2.0)], quick()).unwrap();
+    let own = pipeline.embed_image(&image).unwrap();
+    let alone = pipeline.mix([(Source::from(&image), 2.0)]).request(quick()).run().unwrap();
     assert_same(&alone.images[0], &pipeline.generate(quick().embeddings(own.clone())).unwrap().images[0]);
-    let mixed = pipeline.mix(&[((&image).into(), 1.0), ("apple".into(), 3.0)], quick()).unwrap();
+    let mixed = pipeline.mix([((&image).into(), 1.0), ("apple".into(), 3.0)]).request(quick()).run().unwrap();
     let apple = embeddings(&pipeline.generate(quick_caption("apple").stop_after(Stage::Prior)).unwrap());
     assert!(cosines(embeddings(&mixed), apple)[0] > cosines(embeddings(&mixed), own)[0]);
 }
@@ -165,12 +159,12 @@ fn a_generation_begins_and_ends_at_any_stage() {
     assert_eq!(small.images[0].dimensions(), (16, 16));
     assert_eq!(small.images, pipeline.generate(request().size(16)).unwrap().images);
     assert_eq!(whole.images, pipeline.generate(request().size(64)).unwrap().images);
-    let large = pipeline.generate(request().from_images(small.images.clone())).unwrap();
+    let large = pipeline.generate(request().low_images(small.images.clone())).unwrap();
     assert_eq!(stages(&large), [Stage::Upsampler(0)]);
     assert!(large.embeddings.is_none());
     assert_eq!(large.images[0].dimensions(), (64, 64));
 
-    let two = pipeline.generate(request().from_images(small.images).num_images(2).batch_size(1)).unwrap();
+    let two = pipeline.generate(request().low_images(small.images).num_images(2).batch_size(1)).unwrap();
     assert_eq!(two.images[0], large.images[0]);
     assert_ne!(two.images[1], large.images[0]);
 }
@@ -181,7 +175,8 @@ fn negative_captions_and_overrides_act_where_they_should() {
     let draw = |request: GenerateRequest| pipeline.generate(request).unwrap().images;
     let guided = || request().prior_guidance(1.0).guidance(3.0);
     assert_ne!(draw(guided()), draw(guided().negative_caption("apple")));
-    assert_eq!(draw(guided().guidance(1.0)), draw(guided().guidance(1.0).negative_caption("apple")));
+    let unguided = guided().guidance(1.0).negative_caption("apple");
+    assert!(message(pipeline.generate(unguided)).contains("negative_caption"));
     let one = UpsamplerOptions { steps: Some(1), ..Default::default() };
     assert_eq!(draw(request().upsampler_options_of(0, one.clone())), draw(request().upsampler_steps(1)));
     let missing = message(pipeline.generate(request().upsampler_options_of(1, one)));
@@ -193,16 +188,15 @@ fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(16, 16, 50);
     let expected = pipeline.generate(request()).unwrap().images;
-    let all = 3 * 2 + 3 + 3; // inversion, reconstruction, variation
+    let all = 3 * 2 + 3; // inversion, variation
     for stop in 1..=all {
         let mut calls = 0;
-        let mut controls = Controls::new().hook(|_| {
+        let vary = pipeline.vary(&image).request(quick()).hook(|event| {
             calls += 1;
+            assert_eq!(event.overall(), (calls, all));
             if calls == stop { Err(Error::Cancelled) } else { Ok(()) }
         });
-        let result = pipeline.variations_with(&image, &Variations::default(), quick(), &mut controls);
-        assert!(matches!(result, Err(Error::Cancelled)), "stopped at {stop}");
-        drop(controls);
+        assert!(matches!(vary.run(), Err(Error::Cancelled)), "stopped at {stop}");
         assert_eq!(calls, stop, "nothing runs after the hook has stopped it");
     }
     assert_eq!(pipeline.generate(request()).unwrap().images, expected);
@@ -212,38 +206,37 @@ fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
 fn bad_input_is_named() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(16, 16, 50);
-    let vary = |eta| message(pipeline.variations(&image, &Variations { eta, ..Default::default() }, quick()));
+    let vary = |eta| message(pipeline.vary(&image).eta(eta).request(quick()).run());
     assert!(vary(1.5).contains("eta") && vary(f64::NAN).contains("eta"));
-    let empty = message(pipeline.variations(&RgbImage::new(0, 9), &Variations::default(), quick()));
+    let empty = message(pipeline.vary(&RgbImage::new(0, 9)).request(quick()).run());
     assert!(empty.contains("0×9"), "{empty}");
-    let never = InvertOptions { evaluations: 0, ..Default::default() };
-    assert!(message(pipeline.invert(&image, &never, quick())).contains("evaluations"));
+    assert!(message(pipeline.invert(&image).evaluations(0).request(quick()).run()).contains("evaluations"));
 
-    let options = Interpolate::default();
-    assert!(message(pipeline.interpolate(&image, &image, &options, quick())).contains("same embedding"));
-    let own = pipeline.embed(&image).unwrap();
-    let fixed = Interpolate { noise: NoisePath::Fixed, ..options };
-    assert!(message(pipeline.interpolate(own.clone(), own.clone().neg(), &fixed, quick())).contains("opposite"));
-    let one = Interpolate { steps: 1, ..options };
-    assert!(message(pipeline.interpolate("apple", &image, &one, quick())).contains("steps"));
+    let between = |from: Source, to: Source| pipeline.interpolate(from, to).request(quick());
+    assert!(message(between((&image).into(), (&image).into()).run()).contains("same embedding"));
+    let own = pipeline.embed_image(&image).unwrap();
+    let opposite = between(own.clone().into(), own.clone().neg().into()).noise_path(NoisePath::Fixed);
+    assert!(message(opposite.run()).contains("opposite"));
+    assert!(message(between("apple".into(), (&image).into()).frames(1).run()).contains("frames"));
     let narrow = Tensor::<2>::ones([1, 3], &Device::flex());
-    assert!(message(pipeline.interpolate(narrow.clone(), &image, &options, quick())).contains("[1, 64]"));
+    assert!(message(between(narrow.clone().into(), (&image).into()).run()).contains("[1, 64]"));
 
-    let strength = TextDiff { strength: -0.1, ..Default::default() };
-    assert!(message(pipeline.text_diff(&image, ("", "apple"), &strength, quick())).contains("strength"));
-    let same = message(pipeline.text_diff(&image, ("apple", "apple"), &TextDiff::default(), quick()));
+    let diff = |from: &str, to: &str| pipeline.text_diff(&image, from, to).request(quick());
+    assert!(message(diff("", "apple").strength(-0.1).run()).contains("strength"));
+    let same = message(diff("apple", "apple").run());
     assert!(same.contains("nothing to change"), "{same}");
     let long = "apple ".repeat(200);
-    assert!(message(pipeline.text_diff(&image, ("", &long), &TextDiff::default(), quick())).contains("32"));
+    assert!(message(diff("", &long).run()).contains("32"));
 
-    assert!(message(pipeline.mix(&[], quick())).contains("nothing to mix"));
-    assert!(message(pipeline.mix(&[("apple".into(), f64::NAN)], quick())).contains("NaN"));
-    assert!(message(pipeline.mix(&[(own.clone().into(), 1.0), (own.neg().into(), 1.0)], quick())).contains("cancel"));
+    let mix = |sources: Vec<(Source, f64)>| message(pipeline.mix(sources).request(quick()).run());
+    assert!(mix(vec![]).contains("nothing to mix"));
+    assert!(mix(vec![("apple".into(), f64::NAN)]).contains("NaN"));
+    assert!(mix(vec![(own.clone().into(), 1.0), (own.neg().into(), 1.0)]).contains("cancel"));
 
     let nan = Tensor::<2>::from_data(TensorData::new(vec![f32::NAN; 64], [1, 64]), &Device::flex());
     assert!(message(pipeline.generate(quick().embeddings(nan))).contains("not finite"));
     assert!(message(pipeline.generate(quick().embeddings(narrow))).contains("width 3"));
-    assert!(message(pipeline.generate(quick().num_images(3).from_images([image.clone(), image]))).contains("2 images"));
+    assert!(message(pipeline.generate(quick().num_images(3).low_images([image.clone(), image]))).contains("2 images"));
     assert!(message(pipeline.generate(request().size(17))).contains("[16, 64]"));
     for stage in [Stage::TextEncoder, Stage::Upsampler(1), Stage::Inversion] {
         assert!(message(pipeline.generate(request().stop_after(stage))).contains("stop_after"));
@@ -261,7 +254,7 @@ fn without_an_image_encoder_images_cannot_be_read() {
         .device(&device)
         .build()
         .unwrap();
-    let error = message(blind.variations(&picture(16, 16, 1), &Variations::default(), quick()));
+    let error = message(blind.vary(&picture(16, 16, 1)).request(quick()).run());
     assert!(error.contains("no image encoder"), "{error}");
 }
 
@@ -272,11 +265,10 @@ fn components_are_added_one_after_another() {
     let rows: Vec<f32> = (0..90 * 64).map(|i| (i as f32 * i as f32 * 0.37).sin()).collect();
     let rows = Tensor::from_data(TensorData::new(rows, [90, 64]), &Device::flex());
     let pca = EmbeddingPca::fit(rows.clone(), Components::Fixed(64)).unwrap();
-    let options = PcaReconstructions::default();
     let counts = [1, 4, 16, 63, 64];
-    let drawn = pipeline.pca_reconstructions(&image, (&pca, &counts), &options, quick()).unwrap();
+    let drawn = pipeline.pca_reconstructions(&image, &pca, &counts).request(quick()).run().unwrap();
     assert_eq!(drawn.images.len(), 5);
-    let own = pipeline.embed(&image).unwrap();
+    let own = pipeline.embed_image(&image).unwrap();
     let missing = (embeddings(&drawn) - own.clone()).square().sum_dim(1);
     let missing = missing.into_data().try_to_vec::<f32>().unwrap();
     assert!(missing.is_sorted_by(|a, b| a > b), "{missing:?}");
@@ -284,13 +276,13 @@ fn components_are_added_one_after_another() {
     // All of them start from the seed's noise, and the last one is what it gives for the embedding.
     assert_same(&drawn.images[4], &pipeline.generate(quick().embeddings(own)).unwrap().images[0]);
     // From the image's own noise, all components reconstruct it.
-    let inverted = PcaReconstructions { start: StartNoise::Inverted, ..options };
-    let whole = pipeline.pca_reconstructions(&image, (&pca, &[64]), &inverted, quick()).unwrap();
-    let inversion = pipeline.invert(&image, &InvertOptions::default(), quick()).unwrap();
+    let whole = pipeline.pca_reconstructions(&image, &pca, &[64]).start_noise(StartNoise::Inverted);
+    let whole = whole.request(quick()).run().unwrap();
+    let inversion = pipeline.invert(&image).request(quick()).run().unwrap();
     assert_same(&whole.images[0], &inversion.reconstruction);
 
     let fail = |pca: &EmbeddingPca, counts: &[usize]| {
-        message(pipeline.pca_reconstructions(&image, (pca, counts), &options, quick()))
+        message(pipeline.pca_reconstructions(&image, pca, counts).request(quick()).run())
     };
     assert!(fail(&pca, &[]).contains("no number of components"));
     assert!(fail(&pca, &[3, 0]).contains("0 principal components of 64"));
@@ -323,15 +315,15 @@ fn a_cancelled_pipeline_draws_what_a_fresh_one_does() {
 fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
     let pipeline = pipeline(&Device::flex());
     let image = picture(64, 64, 50);
-    let options = InvertOptions { evaluations: 2, upsamplers: 1 };
     let count = |stop: Option<usize>| {
         let mut stages = Vec::new();
-        let mut controls = Controls::new().hook(|event| {
-            stages.push(event.stage);
-            if Some(stages.len()) == stop { Err(Error::Cancelled) } else { Ok(()) }
-        });
-        let result = pipeline.invert_with(&image, &options, quick(), &mut controls);
-        drop(controls);
+        let inversion = pipeline.invert(&image).evaluations(2).upsamplers(1).request(quick());
+        let result = inversion
+            .hook(|event| {
+                stages.push(event.stage);
+                if Some(stages.len()) == stop { Err(Error::Cancelled) } else { Ok(()) }
+            })
+            .run();
         (result, stages)
     };
     let (whole, stages) = count(None);
@@ -349,9 +341,9 @@ fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
 #[test]
 fn an_inversion_goes_as_far_as_its_options_say() {
     let pipeline = pipeline(&Device::flex());
-    let options = InvertOptions { evaluations: 1, upsamplers: 1 };
     for request in [quick().size(16), quick().stop_after(Stage::Decoder), quick().max_upsamplers(0).num_images(3)] {
-        let inversion = pipeline.invert(&picture(64, 64, 9), &options, request).unwrap();
+        let image = picture(64, 64, 9);
+        let inversion = pipeline.invert(&image).evaluations(1).upsamplers(1).request(request).run().unwrap();
         assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
     }
 }
@@ -359,10 +351,9 @@ fn an_inversion_goes_as_far_as_its_options_say() {
 #[test]
 fn embeddings_that_are_no_directions_are_refused_as_ends() {
     let pipeline = pipeline(&Device::flex());
-    let own = pipeline.embed(&picture(16, 16, 50)).unwrap();
+    let own = pipeline.embed_image(&picture(16, 16, 50)).unwrap();
     let to = |end: Tensor<2>| {
-        let options = Interpolate { steps: 3, noise: NoisePath::Fixed, ..Default::default() };
-        message(pipeline.interpolate(own.clone(), end, &options, quick()))
+        message(pipeline.interpolate(own.clone(), end).frames(3).noise_path(NoisePath::Fixed).request(quick()).run())
     };
     assert!(to(own.clone() * f32::NAN).contains("not finite"));
     assert!(to(own.clone() * f32::INFINITY).contains("not finite"));
@@ -370,5 +361,5 @@ fn embeddings_that_are_no_directions_are_refused_as_ends() {
     assert!(to(own.clone() * 2.0).contains("same embedding"), "a length is no direction");
     assert!(to(own.clone() * -3.0).contains("opposite"));
     let nan = own.clone() * f32::NAN;
-    assert!(message(pipeline.mix(&[(nan.into(), 1.0)], quick())).contains("not finite"));
+    assert!(message(pipeline.mix([(nan.into(), 1.0)]).request(quick()).run()).contains("not finite"));
 }

@@ -7,47 +7,66 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use burn::tensor::{Distribution, Tensor};
-use dalle2::core::diffusion::{NoiseSource, RecordedNoise, Resampling, SeededNoise};
-use dalle2::core::image::Mask;
-use dalle2::core::{Components, EmbeddingPca, UpsamplerOptions};
+use dalle2::NoiseSource;
+use dalle2::base::diffusion::{RecordedNoise, Resampling, SeededNoise};
+use dalle2::base::image::Mask;
+use dalle2::base::{Components, EmbeddingPca, UpsamplerOptions};
 use dalle2::{
-    Borders, Controls, Device, Error, GenerateRequest, Generation, Inpaint, Interpolate, InvertOptions, NoisePath,
-    PcaReconstructions, Pipeline, RgbImage, Stage, StartNoise, TextDiff, Variations,
+    Borders, Controls, Device, Error, GenerateRequest, Generation, NoisePath, Pipeline, RgbImage, Stage, StartNoise,
 };
 
 use support::{picture, pipeline};
 
-type Run = Box<dyn Fn(&Pipeline, GenerateRequest, &mut Controls<'_>) -> Result<Generation, Error> + Sync>;
+type Run = Box<dyn for<'a> Fn(&'a Pipeline, GenerateRequest, Controls<'a>) -> Result<Generation, Error> + Sync>;
 
-/// Every manipulation that draws, each with a name.
+/// Every operation that samples, each with a name.
 fn manipulations() -> Vec<(&'static str, Run)> {
-    let one = InvertOptions { evaluations: 1, upsamplers: 0 };
-    let inpaint = Inpaint { resampling: Resampling { rounds: 2, jump: 1 }, ..Default::default() };
+    let rounds = Resampling { rounds: 2, jump: 1 };
     let image = || picture(20, 20, 40);
     let mut all: Vec<(&'static str, Run)> = Vec::new();
     for (name, start) in [("variations", StartNoise::Inverted), ("random variations", StartNoise::Random)] {
-        let options = Variations { start, invert: one, ..Default::default() };
-        all.push((name, Box::new(move |p, r, c| p.variations_with(&image(), &options, r, c))));
+        all.push((
+            name,
+            Box::new(move |p, r, c| p.vary(&image()).start_noise(start).evaluations(1).request(r).controls(c).run()),
+        ));
     }
     let mask = Mask::edit_where(20, 20, |x, _| x < 10);
-    all.push(("inpaint", Box::new(move |p, r, c| p.inpaint_with(&image(), &mask, &inpaint, r, c))));
-    all.push(("outpaint", Box::new(move |p, r, c| p.outpaint_with(&image(), Borders::all(6), &inpaint, r, c))));
-    all.push(("mix", Box::new(move |p, r, c| p.mix_with(&[(image().into(), 1.0), ("apple".into(), 0.5)], r, c))));
+    all.push((
+        "inpaint",
+        Box::new(move |p, r, c| p.inpaint(&image(), &mask).resampling(rounds).request(r).controls(c).run()),
+    ));
+    all.push((
+        "outpaint",
+        Box::new(move |p, r, c| p.outpaint(&image(), Borders::all(6)).resampling(rounds).request(r).controls(c).run()),
+    ));
+    all.push((
+        "mix",
+        Box::new(move |p, r, c| p.mix([(image().into(), 1.0), ("apple".into(), 0.5)]).request(r).controls(c).run()),
+    ));
     for (name, noise) in [("interpolate", NoisePath::Inverted), ("interpolate, fixed noise", NoisePath::Fixed)] {
-        let options = Interpolate { steps: 3, noise, invert: one };
-        all.push((name, Box::new(move |p, r, c| p.interpolate_with([image().into(), "apple".into()], &options, r, c))));
+        all.push((
+            name,
+            Box::new(move |p, r, c| {
+                let frames = p.interpolate(image(), "apple").frames(3).noise_path(noise).evaluations(1);
+                frames.request(r).controls(c).run()
+            }),
+        ));
     }
-    let options = TextDiff { strength: 0.5, frames: 2, invert: one };
     all.push((
         "text_diff",
-        Box::new(move |p, r, c| p.text_diff_with(&image(), ("apple", "red apple"), &options, r, c)),
+        Box::new(move |p, r, c| {
+            let frames = p.text_diff(&image(), "apple", "red apple").strength(0.5).frames(2).evaluations(1);
+            frames.request(r).controls(c).run()
+        }),
     ));
     for (name, start) in [("pca", StartNoise::Random), ("pca, own noise", StartNoise::Inverted)] {
-        let options = PcaReconstructions { start, invert: one };
-        let run = move |p: &Pipeline, r: GenerateRequest, c: &mut Controls<'_>| {
-            p.pca_reconstructions_with(&image(), (&pca(), &[1, 5, 9]), &options, r, c)
-        };
-        all.push((name, Box::new(run)));
+        all.push((
+            name,
+            Box::new(move |p, r, c| {
+                let images = p.pca_reconstructions(&image(), &pca(), &[1, 5, 9]).start_noise(start).evaluations(1);
+                images.request(r).controls(c).run()
+            }),
+        ));
     }
     all
 }
@@ -71,13 +90,12 @@ fn watch(
     stop_at: Option<usize>,
 ) -> (Result<Generation, Error>, Vec<(Stage, usize)>) {
     let mut events = Vec::new();
-    let mut controls = Controls::new().hook(|event| {
+    let controls = Controls::new().hook(|event| {
         assert_eq!(event.preview().unwrap().is_some(), event.stage != Stage::Prior, "{}", event.stage);
         events.push((event.stage, event.total));
         if Some(events.len()) == stop_at { Err(Error::Cancelled) } else { Ok(()) }
     });
-    let drawn = run(pipeline, request, &mut controls);
-    drop(controls);
+    let drawn = run(pipeline, request, controls);
     (drawn, events)
 }
 
@@ -158,21 +176,19 @@ fn recorded_noise_takes_the_place_of_a_seed() {
     for (name, run) in manipulations() {
         let tape = Rc::new(RefCell::new(RecordedNoise::new()));
         let mut stages = Vec::new();
-        let mut controls = Controls::new().noise(|stage, seeds| {
+        let controls = Controls::new().noise(|stage, seeds| {
             stages.push(stage);
             Box::new(Recorder(tape.clone(), SeededNoise::new(seeds, stages.len() as u64)))
         });
-        let recorded = run(&pipeline, quick(), &mut controls).unwrap().images;
-        drop(controls);
+        let recorded = run(&pipeline, quick(), controls).unwrap().images;
         assert!(stages.contains(&Stage::Decoder) && stages.contains(&Stage::Upsampler(0)), "{name}: {stages:?}");
         assert!(tape.borrow().remaining() > 0, "{name}");
-        let mut controls = Controls::new().noise(|_, _| Box::new(Replay(tape.clone())));
-        let replayed = run(&pipeline, quick().seed(1234), &mut controls).unwrap().images;
-        drop(controls);
+        let controls = Controls::new().noise(|_, _| Box::new(Replay(tape.clone())));
+        let replayed = run(&pipeline, quick().seed(1234), controls).unwrap().images;
         assert_eq!(recorded, replayed, "{name}");
         assert_eq!(tape.borrow().remaining(), 0, "{name}: all of it is used");
-        let mut controls = Controls::new().noise(|_, _| Box::new(Replay(tape.clone())));
-        let ended = run(&pipeline, quick(), &mut controls).unwrap_err().to_string();
+        let controls = Controls::new().noise(|_, _| Box::new(Replay(tape.clone())));
+        let ended = run(&pipeline, quick(), controls).unwrap_err().to_string();
         assert!(ended.contains("recorded noise ends"), "{name}: {ended}");
     }
 }
@@ -217,8 +233,9 @@ fn negative_captions_act_where_there_is_guidance() {
         // Random parts hear a caption faintly: much guidance makes it plain in eight bits.
         let guided = || small().guidance(50.0);
         assert_ne!(draw(&run, &pipeline, guided()), against(guided()), "{name}");
-        let unguided = || small().guidance(1.0).prior_guidance(1.0);
-        assert_eq!(draw(&run, &pipeline, unguided()), against(unguided()), "{name}");
+        let unguided = small().guidance(1.0).prior_guidance(1.0).negative_caption("red");
+        let refused = watch(&run, &pipeline, unguided, None).0.unwrap_err().to_string();
+        assert!(refused.contains("negative_caption"), "{name}: {refused}");
     }
 }
 
@@ -239,7 +256,7 @@ fn a_manipulation_ends_at_any_stage_and_goes_on_from_there() {
         assert_eq!(early.embeddings.unwrap().into_data(), late.embeddings.unwrap().into_data(), "{name}");
 
         let n = small.len();
-        let large = pipeline.generate(quick().from_images(small).num_images(n)).unwrap();
+        let large = pipeline.generate(quick().low_images(small).num_images(n)).unwrap();
         assert!(large.images.iter().all(|image| image.dimensions() == (64, 64)), "{name}");
     }
 }
@@ -252,15 +269,14 @@ fn only_inpainting_reads_where_a_request_begins() {
         for (request, part) in [
             (quick().embeddings(given.clone()), "embeddings"),
             (quick().embedding_of(picture(9, 9, 3)), "embedding of an image"),
-            (quick().from_images([picture(16, 16, 3)]), "images to enlarge"),
+            (quick().low_images([picture(16, 16, 3)]), "images to enlarge"),
         ] {
             let drawn = watch(&run, &pipeline, request, None).0;
-            match name.contains("paint") {
-                true => assert_eq!(drawn.unwrap().images.len(), 1, "{name}"),
-                false => {
-                    let message = drawn.unwrap_err().to_string();
-                    assert!(message.contains("begins with") && message.contains(part), "{name}: {message}");
-                }
+            if name.contains("paint") {
+                assert_eq!(drawn.unwrap().images.len(), 1, "{name}");
+            } else {
+                let message = drawn.unwrap_err().to_string();
+                assert!(message.contains("starts from") && message.contains(part), "{name}: {message}");
             }
         }
     }

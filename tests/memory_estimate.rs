@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use burn::prelude::*;
+use dalle2::base::{TextCondition, TokenMask};
 use dalle2::clip::train::{ClipBatch, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, TokenBatch};
-use dalle2::core::{TextCondition, TokenMask};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
 use dalle2::decoder::{DecoderConfig, UpsamplerConfig};
 use dalle2::prior::DiffusionPriorConfig;

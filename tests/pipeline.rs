@@ -6,8 +6,8 @@ mod support;
 use std::path::Path;
 
 use burn::tensor::{Distribution, Tensor};
+use dalle2::base::diffusion::{NoiseSource, SeededNoise};
 use dalle2::clip::ClipTextEncoder;
-use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::prior::{AutoregressivePrior, AutoregressivePriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use dalle2::{Device, Error, GenerateRequest, Pipeline, Stage};
 
@@ -36,7 +36,10 @@ fn the_same_seed_gives_the_same_image_whatever_ran_before() {
 fn image_i_of_a_request_has_seed_plus_i_in_any_batch_size() {
     let pipeline = pipeline(&Device::flex());
     let three = pipeline.generate(request().num_images(3).batch_size(2)).unwrap();
-    assert_eq!((three.images.len(), three.seed, three.embeddings.clone().unwrap().dims()), (3, 7, [3, 64]));
+    assert_eq!(
+        (three.images.len(), three.seeds, three.embeddings.clone().unwrap().dims()),
+        (3, vec![7, 8, 9], [3, 64])
+    );
     let third = pipeline.generate(request().seed(9)).unwrap();
     let close = |a: u8, b: u8| a.abs_diff(b) <= 1;
     assert!(three.images[2].as_raw().iter().zip(third.images[0].as_raw()).all(|(a, b)| close(*a, *b)));
@@ -115,7 +118,7 @@ fn noise_can_be_replaced() {
         let noise = move |_: Stage, seeds: &[u64]| -> Box<dyn NoiseSource> {
             Box::new(SeededNoise::new(&[seeds[0] + offset], 40))
         };
-        pipeline.generate_from(request(), noise, |_| Ok(())).unwrap().images
+        pipeline.generation(request()).noise(noise).run().unwrap().images
     };
     assert_eq!(from(0), from(0));
     assert_ne!(from(0), from(1));
@@ -145,7 +148,7 @@ fn bad_requests_are_named() {
 }
 
 #[test]
-fn parts_that_do_not_fit_are_refused_together() {
+fn incompatible_parts_are_refused_together() {
     let device = Device::flex();
     let (config, model) = (clip(), support::clip_network(&device));
     let error = Pipeline::builder()
@@ -162,12 +165,12 @@ fn parts_that_do_not_fit_are_refused_together() {
 }
 
 #[test]
-fn a_damaged_directory_says_what_is_wrong() {
+fn a_damaged_directory_is_named() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let load = |dir: &Path| Pipeline::from_pretrained(dir, &device).unwrap_err().to_string();
-    assert!(load(&root.join("nowhere")).contains("model_index.json"));
+    assert!(load(&root.join("nowhere")).contains("does not exist"));
     pipeline(&device).save_pretrained(root).unwrap();
 
     let damage = |file: &str, change: &dyn Fn(&[u8]) -> Vec<u8>, parts: &[&str]| {
@@ -223,4 +226,82 @@ fn two_threads_can_share_a_pipeline() {
             .map(|thread| thread.join().unwrap())
     });
     assert_eq!(alone, together);
+}
+
+#[test]
+fn captions_of_several_requests_share_batches() {
+    let pipeline = pipeline(&Device::flex());
+    let requests =
+        [request(), request().caption("apple").seed(3).num_images(2), request().seed(5), request().decoder_steps(2)];
+    let mut overall = Vec::new();
+    let many = pipeline.generate_many(&requests, |event| {
+        overall.push(event.overall());
+        Ok(())
+    });
+    let many = many.unwrap();
+    assert_eq!(
+        many.iter().map(|generation| generation.seeds.clone()).collect::<Vec<_>>(),
+        [vec![7], vec![3, 4], vec![5], vec![7]]
+    );
+    for (request, generation) in requests.into_iter().zip(&many) {
+        let alone = pipeline.generate(request).unwrap();
+        for (a, b) in alone.images.iter().zip(&generation.images) {
+            let largest = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(largest <= 1, "differs by {largest}");
+        }
+        assert_eq!(generation.embeddings.as_ref().unwrap().dims(), alone.embeddings.unwrap().dims());
+    }
+    // The first four images are one batch, the last request another.
+    assert_eq!(overall.len(), (3 + 3 + 2) + (3 + 2 + 2));
+    assert!(overall.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+    assert_eq!(overall.last(), Some(&(15, 15)));
+}
+
+#[test]
+fn a_plan_counts_the_steps_of_all_batches() {
+    let pipeline = pipeline(&Device::flex());
+    let request = request().num_images(3).batch_size(2);
+    let plan = pipeline.plan(&request).unwrap();
+    let stages: Vec<_> = plan.iter().map(|planned| (planned.stage, planned.steps)).collect();
+    assert_eq!(stages, [(Stage::Prior, 6), (Stage::Decoder, 6), (Stage::Upsampler(0), 4)]);
+    let mut seen = Vec::new();
+    pipeline
+        .generate_with(request, |event| {
+            seen.push(event.overall());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, (1..=16).map(|step| (step, 16)).collect::<Vec<_>>());
+}
+
+#[test]
+fn validation_finds_what_generation_refuses() {
+    let pipeline = pipeline(&Device::flex());
+    let long = "apple ".repeat(200);
+    for request in [
+        request().caption(long.as_str()),
+        request().guidance(2.0).negative_caption(long.as_str()),
+        request().prior_guidance(1.0).guidance(1.0).negative_caption("red"),
+        request().max_upsamplers(9),
+        request().seed(u64::MAX).num_images(2),
+        request().embeddings(Tensor::zeros([1, 64], &Device::flex())),
+        request().size(100),
+    ] {
+        let validated = pipeline.validate(&request).unwrap_err();
+        let generated = pipeline.generate(request).unwrap_err();
+        assert_eq!(validated.kind(), dalle2::ErrorKind::Request, "{validated}");
+        assert_eq!(validated.to_string(), generated.to_string());
+    }
+    let short = pipeline.truncate_caption(&long).unwrap();
+    pipeline.validate(&request().caption(short.as_str())).unwrap();
+    assert!(pipeline.validate(&request().caption(format!("{short} apple"))).is_err());
+}
+
+#[test]
+fn seeds_can_be_listed() {
+    let pipeline = pipeline(&Device::flex());
+    let listed = pipeline.generate(request().seeds([9, 7]).batch_size(1)).unwrap();
+    assert_eq!((listed.seeds.as_slice(), listed.images.len()), (&[9, 7][..], 2));
+    assert_eq!(listed.images[1], pipeline.generate(request()).unwrap().images[0]);
+    assert!(format!("{listed:?}").len() < 1000 && format!("{pipeline:?}").len() < 1000);
 }

@@ -3,13 +3,13 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use dalle2::base::diffusion::{PredictionType, SeededNoise, VarianceType};
+use dalle2::base::image::{RgbImage, to_tensor};
+use dalle2::base::metrics::psnr;
+use dalle2::base::text::ClipTokenizer;
+use dalle2::base::{Captions, Decoder, DiffusionOptions, ImageEncoder, StepEvent, TextCondition, TextEncoder};
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::diffusion::{PredictionType, SeededNoise, VarianceType};
-use dalle2::core::image::{RgbImage, to_tensor};
-use dalle2::core::metrics::psnr;
-use dalle2::core::text::ClipTokenizer;
-use dalle2::core::{Captions, Decoder, DiffusionOptions, ImageEncoder, StepEvent, TextCondition, TextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder};
 use dalle2::{Device, Result};

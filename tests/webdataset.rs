@@ -10,10 +10,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use dalle2::base::image::{RgbImage, fit_square};
+use dalle2::base::text::ClipTokenizer;
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, TextTransformerConfig, VisionTransformerConfig};
-use dalle2::core::image::{RgbImage, fit_square};
-use dalle2::core::text::ClipTokenizer;
 use dalle2::{Device, Result};
 use dalle2_train::data::{CaptionedImages, DataSpec, Decoders, Mixture, ShardDataset};
 use dalle2_train::{BatchSource, DisplayMode, RunOptions, TrainConfig, TrainReport, Trainer, read_metrics, step_rng};

@@ -19,7 +19,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::prelude::*;
 use clap::Parser;
-use dalle2::core::on_pool;
+use dalle2::base::on_pool;
 use dalle2_train::{TrainConfig, TrainTask, optimizer};
 use serde_json::{Map, Value, json};
 

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use crate::encoders::{Encoders, Nonlinearity};
 use anyhow::Result;
 use clap::Parser;
+use dalle2::base::store::write_json;
 use dalle2::clip::eval;
-use dalle2::core::store::write_json;
 use serde_json::json;
 
 /// Measure how well images fit captions.

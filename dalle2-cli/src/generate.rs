@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use dalle2::core::Tiling;
-use dalle2::core::image::{self, Provenance, save_png_with};
+use dalle2::base::Tiling;
+use dalle2::base::image::{self, Provenance, save_png_with};
 use dalle2::decoder::DiffusionUpsampler;
 use dalle2::{FloatType, GenerateRequest, Hub, LoadOptions, Pipeline, Residency, UpsamplerOptions};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -147,7 +147,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         None => Pipeline::from_pretrained_with(&cli.model, &options)?,
     };
     if cli.size.is_some_and(|size| size > pipeline.image_size()) {
-        pipeline = pipeline.with_upsampler(DiffusionUpsampler::load_with(&cli.upsampler, &options)?)?;
+        let upsampler = DiffusionUpsampler::load_with(&cli.upsampler, &options)?;
+        pipeline = pipeline.to_builder().upsampler(upsampler).build()?;
     }
     let loading = start.elapsed();
 
@@ -160,7 +161,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     })?;
     bar.finish_and_clear();
 
-    println!("seed {}", generation.seed);
+    println!("seed {}", generation.seeds[0]);
     println!("{:14} {:6.2} s", "loading", loading.as_secs_f64());
     for time in &generation.times {
         println!("{:14} {:6.2} s", time.stage.to_string(), time.duration.as_secs_f64());
@@ -172,7 +173,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     }
     for (index, drawn) in generation.images.iter().enumerate() {
         let file = cli.file(index);
-        save_png_with(drawn, &file, cli.provenance(generation.seed, index).as_ref())?;
+        save_png_with(drawn, &file, cli.provenance(generation.seeds[0], index).as_ref())?;
         println!("{} ({} x {})", file.display(), drawn.width(), drawn.height());
     }
     Ok(())

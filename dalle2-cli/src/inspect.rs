@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use dalle2::core::image::{LabelledImage, contact_sheet, fit_square, save_png};
-use dalle2::core::store::write_json;
-use dalle2::core::text::ClipTokenizer;
+use dalle2::base::image::{LabelledImage, contact_sheet, fit_square, save_png};
+use dalle2::base::store::write_json;
+use dalle2::base::text::ClipTokenizer;
 use dalle2_train::data::{DataSpec, Decoders, Mixture, Problem};
 use indicatif::ProgressBar;
 use serde::Serialize;

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dalle2::core::image::RgbImage;
+use dalle2::base::image::RgbImage;
 use flate2::{Compression, write::GzEncoder};
 use image::ImageFormat;
 use rand::{RngExt, SeedableRng};

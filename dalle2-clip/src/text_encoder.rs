@@ -149,6 +149,10 @@ impl TextEncoder for ClipTextEncoder {
         self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Refuse)?)
     }
 
+    fn count_tokens(&self, caption: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode(caption)?.len() + 2)
+    }
+
     fn embed_dim(&self) -> usize {
         self.config.embed_dim
     }

@@ -1,13 +1,13 @@
-//! The text condition that flows between the stages.
+//! The text condition of prior and decoder.
 
 use burn::prelude::*;
 
-/// Which token positions hold text, with the polarity in the names of the methods.
+/// The token positions with text, with the polarity in the names of the methods.
 ///
-/// Burn's attention masks mark what is masked *out*; most checkpoints' masks mark what is *kept*. This type is
-/// built from either and gives either, so the polarity is never guessed.
+/// Burn's attention masks mark masked positions, most checkpoints' masks mark text. This type converts from and to both, so
+/// the polarity is explicit.
 ///
-/// The ids of the tokens may come along, for a stage that has a text transformer of its own.
+/// It may carry the ids of the tokens, for a stage with its own text transformer.
 #[derive(Debug, Clone)]
 pub struct TokenMask {
     keep: Tensor<2, Bool>,
@@ -34,26 +34,26 @@ impl TokenMask {
     /// The same mask with the id of each token in the tokenizer's vocabulary, `[B, S]`.
     ///
     /// # Panics
-    /// When the ids have another shape.
+    /// If the ids have another shape.
     pub fn with_ids(self, ids: Tensor<2, Int>) -> Self {
         assert_eq!(ids.dims(), self.dims(), "one id for each position");
         Self { ids: Some(ids), ..self }
     }
 
-    /// The id of each token `[B, S]`, where the encoder gave them.
+    /// The id of each token `[B, S]`, if the encoder provides them.
     pub fn ids(&self) -> Option<Tensor<2, Int>> {
         self.ids.clone()
     }
 
-    /// Some rows of the batch.
+    /// A range of rows.
     ///
     /// # Panics
-    /// When the range leaves the batch.
+    /// If the range leaves the batch.
     pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
         Self { keep: self.keep.clone().slice_dim(0, rows.clone()), ids: self.ids().map(|ids| ids.slice_dim(0, rows)) }
     }
 
-    /// Joins two batches of the same length, `self` first. The ids come along if both have them.
+    /// Concatenates two batches of the same length, `self` first. The result has ids if both have.
     pub fn cat(self, other: Self) -> Self {
         let ids = self.ids.zip(other.ids).map(|(a, b)| Tensor::cat(vec![a, b], 0));
         Self { keep: Tensor::cat(vec![self.keep, other.keep], 0), ids }
@@ -75,14 +75,14 @@ impl TokenMask {
     }
 }
 
-/// An encoded batch of captions: what a text encoder gives to the prior and the decoder.
+/// An encoded batch of captions, the input of prior and decoder.
 #[derive(Debug, Clone)]
 pub struct TextCondition {
     /// `[B, D]`: the caption's embedding z_t in CLIP's joint space, as the projection gives it (not normalised).
     pub pooled: Tensor<2>,
     /// `[B, S, W]`: the encoding of each token, after the encoder's final layer norm.
     pub tokens: Tensor<3>,
-    /// `[B, S]`: which tokens are text.
+    /// `[B, S]`: the positions with text.
     pub mask: TokenMask,
 }
 
@@ -101,7 +101,7 @@ impl TextCondition {
         self.pooled.dims()[0]
     }
 
-    /// Repeats every caption `times` times, copies of one caption next to each other.
+    /// Repeats every caption `times` times; copies of a caption are adjacent.
     ///
     /// # Shapes
     /// `[B, …]` -> `[B * times, …]`
@@ -118,10 +118,26 @@ impl TextCondition {
         }
     }
 
-    /// The captions from `first` on, `count` of them.
+    /// Selects rows by index, in this order; a row may repeat.
     ///
     /// # Panics
-    /// When there are not that many.
+    /// If an index exceeds the batch.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let device = self.pooled.device();
+        let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device);
+        let keep = self.mask.keep.clone().int().select(0, rows.clone()).equal_scalar(1);
+        Self {
+            pooled: self.pooled.clone().select(0, rows.clone()),
+            tokens: self.tokens.clone().select(0, rows.clone()),
+            mask: TokenMask { keep, ids: self.mask.ids().map(|ids| ids.select(0, rows)) },
+        }
+    }
+
+    /// The `count` captions from `first` on.
+    ///
+    /// # Panics
+    /// If the batch is smaller.
     pub fn rows(&self, first: usize, count: usize) -> Self {
         Self {
             pooled: self.pooled.clone().narrow(0, first, count),
@@ -130,7 +146,7 @@ impl TextCondition {
         }
     }
 
-    /// Joins two batches of the same token length and widths, `self` first.
+    /// Concatenates two batches of the same token length and widths, `self` first.
     pub fn cat(self, other: Self) -> Self {
         Self {
             pooled: Tensor::cat(vec![self.pooled, other.pooled], 0),
@@ -139,14 +155,13 @@ impl TextCondition {
         }
     }
 
-    /// The same captions, with `other` in place of the rows where `replace` is true: how captions are dropped in
-    /// training, with the encoded empty caption as `other`.
+    /// Replaces the rows where `replace` is true by `other`; training drops captions with the encoded empty caption.
     ///
     /// # Shapes
     /// `other`: batch 1, the same token length and widths
     ///
     /// # Panics
-    /// When `replace` has another length than the batch.
+    /// If `replace` has another length than the batch.
     pub fn replace_rows(&self, other: &Self, replace: &[bool]) -> Self {
         let b = self.batch_size();
         assert_eq!(replace.len(), b, "one entry for each caption");
@@ -154,13 +169,13 @@ impl TextCondition {
         let replace = Tensor::<1, Bool>::from_data(TensorData::new(replace.to_vec(), [b]), &self.pooled.device());
         let row = replace.clone().reshape([b, 1]);
         let row_mask = row.clone().expand(self.mask.dims());
-        let kept = self.mask.keep().bool_and(row_mask.clone().bool_not());
+        let text = self.mask.keep().bool_and(row_mask.clone().bool_not());
         Self {
             pooled: self.pooled.clone().mask_where(row.expand(self.pooled.dims()), other.pooled),
             tokens: self.tokens.clone().mask_where(replace.reshape([b, 1, 1]).expand(self.tokens.dims()), other.tokens),
             mask: TokenMask {
                 ids: self.mask.ids().zip(other.mask.ids()).map(|(a, b)| a.mask_where(row_mask.clone(), b)),
-                keep: kept.bool_or(other.mask.keep().bool_and(row_mask)),
+                keep: text.bool_or(other.mask.keep().bool_and(row_mask)),
             },
         }
     }
@@ -193,18 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn replaced_rows_are_replaced_whole() {
+    fn rows_are_replaced_completely() {
         let device = Device::flex();
-        let found = text(&[1.0, 2.0, 3.0], &[4, 3, 2], &device)
+        let result = text(&[1.0, 2.0, 3.0], &[4, 3, 2], &device)
             .replace_rows(&text(&[9.0], &[1], &device), &[false, true, false]);
         let expected = text(&[1.0, 9.0, 3.0], &[4, 1, 2], &device);
-        assert_eq!(found.pooled.into_data(), expected.pooled.into_data());
-        assert_eq!(found.tokens.into_data(), expected.tokens.into_data());
-        assert_eq!(found.mask.keep().into_data(), expected.mask.keep().into_data());
+        assert_eq!(result.pooled.into_data(), expected.pooled.into_data());
+        assert_eq!(result.tokens.into_data(), expected.tokens.into_data());
+        assert_eq!(result.mask.keep().into_data(), expected.mask.keep().into_data());
     }
 
     #[test]
-    fn ids_go_where_their_captions_go() {
+    fn ids_follow_their_captions() {
         let device = Device::flex();
         let with_ids = |values: &[f32], first: i64| {
             let n = values.len() as i64;
@@ -218,19 +233,20 @@ mod tests {
         assert_eq!(ids(two.replace_rows(&other, &[true, false])), [50, 51, 52, 53, 4, 5, 6, 7]);
         assert_eq!(ids(other.repeat_interleave(2)), [50, 51, 52, 53, 50, 51, 52, 53]);
         assert_eq!(ids(other.clone().cat(other.clone()).to_device(&device)), [50, 51, 52, 53, 50, 51, 52, 53]);
+        assert_eq!(ids(two.select(&[1, 1, 0])), [4, 5, 6, 7, 4, 5, 6, 7, 0, 1, 2, 3]);
         let rows = two.mask.rows(1..2);
         assert_eq!((rows.dims(), rows.ids().unwrap().into_data().iter::<i64>().next()), ([1, 4], Some(4)));
         assert!(other.cat(text(&[1.0], &[1], &device)).mask.ids().is_none(), "half of the ids are none");
     }
 
     #[test]
-    fn repeats_stand_side_by_side_and_masks_have_both_polarities() {
+    fn repeats_are_adjacent_and_masks_have_both_polarities() {
         let device = Device::flex();
-        let found = text(&[1.0, 2.0], &[1, 4], &device).repeat_interleave(2);
-        let last = found.rows(3, 1);
+        let result = text(&[1.0, 2.0], &[1, 4], &device).repeat_interleave(2);
+        let last = result.rows(3, 1);
         assert_eq!(last.tokens.into_data(), text(&[2.0], &[4], &device).tokens.into_data());
         assert_eq!(last.mask.keep().into_data(), text(&[2.0], &[4], &device).mask.keep().into_data());
-        assert_eq!(found.tokens.into_data(), text(&[1.0, 1.0, 2.0, 2.0], &[1, 1, 4, 4], &device).tokens.into_data());
-        assert_eq!(TokenMask::from_padding(found.mask.padding()).keep().into_data(), found.mask.keep().into_data());
+        assert_eq!(result.tokens.into_data(), text(&[1.0, 1.0, 2.0, 2.0], &[1, 1, 4, 4], &device).tokens.into_data());
+        assert_eq!(TokenMask::from_padding(result.mask.padding()).keep().into_data(), result.mask.keep().into_data());
     }
 }

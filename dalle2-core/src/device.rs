@@ -4,14 +4,14 @@ use burn::prelude::Device;
 
 use crate::{ConfigError, Result, nn};
 
-/// Names that this build understands, with the crate feature that brings each in.
-const KNOWN: [&str; 6] = ["flex", "cuda", "rocm", "wgpu", "vulkan", "metal"];
+/// The names of backends, each with a crate feature of the same name.
+const BACKENDS: [&str; 6] = ["flex", "cuda", "rocm", "wgpu", "vulkan", "metal"];
 
-/// The device of that name: `flex` (or `cpu`), `cuda:0`, `rocm:0`, `wgpu`, `vulkan`, `metal`, or `default` for the best
-/// backend that was built in. A number after a colon chooses among several GPUs of `cuda` and `rocm`.
+/// Returns a device by name: `flex` (or `cpu`), `cuda:0`, `rocm:0`, `wgpu`, `vulkan`, `metal`, or `default` for the best
+/// compiled backend. A number after a colon selects among several GPUs of `cuda` and `rocm`.
 ///
 /// # Errors
-/// When the name is not known, or the crate was built without the feature of that name.
+/// If the name is unknown, or the crate was compiled without its feature.
 pub fn device(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => (kind, Some(index)),
@@ -21,7 +21,12 @@ pub fn device(name: &str) -> Result<Device> {
         None => 0,
         Some(Ok(number)) if matches!(kind, "cuda" | "rocm") => number,
         Some(_) => {
-            return Err(ConfigError::new("device", name, "a number follows cuda and rocm only, as in cuda:0").into());
+            return Err(ConfigError::new(
+                "device",
+                name,
+                "must be a name without a number: only cuda and rocm have one, as in cuda:0",
+            )
+            .into());
         }
     };
     let _ = number;
@@ -39,11 +44,11 @@ pub fn device(name: &str) -> Result<Device> {
         "vulkan" => Ok(Device::vulkan(burn::prelude::DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]
         "metal" => Ok(Device::metal(burn::prelude::DeviceKind::DefaultDevice)),
-        _ if KNOWN.contains(&kind) => {
-            let expected = format!("this build has no such backend: build with `--features {kind}`");
+        _ if BACKENDS.contains(&kind) => {
+            let expected = format!("must be a compiled backend: build with `--features {kind}`");
             Err(ConfigError::new("device", name, expected).into())
         }
-        _ => Err(ConfigError::new("device", name, format!("known are default, {}", KNOWN.join(", "))).into()),
+        _ => Err(ConfigError::new("device", name, format!("must be one of default, {}", BACKENDS.join(", "))).into()),
     }
 }
 
@@ -70,10 +75,10 @@ mod tests {
     use super::device;
 
     #[test]
-    fn names_are_understood_or_explained() {
+    fn unknown_names_are_explained() {
         assert_eq!(device("flex").unwrap(), burn::prelude::Device::flex());
         assert_eq!(device("cpu").unwrap(), burn::prelude::Device::flex());
-        for (name, part) in [("gpu", "known are"), ("flex:1", "cuda:0"), ("cuda:x", "cuda:0")] {
+        for (name, part) in [("gpu", "one of default"), ("flex:1", "cuda:0"), ("cuda:x", "cuda:0")] {
             let message = device(name).unwrap_err().to_string();
             assert!(message.contains(part), "{name}: {message}");
         }

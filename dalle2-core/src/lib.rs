@@ -1,4 +1,4 @@
-//! What every stage of `dalle2` shares.
+//! The foundation of all stages of `dalle2`.
 //!
 //! | module | holds |
 //! |---|---|
@@ -38,7 +38,7 @@ pub use condition::{Captions, TextCondition, TokenMask};
 pub use dalle2_kernels as nn;
 pub use dalle2_kernels::on_pool;
 pub use device::{device, keep_memory};
-pub use error::{ConfigError, Error, Result, ShapeMismatch, UnreadableTensor};
+pub use error::{ConfigError, Error, ErrorKind, Result, ShapeMismatch, UnreadableTensor};
 pub use float_type::FloatType;
 pub use inpainting::Inpainting;
 pub use network::{LoadOptions, Network, Reading, Residency, compute_type};

@@ -42,15 +42,15 @@ impl DecoderConfig {
     /// Builds the network with fresh weights.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn init(&self, device: &Device) -> Result<DecoderNetwork, ConfigError> {
         self.validate()?;
         let context_dim = self.unet.context_dim.unwrap_or_default();
         Ok(DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) })
     }
 
-    /// What the network reads: the noisy images, and behind them, where it has channels for them, its last estimate of
-    /// the clean images (zero if there is none yet) and the known pixels.
+    /// Concatenates the input channels: the noisy images, and if the network has channels for them, its previous estimate of
+    /// the clean images (initially zero) and the known pixels.
     ///
     /// # Shapes
     /// - x_t, estimate: `[B, 3, H, W]`
@@ -89,7 +89,7 @@ pub struct UnclipDecoder {
     config: DecoderConfig,
     network: Network<DecoderNetwork>,
     schedule: NoiseSchedule,
-    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    /// The configuration files of diffusers that it was loaded from, to be written back unchanged.
     files: Option<DecoderFiles>,
 }
 
@@ -97,15 +97,15 @@ impl UnclipDecoder {
     /// Class name in configuration files.
     pub const CLASS: &'static str = CLASS;
 
-    /// Puts a network and its configuration together.
+    /// Creates a decoder from a network and its configuration.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn new(config: DecoderConfig, network: DecoderNetwork) -> Result<Self> {
-        Self::hold(config, network.valid().into())
+        Self::from_network(config, network.valid().into())
     }
 
-    fn hold(config: DecoderConfig, network: Network<DecoderNetwork>) -> Result<Self> {
+    fn from_network(config: DecoderConfig, network: Network<DecoderNetwork>) -> Result<Self> {
         config.validate()?;
         let schedule = config.diffusion.noise_schedule()?;
         Ok(Self { config, network, schedule, files: None })
@@ -116,18 +116,18 @@ impl UnclipDecoder {
         &self.config
     }
 
-    /// The network; one that is not resident is read from disk.
+    /// The network, loaded from disk if it is not resident.
     ///
     /// # Errors
-    /// When reading fails.
+    /// If reading fails.
     pub fn network(&self) -> Result<DecoderNetwork> {
         self.network.get()
     }
 
-    /// Reads what [`save`](dalle2_core::Component::save) wrote.
+    /// Loads the files of [`save`](dalle2_core::Component::save).
     ///
     /// # Errors
-    /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
+    /// If a file is missing or damaged, the configuration is invalid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load_with(dir, &LoadOptions::new(device))
     }
@@ -135,26 +135,26 @@ impl UnclipDecoder {
     /// As [`load`](Self::load), with options.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    /// As [`load`](Self::load), and if the device does not support the options.
     pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let config: DecoderConfig = store::read_config(dir, CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
         let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
-        Self::hold(config, network)
+        Self::from_network(config, network)
     }
 
     /// Reads the folders `decoder`, `text_proj` and `decoder_scheduler` of a diffusers unCLIP pipeline.
     ///
     /// # Errors
-    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// If a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
     /// the configuration.
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_decoder(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
         let network = options.hold(move |reading| import::load_decoder(reading, build.init(&device)?, &root))?;
-        Ok(Self { files: Some(files), ..Self::hold(config, network)? })
+        Ok(Self { files: Some(files), ..Self::from_network(config, network)? })
     }
 
     pub(crate) fn schedule(&self) -> &NoiseSchedule {

@@ -1,5 +1,4 @@
-//! What a decoder's images cost under its own model: the variational bound in bits per dimension
-//! (improved DDPM, arXiv 2102.09672, section 3).
+//! The variational bound of a decoder's images in bits per dimension (improved DDPM, arXiv 2102.09672, section 3).
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{NoiseSource, draw, learned_range_vlb};
@@ -16,20 +15,20 @@ pub struct BitsPerDimension {
     pub fixed_small: f64,
     /// With β_t.
     pub fixed_large: f64,
-    /// What the noisiest timestep costs, which is in all three: how far x_T is from pure noise.
+    /// The term of the noisiest timestep, included in all three: the divergence of x_T from pure noise.
     pub prior: f64,
 }
 
 impl UnclipDecoder {
-    /// The bound on the bits per dimension of images: the sum of its terms over all timesteps, of which those in
-    /// `timesteps` are computed and the others interpolated. Terms change fast at the cleanest timesteps, so choose these
+    /// Bounds the bits per dimension of images by the sum of its terms over all timesteps. The terms of `timesteps` are
+    /// computed, the others interpolated. Terms change fast at the cleanest timesteps, so choose these
     /// densely; 0, the likelihood of the pixels, must be among them.
     ///
     /// # Shapes
     /// `images: [B, 3, size, size]` in [−1, 1], `embedding: [B, D]`, `text` of batch B
     ///
     /// # Errors
-    /// When the variance is not learned, `timesteps` do not increase strictly from 0 within the schedule, shapes do not fit,
+    /// If the variance is not learned, `timesteps` do not increase strictly from 0 within the schedule, shapes do not fit,
     /// or the noise source fails.
     pub fn bits_per_dimension(
         &self,
@@ -45,9 +44,9 @@ impl UnclipDecoder {
             return Err(Error::Mismatch("bits per dimension compare a learned variance: this decoder has none".into()));
         }
         if shape[0] != text.batch_size() || shape[0] != embedding.dims()[0] {
-            let found =
+            let counts =
                 format!("{} images, {} embeddings, {} captions", shape[0], embedding.dims()[0], text.batch_size());
-            return Err(Error::Input(format!("{found}: there must be one of each")));
+            return Err(Error::Input(format!("{counts}: there must be one of each")));
         }
         let weights = weights(timesteps, total)?;
         let network = self.network()?;
@@ -78,8 +77,8 @@ impl UnclipDecoder {
     }
 }
 
-/// How many terms of the bound each timestep stands for: timestep 0 for itself, the others for themselves and, by linear
-/// interpolation, for those between them; beyond the last one its own value goes on.
+/// The weight of each timestep in the sum: timestep 0 counts once, the others also represent the timesteps between them by
+/// linear interpolation; the last one represents all beyond it.
 fn weights(timesteps: &[usize], total: usize) -> Result<Vec<f64>, ConfigError> {
     let increase = timesteps.windows(2).all(|pair| pair[0] < pair[1]);
     if timesteps.first() != Some(&0) || !increase || timesteps.last().is_some_and(|last| *last >= total) {
@@ -114,7 +113,7 @@ mod tests {
     use crate::DecoderConfig;
 
     #[test]
-    fn a_network_that_knows_nothing_pays_what_its_variances_cost() {
+    fn a_fresh_network_has_the_bound_of_its_variances() {
         let device = Device::flex();
         let mut config = DecoderConfig::tiny(4, 6);
         config.image_size = 8;
@@ -145,7 +144,7 @@ mod tests {
     #[test]
     fn every_term_is_counted_once() {
         assert_eq!(weights(&[0, 1, 2, 3], 4).unwrap(), [1.0; 4]);
-        // Timesteps 1 and 2 take the value of 2, 3 lies half way, 5 and 6 take that of 4.
+        // Timesteps 1 and 2 take the value of 2, 3 lies half way, 5 and 6 take the value of 4.
         assert_eq!(weights(&[0, 2, 4], 7).unwrap(), [1.0, 2.5, 3.5]);
         let weights = weights(&[0, 1, 5, 30, 400, 998], 1000).unwrap();
         assert!((weights.iter().sum::<f64>() - 1000.0).abs() < 1e-9);

@@ -9,7 +9,7 @@ use dalle2_core::{DiffusionOptions, Error, Inpainting, Result, StepEvent, StepHo
 
 use crate::DiffusionConfig;
 
-/// The kept pixels of an inpainting at the size of the network.
+/// The known pixels of an inpainting at the size of the network.
 pub(crate) struct KnownPixels {
     pub known: Known<4>,
     pub resampling: Resampling,
@@ -31,14 +31,14 @@ pub(crate) fn resampling(requested: Resampling, inpainting_network: bool) -> Res
 
 /// The direction of a run along the diffusion process.
 pub(crate) enum Task<'a> {
-    /// From noise to images; the kept pixels are those of other images.
+    /// From noise to images, around the unedited pixels of other images.
     Sample { keep: Option<&'a Inpainting>, noise: &'a mut dyn NoiseSource },
     /// From images to noise.
     Invert { images: &'a Tensor<4>, evaluations: usize },
 }
 
 impl Task<'_> {
-    /// The kept pixels at the size of a batch `[B, 3, H, W]`.
+    /// The known pixels at the size of a batch `[B, 3, H, W]`.
     pub fn known_pixels(&self, shape: [usize; 4], inpainting_network: bool) -> Result<Option<KnownPixels>> {
         match self {
             Self::Sample { keep: Some(keep), .. } => KnownPixels::new(keep, shape, inpainting_network).map(Some),
@@ -63,7 +63,7 @@ pub(crate) fn split_variance(out: Tensor<4>, learned: bool) -> NetworkOutput {
 }
 
 impl NetworkOutput {
-    /// Guides the prediction of a batch `[uncond, cond]`; the variance is that of the conditional half.
+    /// Guides the prediction of a batch `[uncond, cond]`; the variance comes from the conditional half.
     ///
     /// # Shapes
     /// `[2B, C, H, W]` -> `[B, C, H, W]`

@@ -1,15 +1,14 @@
-//! Evaluating a network tile by tile, so that memory is bounded by the tile and not by the image.
+//! Tiled evaluation of a network: the tile bounds the memory, not the image.
 //!
 //! Every evaluation of the network is tiled, and the sampler steps on the whole image: neighbouring tiles share their
 //! noise and agree again after every step (Bar-Tal et al. 2023, MultiDiffusion, arXiv 2302.08113, section 3). Within the
-//! overlap the outputs are blended with weights that fall linearly towards a tile's edge. What differs from one
-//! evaluation of the whole image are the group norms, whose statistics are the tile's own, and pixels nearer to a tile's
-//! edge than the network sees.
+//! overlap the outputs are blended with weights that fall linearly towards a tile's edge. The result differs from an untiled
+//! evaluation in the statistics of group norms, which are the tile's, and in pixels within the receptive field of an edge.
 
 use burn::prelude::*;
 use dalle2_core::Tiling;
 
-/// Starts of the tiles along a side: evenly one tile less the overlap apart, the last one flush with the end.
+/// Starts of the tiles along a side: one tile minus the overlap apart, and the last one aligned with the end.
 fn starts(length: usize, tiling: Tiling) -> Vec<usize> {
     if length <= tiling.size {
         return vec![0];
@@ -20,7 +19,7 @@ fn starts(length: usize, tiling: Tiling) -> Vec<usize> {
     starts
 }
 
-/// Weights of a tile's positions: 1 inside, falling over the overlap towards edges that other tiles continue.
+/// Weights of a tile's positions: 1 inside, falling over the overlap towards edges that adjoin other tiles.
 fn ramp(start: usize, length: usize, tiling: Tiling) -> Vec<f32> {
     let size = tiling.size.min(length);
     let weight = |i: usize| {
@@ -77,7 +76,7 @@ mod tests {
     const TILING: Tiling = Tiling { size: 8, overlap: 4 };
 
     #[test]
-    fn tiles_cover_the_side_and_overlap_at_least_as_asked() {
+    fn tiles_cover_the_side_and_overlap_enough() {
         assert_eq!(starts(8, TILING), [0]);
         assert_eq!(starts(5, TILING), [0]);
         assert_eq!(starts(20, TILING), [0, 4, 8, 12]);
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_of_single_pixels_does_not_notice_the_tiles() {
+    fn a_function_of_single_pixels_is_independent_of_tiles() {
         let device = Device::flex();
         let input = Tensor::<4>::random([2, 3, 13, 22], Distribution::Normal(0.0, 1.0), &device);
         let mut largest = [0, 0];

@@ -23,14 +23,14 @@ use crate::{Enlargement, UpsamplerConfig};
 
 /// Class name in the configuration file.
 const CLASS: &str = "Dalle2Upsampler";
-/// Weights of the network of the last step, beside those of the other.
+/// Weights file of the network of the last step.
 const LAST_STEP_FILE: &str = "last_step.safetensors";
 
 impl UpsamplerConfig {
     /// Builds the network with fresh weights.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn init(&self, device: &Device) -> Result<UNet, ConfigError> {
         self.validate()?;
         Ok(self.unet.init(device))
@@ -39,14 +39,14 @@ impl UpsamplerConfig {
     /// Builds the network of the last step with fresh weights, if the configuration has one.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn init_last_step(&self, device: &Device) -> Result<Option<UNet>, ConfigError> {
         self.validate()?;
         Ok(self.last_step.as_ref().map(|unet| unet.init(device)))
     }
 
-    /// What the network reads: the noisy images, the enlarged small ones (and the level of their noise, behind them), and
-    /// the known pixels where it has channels for them.
+    /// Concatenates the input channels: the noisy images, the enlarged small ones with the level of their noise, and the known
+    /// pixels if the network has channels for them.
     ///
     /// # Shapes
     /// - x_t: `[B, 3, H, W]`
@@ -57,12 +57,12 @@ impl UpsamplerConfig {
         Tensor::cat([x_t, low].into_iter().chain(known).collect(), 1)
     }
 
-    /// The prediction that the network's output stands for: with [`residual`](Self::residual), the enlarged images are
-    /// added to its first three channels.
+    /// Converts the network's output to the prediction: with [`residual`](Self::residual), adds the enlarged images to its
+    /// first three channels.
     ///
     /// # Shapes
     /// - out: `[B, 3 or 6, H, W]`, low: `[B, 3 or 4, H, W]`
-    /// - result: that of `out`
+    /// - result: as `out`
     pub(crate) fn prediction(&self, out: Tensor<4>, low: Tensor<4>) -> Tensor<4> {
         if !self.residual {
             return out;
@@ -93,7 +93,7 @@ pub struct DiffusionUpsampler {
     config: UpsamplerConfig,
     networks: Network<UpsamplerNetworks>,
     schedule: NoiseSchedule,
-    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    /// The configuration files of diffusers that it was loaded from, to be written back unchanged.
     files: Option<UpsamplerFiles>,
 }
 
@@ -101,30 +101,35 @@ impl DiffusionUpsampler {
     /// Class name in configuration files.
     pub const CLASS: &'static str = CLASS;
 
-    /// Puts a network and its configuration together.
+    /// Creates an upsampler from a network and its configuration.
     ///
     /// # Errors
-    /// When the configuration is not valid, or has a network for the last step: see [`Self::with_last_step`].
+    /// If the configuration is invalid, or has a network for the last step: see [`Self::with_last_step`].
     pub fn new(config: UpsamplerConfig, network: UNet) -> Result<Self> {
         if config.last_step.is_some() {
-            let expected = "needs a network of its own: give both to DiffusionUpsampler::with_last_step";
+            let expected = "must be unset here: pass both networks to DiffusionUpsampler::with_last_step";
             return Err(ConfigError::new("last_step", "set", expected).into());
         }
-        Self::hold(config, UpsamplerNetworks { first: network, last: None }.valid().into())
+        Self::from_networks(config, UpsamplerNetworks { first: network, last: None }.valid().into())
     }
 
     /// As [`Self::new`], with a second network for the last step, which the configuration describes.
     ///
     /// # Errors
-    /// When the configuration is not valid or has no network for the last step.
+    /// If the configuration is invalid or has no network for the last step.
     pub fn with_last_step(config: UpsamplerConfig, network: UNet, last: UNet) -> Result<Self> {
         if config.last_step.is_none() {
-            return Err(ConfigError::new("last_step", "null", "must describe the network of the last step").into());
+            return Err(ConfigError::new(
+                "last_step",
+                "null",
+                "must be the configuration of the network of the last step",
+            )
+            .into());
         }
-        Self::hold(config, UpsamplerNetworks { first: network, last: Some(last) }.valid().into())
+        Self::from_networks(config, UpsamplerNetworks { first: network, last: Some(last) }.valid().into())
     }
 
-    fn hold(config: UpsamplerConfig, networks: Network<UpsamplerNetworks>) -> Result<Self> {
+    fn from_networks(config: UpsamplerConfig, networks: Network<UpsamplerNetworks>) -> Result<Self> {
         config.validate()?;
         let schedule = config.diffusion.noise_schedule()?;
         Ok(Self { config, networks, schedule, files: None })
@@ -135,18 +140,18 @@ impl DiffusionUpsampler {
         &self.config
     }
 
-    /// The networks; those that are not resident are read from disk.
+    /// The networks, loaded from disk if they are not resident.
     ///
     /// # Errors
-    /// When reading fails.
+    /// If reading fails.
     pub fn networks(&self) -> Result<UpsamplerNetworks> {
         self.networks.get()
     }
 
-    /// Reads what [`save`](dalle2_core::Component::save) wrote.
+    /// Loads the files of [`save`](dalle2_core::Component::save).
     ///
     /// # Errors
-    /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
+    /// If a file is missing or damaged, the configuration is invalid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load_with(dir, &LoadOptions::new(device))
     }
@@ -154,7 +159,7 @@ impl DiffusionUpsampler {
     /// As [`load`](Self::load), with options.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    /// As [`load`](Self::load), and if the device does not support the options.
     pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         let config: UpsamplerConfig = store::read_config(&dir, CLASS)?;
@@ -166,14 +171,14 @@ impl DiffusionUpsampler {
             let last = last.map(|last| reading.own_module(last, dir.join(LAST_STEP_FILE))).transpose()?;
             Ok(UpsamplerNetworks { first, last })
         })?;
-        Self::hold(config, networks)
+        Self::from_networks(config, networks)
     }
 
     /// Reads the folders `super_res_first`, `super_res_last` and `super_res_scheduler` of a diffusers unCLIP pipeline,
     /// and the size of the images to be enlarged from `decoder/config.json`.
     ///
     /// # Errors
-    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// If a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
     /// the configuration.
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_upsampler(root.as_ref())?;
@@ -182,7 +187,7 @@ impl DiffusionUpsampler {
             let (first, last) = (build.init(&device)?, build.init_last_step(&device)?);
             import::load_upsampler(reading, UpsamplerNetworks { first, last }, &root)
         })?;
-        Ok(Self { files: Some(files), ..Self::hold(config, networks)? })
+        Ok(Self { files: Some(files), ..Self::from_networks(config, networks)? })
     }
 }
 

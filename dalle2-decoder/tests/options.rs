@@ -150,7 +150,7 @@ fn an_upsampler_inpaints_at_its_large_size() {
     let mut go_on = |_: StepEvent<'_>| Ok(());
     let result =
         upsampler(&upsampler_config()).sample(&picture(8), Some(&two), &upsampler_options(3), &mut noise, &mut go_on);
-    assert!(result.unwrap_err().to_string().contains("2 images to keep for a batch of 1"));
+    assert!(result.unwrap_err().to_string().contains("2 images to preserve for a batch of 1"));
 }
 
 #[test]

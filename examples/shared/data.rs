@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use burn::prelude::Tensor;
 use dalle2::Device;
+use dalle2::base::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
+use dalle2::base::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::image::{RgbImage, fit_square, resize_area, resize_bicubic, to_tensor};
-use dalle2::core::{ImageEncoder, TextCondition, TextEncoder};
 use dalle2_emoji::{CaptionOptions, EmojiDataset, EmojiStore, Split, Subset};
 use dalle2_train::data::{CaptionedImage, DataSpec, Decoders, Mixture, MixtureItem};
 

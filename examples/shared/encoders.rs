@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use clap::ValueEnum;
+use dalle2::base::image::to_tensor;
+use dalle2::base::nn::Activation;
+use dalle2::base::{ImageEncoder, TextEncoder};
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder, ImportOptions, PretrainedClip};
-use dalle2::core::image::to_tensor;
-use dalle2::core::nn::Activation;
-use dalle2::core::{ImageEncoder, TextEncoder};
 use dalle2::{Device, LoadOptions, Pipeline, Residency};
 
 /// Factor on the cosines that CLIP is trained up to, for checkpoints that do not hold their own.

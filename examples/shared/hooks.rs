@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use dalle2::core::StepEvent;
-use dalle2::core::image::{LabelledImage, RgbImage, contact_sheet, save_png};
+use dalle2::base::StepEvent;
+use dalle2::base::image::{LabelledImage, RgbImage, contact_sheet, save_png};
 
 use super::data::Item;
 

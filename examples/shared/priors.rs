@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use burn::prelude::Tensor;
 use clap::ValueEnum;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::metrics::EmbeddingMetrics;
-use dalle2::core::{Captions, Prior, PriorOptions, TextCondition};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::metrics::EmbeddingMetrics;
+use dalle2::base::{Captions, Prior, PriorOptions, TextCondition};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, TrainingCost};
 use dalle2::{Device, FloatType, Result, install_part};

@@ -3,7 +3,7 @@
 use dalle2_core::image::{Mask, RgbImage};
 use dalle2_core::{Error, Result};
 
-use super::inversion::check_image;
+use crate::plan::check_image;
 
 /// Longest side of a canvas, in pixels.
 const MAX_SIDE: u32 = 16_384;
@@ -88,8 +88,8 @@ impl Canvas {
         let canvas = RgbImage::from_fn(width, height, |i, j| {
             *image.get_pixel(i.saturating_sub(x).min(w - 1), j.saturating_sub(y).min(h - 1))
         });
-        let covered = |at: usize, from: u32, side: u32| (from as usize..(from + side) as usize).contains(&at);
-        let mask = Mask::keep_where(width as usize, height as usize, |i, j| covered(i, x, w) && covered(j, y, h));
+        let covered = |at: u32, from: u32, side: u32| (from..from + side).contains(&at);
+        let mask = Mask::keep_where(width, height, |i, j| covered(i, x, w) && covered(j, y, h));
         Ok(Self { image: canvas, mask })
     }
 }
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(canvas.mask.size(), [5, 5]);
         for (x, y, pixel) in canvas.image.enumerate_pixels() {
             let inside = (2..4).contains(&x) && (1..4).contains(&y);
-            assert_eq!(canvas.mask.edits(x as usize, y as usize), !inside, "({x}, {y})");
+            assert_eq!(canvas.mask.edits(x, y), !inside, "({x}, {y})");
             let nearest = image().get_pixel(x.clamp(2, 3) - 2, y.clamp(1, 3) - 1).0;
             assert_eq!(pixel.0, nearest, "({x}, {y})");
         }

@@ -1,37 +1,61 @@
-//! Drawing a part of an image anew, or what lies around it: with networks that read the known pixels (GLIDE, arXiv
-//! 2112.10741, section 2.5), and with any other by resampling (RePaint, arXiv 2201.09865).
-
-use std::collections::VecDeque;
+//! Inpainting and outpainting.
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{Resampling, Sampler};
 use dalle2_core::image::{Mask, RgbImage, center_crop, fit_square, to_tensor};
 use dalle2_core::{ConfigError, Error, Inpainting, Result};
 
-use super::inversion::check_image;
-use super::{Borders, Canvas, Controls};
+use super::region::{Region, without_hole};
+use super::{Borders, Canvas, Operation};
+use crate::plan::{KeepResampling, check_image};
 use crate::request::Start;
+use crate::run::Inputs;
 use crate::{GenerateRequest, Generation, Pipeline};
 
-/// How a part of an image is drawn anew. Networks with channels for known pixels need neither.
+/// Resampling of upsamplers, which read the complete small image and need no repetition.
+const ONCE: Resampling = Resampling { rounds: 1, jump: 1 };
+
+/// The size of the results of an inpainting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inpaint {
-    /// How a decoder without channels for known pixels repeats stretches of its way, so that what it draws fits what is
-    /// kept. More rounds fit better and take as many times longer.
-    pub resampling: Resampling,
-    /// The same for upsamplers, which see the whole small image and need no repetition by default.
-    pub upsampler_resampling: Resampling,
+enum ResultSize {
+    Model,
+    Photo,
 }
 
-impl Default for Inpaint {
-    fn default() -> Self {
-        Self { resampling: Resampling::default(), upsampler_resampling: Resampling { rounds: 1, jump: 1 } }
+/// Inpainting of an image.
+#[derive(Debug, Clone)]
+pub struct Inpaint {
+    image: RgbImage,
+    mask: Mask,
+    resampling: KeepResampling,
+    size: ResultSize,
+}
+
+/// Outpainting of an image.
+#[derive(Debug, Clone)]
+pub struct Outpaint {
+    image: RgbImage,
+    borders: Borders,
+    resampling: KeepResampling,
+}
+
+impl Inpaint {
+    pub(super) fn new(image: RgbImage, mask: Mask) -> Self {
+        let resampling = KeepResampling { decoder: Resampling::default(), upsamplers: ONCE };
+        Self { image, mask, resampling, size: ResultSize::Model }
     }
 }
 
-/// What a generation keeps of an image.
+impl Outpaint {
+    pub(super) fn new(image: RgbImage, borders: Borders) -> Self {
+        let resampling = KeepResampling { decoder: Resampling::default(), upsamplers: ONCE };
+        Self { image, borders, resampling }
+    }
+}
+
+/// An image whose unedited pixels a generation preserves.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeepImage {
     pub decoder: Inpainting,
     pub upsamplers: Inpainting,
     /// The image at the size of the results.
@@ -39,228 +63,168 @@ pub(crate) struct Kept {
     mask: Mask,
 }
 
-impl Kept {
-    /// For results of `size` pixels a side. Image and mask are square and of one size.
-    fn new(image: &RgbImage, mask: &Mask, size: usize, options: &Inpaint, device: &Device) -> Result<Self> {
-        // In this order, so that resizing does not mix the hole into what is kept.
-        let image = fit_square(&without_hole(image, mask), size as u32);
+impl KeepImage {
+    /// Resizes a square image and its mask to results of `size` pixels a side.
+    fn new(image: &RgbImage, mask: &Mask, size: u32, resampling: KeepResampling, device: &Device) -> Result<Self> {
+        // In this order, so that resizing does not mix the hole into other pixels.
+        let image = fit_square(&without_hole(image, mask), size);
         let mask = mask.resized([size, size])?;
-        let kept = Inpainting::new(to_tensor(std::slice::from_ref(&image), device)?, mask.clone())?;
+        let keep = Inpainting::new(to_tensor(std::slice::from_ref(&image), device)?, mask.clone())?;
         Ok(Self {
-            decoder: kept.clone().with_resampling(options.resampling),
-            upsamplers: kept.with_resampling(options.upsampler_resampling),
+            decoder: keep.clone().with_resampling(resampling.decoder),
+            upsamplers: keep.with_resampling(resampling.upsamplers),
             image,
             mask,
         })
     }
 
-    /// Puts the kept pixels into a result: they stay as they were also where a device's numbers are coarser than a byte.
-    pub fn restore(&self, drawn: &mut RgbImage) -> Result<()> {
-        if drawn.dimensions() != self.image.dimensions() {
-            let ([w, h], (expected, _)) = ([drawn.width(), drawn.height()], self.image.dimensions());
-            let message = format!("an inpainting drew {w}×{h} pixels where {expected}×{expected} are kept");
-            return Err(Error::Mismatch(message));
+    /// Copies the unedited pixels into a result, because a device's numbers can be coarser than a byte.
+    pub(crate) fn restore(&self, result: &mut RgbImage) -> Result<()> {
+        if result.dimensions() != self.image.dimensions() {
+            let (size, expected) = (result.dimensions(), self.image.dimensions());
+            return Err(Error::Mismatch(format!("a result of {size:?} pixels where {expected:?} are expected")));
         }
-        for (x, y, pixel) in drawn.enumerate_pixels_mut() {
-            if !self.mask.edits(x as usize, y as usize) {
-                *pixel = *self.image.get_pixel(x, y);
-            }
+        for (x, y, pixel) in result.enumerate_pixels_mut().filter(|(x, y, _)| !self.mask.edits(*x, *y)) {
+            *pixel = *self.image.get_pixel(x, y);
         }
         Ok(())
     }
 }
 
-impl Pipeline {
-    /// Draws the part of an image that the mask edits, and keeps the rest.
-    ///
-    /// The largest square in the middle of image and mask is read, at the size of the results; its kept pixels are in every
-    /// result as they were. What the hole shows does not matter to them.
-    ///
-    /// The request's caption says what the whole image shows: the prior draws its embedding, and the decoder reads it.
-    /// Without one, the embedding is that of the image itself. As in any generation, the request may begin with embeddings,
-    /// or after the decoder with [`GenerateRequest::from_images`], and end at any stage; its number of images are as many
-    /// fills. The sampler must be DDPM or DDIM; a model whose own is another one draws with DDPM.
-    ///
-    /// # Errors
-    /// When the mask has another size than the image or edits nothing of the square, the image is empty, there is no caption
-    /// and no image encoder, or an option is out of range.
-    pub fn inpaint(
-        &self,
-        image: &RgbImage,
-        mask: &Mask,
-        options: &Inpaint,
-        request: impl Into<GenerateRequest>,
-    ) -> Result<Generation> {
-        self.inpaint_with(image, mask, options, request, &mut Controls::new())
+impl Operation<'_, Inpaint> {
+    /// Sets the resampling of a decoder without channels for known pixels: more rounds fit the fill better to its
+    /// surroundings and take proportionally longer.
+    pub fn resampling(mut self, resampling: Resampling) -> Self {
+        self.kind.resampling.decoder = resampling;
+        self
     }
 
-    /// Like [`Pipeline::inpaint`], with controls.
+    /// Sets the resampling of upsamplers without channels for known pixels; one round by default.
+    pub fn upsampler_resampling(mut self, resampling: Resampling) -> Self {
+        self.kind.resampling.upsamplers = resampling;
+        self
+    }
+
+    /// Returns the photo at its own size: the fill is resized and blended into the edited pixels, and all other pixels are
+    /// unchanged. The model reads the largest square around the edited pixels.
+    pub fn at_photo_size(mut self) -> Self {
+        self.kind.size = ResultSize::Photo;
+        self
+    }
+
+    /// Generates the fills, `num_images` of them.
     ///
     /// # Errors
-    /// As [`Pipeline::inpaint`], and when the hook stops it.
-    pub fn inpaint_with(
-        &self,
-        image: &RgbImage,
-        mask: &Mask,
-        options: &Inpaint,
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        check_image(image)?;
-        mask.check_size([image.width() as usize, image.height() as usize])?;
-        options.resampling.validate()?;
-        options.upsampler_resampling.validate().map_err(|e| e.within("upsampler"))?;
-        let (image, mask) = (center_crop(image), center_of(mask));
-        if mask.edited_share() == 0.0 {
-            let message = "the mask edits no pixel of the square in the middle: there is nothing to draw";
+    /// If the mask has another size than the image or edits nothing of the square, the image is empty, there is neither a
+    /// caption nor an image encoder, an option is out of range, or the hook returns an error.
+    pub fn run(self) -> Result<Generation> {
+        let Self { pipeline, request, mut controls, kind } = self;
+        let Inpaint { image, mask, resampling, size } = kind;
+        check_image(&image)?;
+        mask.check_size([image.width(), image.height()])?;
+        resampling.decoder.validate()?;
+        resampling.upsamplers.validate().map_err(|e| e.within("upsampler"))?;
+        let region = match size {
+            ResultSize::Model => Region::center(image.width(), image.height()),
+            ResultSize::Photo => Region::around(&mask),
+        };
+        let (square, square_mask) = (region.crop(&image), region.crop_mask(&mask));
+        if square_mask.edited_share() == 0.0 {
+            let message = "the mask edits no pixel of the square that is read: there is nothing to fill";
             return Err(Error::Input(message.into()));
         }
-        let mut request = request.into().settled();
-        if matches!(request.start, Start::Caption) && request.caption.trim().is_empty() {
-            request = request.embedding_of(image.clone());
+        let mut request = request;
+        if request.lacks_caption() {
+            request = request.embedding_of(square.clone());
         }
-        self.resamplable(&mut request)?;
-        self.validate(&request)?;
-        let kept = Kept::new(&image, &mask, self.drawn_size(&request)?, options, &self.device)?;
-        self.draw(request, Some(&kept), &mut *controls.noise, &mut *controls.hook)
+        pipeline.set_one_step_samplers(&mut request)?;
+        let checked = pipeline.check(request, Some(resampling))?;
+        let side = pipeline.result_size(&checked.request, checked.upsamplers)?;
+        let keep = KeepImage::new(&square, &square_mask, side, resampling, &pipeline.device)?;
+        let inputs = Inputs { keep: Some(&keep), ..Default::default() };
+        let mut generation = pipeline.execute(&checked, inputs, &mut controls)?;
+        if size == ResultSize::Photo {
+            for fill in &mut generation.images {
+                *fill = region.paste(&image, &mask, fill);
+            }
+        }
+        Ok(generation)
+    }
+}
+
+impl Operation<'_, Outpaint> {
+    /// Sets the resampling of a decoder without channels for known pixels.
+    pub fn resampling(mut self, resampling: Resampling) -> Self {
+        self.kind.resampling.decoder = resampling;
+        self
     }
 
-    /// Draws what lies around an image: [`Pipeline::inpaint`] on a [`Canvas`]. Without a caption, the embedding is that of
-    /// the image without its borders.
-    ///
-    /// # Errors
-    /// As [`Pipeline::inpaint`], and when the image with its borders is not square.
-    pub fn outpaint(
-        &self,
-        image: &RgbImage,
-        borders: Borders,
-        options: &Inpaint,
-        request: impl Into<GenerateRequest>,
-    ) -> Result<Generation> {
-        self.outpaint_with(image, borders, options, request, &mut Controls::new())
+    /// Sets the resampling of upsamplers without channels for known pixels; one round by default.
+    pub fn upsampler_resampling(mut self, resampling: Resampling) -> Self {
+        self.kind.resampling.upsamplers = resampling;
+        self
     }
 
-    /// Like [`Pipeline::outpaint`], with controls.
+    /// Generates the extended images, `num_images` of them.
     ///
     /// # Errors
-    /// As [`Pipeline::outpaint`], and when the hook stops it.
-    pub fn outpaint_with(
-        &self,
-        image: &RgbImage,
-        borders: Borders,
-        options: &Inpaint,
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        let canvas = Canvas::extended(image, borders)?;
+    /// As for [`Pipeline::inpaint`], and if the image with its borders is not square.
+    pub fn run(self) -> Result<Generation> {
+        let Self { pipeline, mut request, controls, kind: Outpaint { image, borders, resampling } } = self;
+        let canvas = Canvas::extended(&image, borders)?;
         let (w, h) = canvas.image.dimensions();
         if w != h {
-            let message = format!("an image with borders of {w}×{h} pixels: it must be square to be drawn whole");
-            return Err(Error::Input(message));
+            return Err(Error::Input(format!("an image with borders of {w}×{h} pixels: it must be square")));
         }
-        let mut request = request.into();
-        if matches!(request.start, Start::Caption) && request.caption.trim().is_empty() {
-            request = request.embedding_of(center_crop(image));
+        if request.lacks_caption() {
+            request = request.embedding_of(center_crop(&image));
         }
-        self.inpaint_with(&canvas.image, &canvas.mask, options, request, controls)
+        let kind = Inpaint { resampling, ..Inpaint::new(canvas.image, canvas.mask) };
+        Operation { pipeline, request, controls, kind }.run()
     }
+}
 
-    /// Gives every stage that draws images a sampler whose data may be changed between its steps.
-    fn resamplable(&self, request: &mut GenerateRequest) -> Result<()> {
-        let settle = |sampler: &mut Option<Sampler>, default: Option<Sampler>, stage: &str| -> Result<()> {
-            let multistep = |sampler: &Sampler| matches!(sampler, Sampler::DpmSolver2m | Sampler::DpmSolver2s);
+impl Pipeline {
+    /// Selects DDPM where the default sampler depends on earlier steps, which a change of the data between steps would
+    /// invalidate; refuses a request for such a sampler.
+    fn set_one_step_samplers(&self, request: &mut GenerateRequest) -> Result<()> {
+        let multistep = |sampler: Sampler| matches!(sampler, Sampler::DpmSolver2m | Sampler::DpmSolver2s);
+        let set = |sampler: &mut Option<Sampler>, default: Option<Sampler>, stage: &str| -> Result<()> {
             match *sampler {
-                Some(sampler) if multistep(&sampler) => {
-                    let expected = "must be ddpm or ddim where a part of an image is kept";
-                    Err(ConfigError::new("sampler", format!("{sampler:?}"), expected).within(stage).into())
+                Some(requested) if multistep(requested) => {
+                    let expected = "must be ddpm or ddim for inpainting";
+                    Err(ConfigError::new("sampler", format!("{requested:?}"), expected).within(stage).into())
                 }
-                None if default.as_ref().is_some_and(multistep) => {
+                None if default.is_some_and(multistep) => {
                     *sampler = Some(Sampler::Ddpm);
                     Ok(())
                 }
                 _ => Ok(()),
             }
         };
-        settle(&mut request.decoder.sampler, self.decoder.defaults().sampler, "decoder")?;
+        set(&mut request.decoder.sampler, self.decoder.defaults().sampler, "decoder")?;
         for (index, upsampler) in self.upsamplers.iter().enumerate() {
             let mut options = request.options_of(index).clone();
-            settle(&mut options.sampler, upsampler.defaults().sampler, "upsampler")?;
+            set(&mut options.sampler, upsampler.defaults().sampler, "upsampler")?;
             *request = std::mem::take(request).upsampler_options_of(index, options);
         }
         Ok(())
     }
 
-    /// Side in pixels of what a request draws.
-    fn drawn_size(&self, request: &GenerateRequest) -> Result<usize> {
-        let upsamplers = self.upsamplers.iter().take(self.upsamplers_of(request)?);
+    /// Side in pixels of the results of a request.
+    fn result_size(&self, request: &GenerateRequest, upsamplers: usize) -> Result<u32> {
         let first = match &request.start {
             Start::Images(images) => match images.first().map(RgbImage::dimensions) {
                 Some((w, h)) if w == h => w as usize,
                 Some((w, h)) => {
-                    let message = format!("images of {w}×{h} pixels to begin an inpainting with: they must be square");
+                    let message = format!("images of {w}×{h} pixels to start an inpainting from: they must be square");
                     return Err(Error::Input(message));
                 }
-                None => return Err(Error::Input("no images to begin with".into())),
+                None => return Err(Error::Input("no images to start from".into())),
             },
-            Start::Caption | Start::Embeddings(_) | Start::EmbeddingOf(_) => self.decoder.image_size(),
+            _ => self.decoder.image_size(),
         };
-        Ok(upsamplers.fold(first, |size, upsampler| size * upsampler.factor()))
-    }
-}
-
-/// The largest square in the middle of a mask, where [`center_crop`] finds it in an image.
-fn center_of(mask: &Mask) -> Mask {
-    let [w, h] = mask.size();
-    let side = w.min(h);
-    let (left, top) = ((w - side) / 2, (h - side) / 2);
-    Mask::edit_where(side, side, |x, y| mask.edits(left + x, top + y))
-}
-
-/// The image with the colour of the nearest kept pixel in every edited one.
-fn without_hole(image: &RgbImage, mask: &Mask) -> RgbImage {
-    let (w, h) = image.dimensions();
-    let mut filled = image.clone();
-    let mut known: Vec<bool> = image.enumerate_pixels().map(|(x, y, _)| !mask.edits(x as usize, y as usize)).collect();
-    let at = |x: u32, y: u32| y as usize * w as usize + x as usize;
-    let mut front: VecDeque<(u32, u32)> =
-        image.enumerate_pixels().map(|(x, y, _)| (x, y)).filter(|&(x, y)| known[at(x, y)]).collect();
-    while let Some((x, y)) = front.pop_front() {
-        let colour = *filled.get_pixel(x, y);
-        for (x, y) in [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)] {
-            if x < w && y < h && !known[at(x, y)] {
-                known[at(x, y)] = true;
-                filled.put_pixel(x, y, colour);
-                front.push_back((x, y));
-            }
-        }
-    }
-    filled
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hole_takes_the_colour_of_the_nearest_kept_pixel() {
-        let image = RgbImage::from_fn(5, 1, |x, _| ::image::Rgb([x as u8 * 10; 3]));
-        let mask = Mask::edit_where(5, 1, |x, _| (1..4).contains(&x));
-        let filled: Vec<u8> = without_hole(&image, &mask).pixels().map(|pixel| pixel.0[0]).collect();
-        assert_eq!(filled[..2], [0, 0]);
-        assert_eq!(filled[3..], [40, 40]);
-        let everything = Mask::edit_where(5, 1, |_, _| true);
-        assert_eq!(without_hole(&image, &everything), image);
-    }
-
-    #[test]
-    fn the_square_of_a_mask_is_that_of_its_image() {
-        for (w, h) in [(5, 8), (9, 4), (3, 3)] {
-            let marks = |x: u32, y: u32| (x * 7 + y * 3) % 4 == 1;
-            let image = RgbImage::from_fn(w, h, |x, y| ::image::Rgb([if marks(x, y) { 255 } else { 0 }; 3]));
-            let mask = center_of(&Mask::edit_where(w as usize, h as usize, |x, y| marks(x as u32, y as u32)));
-            for (x, y, pixel) in center_crop(&image).enumerate_pixels() {
-                assert_eq!(mask.edits(x as usize, y as usize), pixel.0[0] == 255, "{w}×{h} at ({x}, {y})");
-            }
-        }
+        let upsamplers = self.upsamplers.iter().take(upsamplers);
+        Ok(upsamplers.fold(first, |size, upsampler| size * upsampler.factor()) as u32)
     }
 }

@@ -1,228 +1,163 @@
-//! Taking an image apart into its embedding and its noise, and putting it together again.
+//! Inversion of an image to its embedding and its noise.
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{NoiseSource, Sampler};
+use dalle2_core::diffusion::Sampler;
 use dalle2_core::image::{RgbImage, fit_square, to_tensor};
 use dalle2_core::metrics::psnr;
-use dalle2_core::{Captions, DdimInversion, Error, Result, StepEvent, TextCondition};
+use dalle2_core::{Captions, DdimInversion, Error, Result, StepEvent};
 
-use super::Controls;
-use super::noise::{Failed, StartFrom};
-use crate::{Event, GenerateRequest, Generation, Pipeline, Stage};
+use super::Operation;
+use crate::plan::check_image;
+use crate::request::Start;
+use crate::run::Inputs;
+use crate::{Controls, GenerateRequest, Pipeline, Stage};
 
-/// How an image is taken apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvertOptions {
-    /// Evaluations of the network per step, from 1 to 100. One is the usual DDIM inversion, whose error falls with the
-    /// number of steps; each further one brings the inversion closer to the exact inverse of the steps taken.
-    pub evaluations: usize,
-    /// How many upsamplers are inverted too, beginning with the first.
-    pub upsamplers: usize,
+/// Evaluations per step if a request sets none.
+pub(super) const DEFAULT_EVALUATIONS: usize = 2;
+
+/// Inversion of an image.
+#[derive(Debug, Clone)]
+pub struct Invert {
+    image: RgbImage,
+    evaluations: usize,
+    upsamplers: usize,
 }
 
-impl Default for InvertOptions {
-    fn default() -> Self {
-        Self { evaluations: 2, upsamplers: 0 }
+impl Invert {
+    pub(super) fn new(image: RgbImage) -> Self {
+        Self { image, evaluations: DEFAULT_EVALUATIONS, upsamplers: 0 }
     }
 }
 
-/// An image taken apart: what it shows, and the rest.
+/// An inverted image.
 #[derive(Debug, Clone)]
 pub struct Inversion {
     /// z_i `[1, D]`, CLIP's embedding of the image.
     pub embedding: Tensor<2>,
-    /// x_T `[1, 3, S, S]`, from which the decoder with η = 0 draws the image under z_i.
+    /// x_T `[1, 3, S, S]`, from which the decoder with η = 0 reproduces the image under z_i.
     pub noise: Tensor<4>,
-    /// The same for each upsampler that was inverted.
+    /// x_T of each inverted upsampler.
     pub upsampler_noise: Vec<Tensor<4>>,
-    /// What comes out of them.
+    /// The reconstruction from embedding and noise.
     pub reconstruction: RgbImage,
     /// Peak signal-to-noise ratio of the reconstruction in decibel, against the image at that size.
     pub psnr: f64,
 }
 
-/// Which noise the images of a request get where none is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seeds {
-    /// That of the first image, so that frames differ in nothing else.
-    Shared,
-    /// Image i has `seed + i`.
-    PerImage,
+impl Operation<'_, Invert> {
+    /// Sets the evaluations of the network per step, from 1 to 100. One is plain DDIM inversion, whose error falls with the
+    /// number of steps; each further one brings the result closer to the exact inverse of the steps.
+    pub fn evaluations(mut self, n: usize) -> Self {
+        self.kind.evaluations = n;
+        self
+    }
+
+    /// Sets the number of upsamplers to invert too, from the first; 0 by default.
+    pub fn upsamplers(mut self, n: usize) -> Self {
+        self.kind.upsamplers = n;
+        self
+    }
+
+    /// Inverts the image.
+    ///
+    /// # Errors
+    /// If the pipeline has no image encoder or a part cannot invert, the image is empty, an option is out of range, or the
+    /// hook returns an error.
+    pub fn run(self) -> Result<Inversion> {
+        let Self { pipeline, request, mut controls, kind } = self;
+        let Invert { image, evaluations, upsamplers } = kind;
+        let all = pipeline.upsamplers.len();
+        if upsamplers > all {
+            return Err(Error::Input(format!("cannot invert {upsamplers} upsamplers: the pipeline has {all}")));
+        }
+        let noise = pipeline.find_noise(&image, evaluations, &request, &mut controls)?;
+        let embedding = pipeline.embed_image(&image)?;
+        let mut request = deterministic(request).num_images(1).embeddings(embedding.clone());
+        // The number of upsamplers sets the last stage.
+        (request.size, request.stop_after) = (None, None);
+        let mut upsampler_noise: Vec<Tensor<4>> = Vec::new();
+        let reconstruct = |upsampler_noise: &[Tensor<4>], controls: &mut Controls<'_>| -> Result<Vec<RgbImage>> {
+            let checked = pipeline.check(request.clone().max_upsamplers(upsampler_noise.len()), None)?;
+            let inputs = Inputs { x_t: Some(&noise), upsampler_x_t: upsampler_noise, ..Default::default() };
+            Ok(pipeline.execute(&checked, inputs, controls)?.images)
+        };
+        let mut images = reconstruct(&upsampler_noise, &mut controls)?;
+        let mut target = pipeline.target(&image, pipeline.decoder.image_size())?;
+        for (index, upsampler) in pipeline.upsamplers.iter().enumerate().take(upsamplers) {
+            let low = to_tensor(&images, &pipeline.device)?;
+            target = pipeline.target(&image, low.dims()[3] * upsampler.factor())?;
+            let mut on_step = |step: StepEvent<'_>| controls.step(Stage::Inversion, 0, step);
+            let inversion = DdimInversion { sampling: request.options_of(index).clone(), evaluations };
+            upsampler_noise.push(upsampler.invert(&target, &low, &inversion, &mut on_step)?);
+            images = reconstruct(&upsampler_noise, &mut controls)?;
+        }
+        let psnr = psnr(target, to_tensor(&images, &pipeline.device)?)?.remove(0);
+        Ok(Inversion { embedding, noise, upsampler_noise, reconstruction: images.remove(0), psnr })
+    }
 }
 
 impl Pipeline {
-    /// Takes an image apart, and measures how well it can be put together again.
-    ///
-    /// The largest square in the middle is read. The request gives the caption that the decoder reads, the steps and the
-    /// guidance; without guidance of its own it has none, since guidance makes the way back inexact.
-    ///
-    /// # Errors
-    /// When the pipeline has no image encoder or a part cannot invert, the image is empty, or an option is out of range.
-    pub fn invert(
+    /// Reserves the steps of an inversion with [`Self::find_noise`].
+    pub(super) fn reserve_inversion(
         &self,
-        image: &RgbImage,
-        options: &InvertOptions,
-        request: impl Into<GenerateRequest>,
-    ) -> Result<Inversion> {
-        self.invert_with(image, options, request, &mut Controls::new())
-    }
-
-    /// Like [`Pipeline::invert`], with controls.
-    ///
-    /// # Errors
-    /// As [`Pipeline::invert`], and when the hook stops it.
-    pub fn invert_with(
-        &self,
-        image: &RgbImage,
-        options: &InvertOptions,
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Inversion> {
-        let mut request = deterministic(request.into().without_start()?).num_images(1);
-        self.validate(&request.clone().embeddings(Tensor::zeros([1, self.decoder.embed_dim()], &self.device)))?;
-        self.check_caption(&request.caption)?;
-        if options.upsamplers > self.upsamplers.len() {
-            let (wanted, all) = (options.upsamplers, self.upsamplers.len());
-            return Err(Error::Input(format!("{wanted} upsamplers to invert; the pipeline has {all}")));
-        }
-        // The options say how far it goes.
-        (request.size, request.stop_after) = (None, None);
-        let embedding = self.embed(image)?;
-        let texts = self.texts(&request)?;
-        let x_0 = self.target(image, self.decoder.image_size())?;
-        let noise = {
-            let mut on_step = |step: StepEvent<'_>| (controls.hook)(Event::new(Stage::Inversion, 0, step));
-            let captions = Captions { text: &texts.0, null: &texts.1 };
-            let inversion = DdimInversion { sampling: request.decoder.clone(), evaluations: options.evaluations };
-            self.decoder.invert(&x_0, &embedding, captions, &inversion, &mut on_step)?
-        };
-        let mut upsampler_noise = Vec::new();
-        let reconstruct = |upsampler_noise: &[Tensor<4>], controls: &mut Controls<'_>| {
-            let upsamplers = upsampler_noise.len();
-            let request = request.clone().embeddings(embedding.clone()).max_upsamplers(upsamplers);
-            self.draw_from(request, (&noise, upsampler_noise), Seeds::Shared, controls)
-                .map(|generation| generation.images)
-        };
-        let mut drawn = reconstruct(&upsampler_noise, controls)?;
-        let mut target = x_0;
-        for (index, upsampler) in self.upsamplers.iter().enumerate().take(options.upsamplers) {
-            let low = to_tensor(&drawn, &self.device)?;
-            target = self.target(image, low.dims()[3] * upsampler.factor())?;
-            let mut on_step = |step: StepEvent<'_>| (controls.hook)(Event::new(Stage::Inversion, 0, step));
-            let sampling = request.options_of(index).clone();
-            let inversion = DdimInversion { sampling, evaluations: options.evaluations };
-            let x_t = upsampler.invert(&target, &low, &inversion, &mut on_step)?;
-            upsampler_noise.push(x_t);
-            drawn = reconstruct(&upsampler_noise, controls)?;
-        }
-        let psnr = psnr(target, to_tensor(&drawn, &self.device)?)?.remove(0);
-        let reconstruction = drawn.remove(0);
-        Ok(Inversion { embedding, noise, upsampler_noise, reconstruction, psnr })
-    }
-
-    /// The two halves of an image: its embedding, and the noise of the decoder. The latter is not sought, but zero, when
-    /// the request ends before it is needed.
-    pub(super) fn halves(
-        &self,
-        image: &RgbImage,
-        options: &InvertOptions,
+        evaluations: usize,
         request: &GenerateRequest,
         controls: &mut Controls<'_>,
-    ) -> Result<(Tensor<2>, Tensor<4>)> {
-        if request.stop_after == Some(Stage::Prior) {
-            let size = self.decoder.image_size();
-            return Ok((self.embed(image)?, Tensor::zeros([1, 3, size, size], &self.device)));
+    ) -> Result<()> {
+        if request.stop_after != Some(Stage::Prior) {
+            let sampling = deterministic(request.clone()).decoder;
+            controls.reserve(evaluations * self.decoder.num_steps(&sampling, None)?);
         }
-        let options = InvertOptions { upsamplers: 0, ..*options };
-        let Inversion { embedding, noise, .. } = self.invert_with(image, &options, request.clone(), controls)?;
-        Ok((embedding, noise))
+        Ok(())
     }
 
-    /// CLIP's embedding `[1, D]` of the largest square in the middle of an image.
-    ///
-    /// # Errors
-    /// When the pipeline has no image encoder or the image is empty.
-    pub fn embed(&self, image: &RgbImage) -> Result<Tensor<2>> {
-        let Some(encoder) = &self.image_encoder else {
-            return Err(Error::Mismatch("an image has to be embedded, but the pipeline has no image encoder".into()));
-        };
+    /// The noise `[1, 3, S, S]` of an image under its own embedding; zero if the request stops before the decoder.
+    pub(super) fn find_noise(
+        &self,
+        image: &RgbImage,
+        evaluations: usize,
+        request: &GenerateRequest,
+        controls: &mut Controls<'_>,
+    ) -> Result<Tensor<4>> {
+        let size = self.decoder.image_size();
+        if request.stop_after == Some(Stage::Prior) {
+            return Ok(Tensor::zeros([1, 3, size, size], &self.device));
+        }
         check_image(image)?;
-        let side = image.width().min(image.height());
-        encoder.encode(to_tensor(&[fit_square(image, side)], &self.device)?)
+        let mut request = deterministic(request.clone().without_start()?).num_images(1);
+        request.start = Start::Computed;
+        let checked = self.check(request, None)?;
+        self.filter_captions(&checked)?;
+        let request = checked.request;
+        let embedding = self.embed_image(image)?;
+        let [null, text] =
+            [&request.negative_caption, &request.caption].map(|caption| self.text_encoder.encode(&[caption.as_str()]));
+        let (text, null) = (text?, null?);
+        let captions = Captions { text: &text, null: &null };
+        let steps = self.decoder.num_steps(&request.decoder, None)?;
+        controls.claim(steps * evaluations);
+        let inversion = DdimInversion { sampling: request.decoder, evaluations };
+        let mut on_step = |step: StepEvent<'_>| controls.step(Stage::Inversion, 0, step);
+        self.decoder.invert(&self.target(image, size)?, &embedding, captions, &inversion, &mut on_step)
     }
 
-    /// The image as a stage should draw it: `[1, 3, size, size]`.
+    /// The image that a stage should reproduce: `[1, 3, size, size]`.
     fn target(&self, image: &RgbImage, size: usize) -> Result<Tensor<4>> {
         to_tensor(&[fit_square(image, size as u32)], &self.device)
     }
-
-    /// The caption of a request and its negative caption, encoded.
-    fn texts(&self, request: &GenerateRequest) -> Result<(TextCondition, TextCondition)> {
-        let negative = self.text_encoder.encode(&[request.negative_caption.as_str()])?;
-        Ok((self.text_encoder.encode(&[request.caption.as_str()])?, negative))
-    }
-
-    /// Draws the images of a request, the decoder from given noise `[1 or n, 3, S, S]`, and upsamplers from theirs.
-    pub(super) fn draw_from(
-        &self,
-        request: GenerateRequest,
-        (noise, upsampler_noise): (&Tensor<4>, &[Tensor<4>]),
-        shared: Seeds,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        let Controls { hook, noise: rest } = controls;
-        let request = request.settled();
-        let seed = request.seed.unwrap_or_default();
-        let mut first = 0;
-        let noise_of = |stage: Stage, seeds: &[u64]| -> Box<dyn NoiseSource> {
-            let rest = match shared {
-                Seeds::Shared => rest(stage, &vec![seed; seeds.len()]),
-                Seeds::PerImage => rest(stage, seeds),
-            };
-            let given = match stage {
-                Stage::Decoder => {
-                    first += seeds.len();
-                    Some(noise)
-                }
-                Stage::Upsampler(index) => upsampler_noise.get(index),
-                _ => None,
-            };
-            let Some(x_t) = given else { return rest };
-            let x_t = match x_t.dims()[0] {
-                1 => x_t.clone().repeat_dim(0, seeds.len()),
-                _ => x_t.clone().slice_dim(0, first - seeds.len()..first),
-            };
-            match StartFrom::new(x_t, rest) {
-                Ok(noise) => Box::new(noise),
-                Err(error) => Box::new(Failed(error.to_string())),
-            }
-        };
-        self.generate_from(request, noise_of, &mut **hook)
-    }
 }
 
-/// DDIM with η = 0 in every stage that draws images, and no guidance unless the request asks for it.
+/// DDIM with η = 0 in every stage that samples images, and no guidance unless the request sets a scale.
 pub(super) fn deterministic(request: GenerateRequest) -> GenerateRequest {
     with_eta(request, 0.0)
 }
 
-/// DDIM with this η in the decoder and 0 in the upsamplers, and no guidance unless the request asks for it.
+/// DDIM with this η in the decoder and 0 in the upsamplers, and no guidance unless the request sets a scale.
 pub(super) fn with_eta(mut request: GenerateRequest, eta: f64) -> GenerateRequest {
     request.decoder.guidance.get_or_insert(1.0);
     request.decoder.sampler = Some(Sampler::Ddim { eta });
-    let overrides = request.upsampler_overrides.iter_mut().map(|(_, options)| options);
-    for options in overrides.chain([&mut request.upsampler]) {
+    for options in request.all_upsampler_options() {
         options.sampler = Some(Sampler::Ddim { eta: 0.0 });
     }
     request
-}
-
-/// Refuses images that have no pixels.
-pub(super) fn check_image(image: &RgbImage) -> Result<()> {
-    match image.width() > 0 && image.height() > 0 {
-        true => Ok(()),
-        false => {
-            Err(Error::Input(format!("an image of {}×{} pixels has nothing to see", image.width(), image.height())))
-        }
-    }
 }

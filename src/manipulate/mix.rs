@@ -1,51 +1,56 @@
-//! One image of several images and captions.
+//! Mixtures of images and captions.
 
 use burn::prelude::*;
 use dalle2_core::{Error, Result};
 
-use super::{Controls, Source};
-use crate::{GenerateRequest, Generation, Pipeline};
+use super::{Operation, Source};
+use crate::Generation;
+use crate::request::Start;
+use crate::run::Inputs;
 
-/// Below this share of the parts' length, their weighted sum points nowhere.
+/// Share of the parts' length below which their weighted sum counts as zero.
 const CANCELLED: f64 = 1e-3;
 
-impl Pipeline {
-    /// Draws images of several images and captions at once.
-    ///
-    /// The embedding has the direction of Σ wᵢ·zᵢ/|zᵢ| and the weighted mean of the lengths. A negative weight moves away
-    /// from its source. Each caption is drawn by the prior once. The decoder reads the request's caption beside it, by
-    /// default none.
-    ///
-    /// # Errors
-    /// When there is no source, a weight is not finite, the sources cancel one another, or an option is out of range.
-    pub fn mix(&self, sources: &[(Source, f64)], request: impl Into<GenerateRequest>) -> Result<Generation> {
-        self.mix_with(sources, request, &mut Controls::new())
-    }
+/// A weighted mixture of sources.
+#[derive(Debug, Clone)]
+pub struct Mix {
+    sources: Vec<(Source, f64)>,
+}
 
-    /// Like [`Pipeline::mix`], with controls.
+impl Mix {
+    pub(super) fn new(sources: Vec<(Source, f64)>) -> Self {
+        Self { sources }
+    }
+}
+
+impl Operation<'_, Mix> {
+    /// Generates images of the mixture.
     ///
     /// # Errors
-    /// As [`Pipeline::mix`], and when the hook stops it.
-    pub fn mix_with(
-        &self,
-        sources: &[(Source, f64)],
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        let request = request.into().without_start()?.settled();
+    /// If there is no source, a weight is not finite, the sources cancel one another, an option is out of range, or the
+    /// hook returns an error.
+    pub fn run(self) -> Result<Generation> {
+        let Self { pipeline, request, mut controls, kind: Mix { sources } } = self;
+        let request = request.without_start()?.with_seed();
         if sources.is_empty() {
             return Err(Error::Input("nothing to mix: give at least one image or caption".into()));
         }
+        if let Some((index, (_, weight))) = sources.iter().enumerate().find(|(_, (_, weight))| !weight.is_finite()) {
+            return Err(Error::Input(format!("weight {index} of a mix is {weight}: it must be finite")));
+        }
+        let mut mixed = request.clone();
+        mixed.start = Start::Computed;
+        let checked = pipeline.check(mixed, None)?;
+        let steps = pipeline.embed_steps(sources.iter().map(|(source, _)| source), &request)?;
+        controls.reserve(checked.steps() + steps);
         let mut parts = Vec::with_capacity(sources.len());
-        for (index, (source, weight)) in sources.iter().enumerate() {
-            if !weight.is_finite() {
-                return Err(Error::Input(format!("weight {index} of a mix is {weight}: it must be finite")));
-            }
-            parts.push((read(self.embed_source(source, &request, controls)?)?, *weight));
+        for (source, weight) in &sources {
+            parts.push((read(pipeline.embed_source(source, &request, &mut controls)?)?, *weight));
         }
         let mixed = weighted(&parts)?;
-        let embedding = Tensor::from_data(TensorData::new(mixed.clone(), [1, mixed.len()]), &self.device);
-        self.generate_from(request.embeddings(embedding), &mut *controls.noise, &mut *controls.hook)
+        let shape = [1, mixed.len()];
+        let checked = checked.with_embeddings(Tensor::from_data(TensorData::new(mixed, shape), &pipeline.device));
+        pipeline.execute(&checked, Inputs::default(), &mut controls)
     }
 }
 
@@ -53,13 +58,13 @@ impl Pipeline {
 pub(super) fn read(embedding: Tensor<2>) -> Result<Vec<f32>> {
     let values: Vec<f32> =
         embedding.try_into_vec_as().map_err(|e| Error::Device(format!("reading an embedding: {e}")))?;
-    match values.iter().all(|value| value.is_finite()) {
-        true => Ok(values),
-        false => Err(Error::Input("an embedding holds a value that is not finite".into())),
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(Error::Input("an embedding holds a value that is not finite".into()));
     }
+    Ok(values)
 }
 
-/// Weighted mean of directions, with the weighted mean of the lengths.
+/// The weighted mean of directions, with the weighted mean of the lengths.
 fn weighted(parts: &[(Vec<f32>, f64)]) -> Result<Vec<f32>> {
     let total: f64 = parts.iter().map(|(_, weight)| weight.abs()).sum();
     let mut sum = vec![0.0; parts[0].0.len()];
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directions_are_weighted_whatever_their_lengths() {
+    fn weights_act_on_directions_not_lengths() {
         let mixed = weighted(&[(vec![3.0, 0.0], 1.0), (vec![0.0, 1.0], 1.0)]).unwrap();
         let half = 2.0 * std::f32::consts::FRAC_1_SQRT_2;
         assert!(mixed.iter().all(|value| (value - half).abs() < 1e-6), "{mixed:?}");
@@ -97,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cancels_or_has_no_direction_is_refused() {
+    fn sources_that_cancel_or_are_zero_are_refused() {
         let error = |parts: &[(Vec<f32>, f64)]| weighted(parts).unwrap_err().to_string();
         assert!(error(&[(vec![1.0, 0.0], 1.0), (vec![-2.0, 0.0], 1.0)]).contains("cancel"));
         assert!(error(&[(vec![1.0, 0.0], 0.0)]).contains("cancel"));

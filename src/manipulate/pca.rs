@@ -1,90 +1,89 @@
-//! What the leading principal components of an embedding say (DALL·E 2, section 4).
+//! Reconstructions from principal components of the embedding (DALL·E 2, section 4).
 
 use burn::prelude::*;
 use dalle2_core::image::RgbImage;
 use dalle2_core::{EmbeddingPca, Error, Result};
 
-use super::inversion::{Seeds, deterministic};
-use super::{Controls, InvertOptions, StartNoise};
-use crate::{GenerateRequest, Generation, Pipeline};
+use super::inversion::{DEFAULT_EVALUATIONS, deterministic};
+use super::{Operation, StartNoise};
+use crate::run::Inputs;
+use crate::{Generation, Pipeline};
 
-/// How reconstructions from principal components are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Reconstructions of an image from principal components of its embedding.
+#[derive(Debug, Clone)]
 pub struct PcaReconstructions {
-    /// The noise that all of them start from; the paper's is random.
-    pub start: StartNoise,
-    /// How the noise of the image is found; upsamplers are not inverted.
-    pub invert: InvertOptions,
+    image: RgbImage,
+    pca: EmbeddingPca,
+    components: Vec<usize>,
+    start: StartNoise,
+    evaluations: usize,
 }
 
-impl Default for PcaReconstructions {
-    fn default() -> Self {
-        Self { start: StartNoise::Random, invert: InvertOptions::default() }
-    }
-}
-
-impl Pipeline {
-    /// Draws what the first principal components of an image's embedding say, a picture for each number of `components`,
-    /// all from the same noise. The coordinates along the other components are those of the mean embedding.
-    ///
-    /// The request gives the seed, the steps, and the caption that the decoder reads, by default none; its number of images
-    /// does not matter. With inverted noise there is no guidance unless the request has a scale of its own, with random
-    /// noise the model's.
-    ///
-    /// # Errors
-    /// When no number is given or one is 0 or above the components of `pca`, the components are of embeddings of another
-    /// width, the pipeline has no image encoder, the image is empty, or an option is out of range.
-    pub fn pca_reconstructions(
-        &self,
-        image: &RgbImage,
-        (pca, components): (&EmbeddingPca, &[usize]),
-        options: &PcaReconstructions,
-        request: impl Into<GenerateRequest>,
-    ) -> Result<Generation> {
-        self.pca_reconstructions_with(image, (pca, components), options, request, &mut Controls::new())
+impl PcaReconstructions {
+    pub(super) fn new(image: RgbImage, pca: EmbeddingPca, components: Vec<usize>) -> Self {
+        Self { image, pca, components, start: StartNoise::Random, evaluations: DEFAULT_EVALUATIONS }
     }
 
-    /// Like [`Pipeline::pca_reconstructions`], with controls.
-    ///
-    /// # Errors
-    /// As [`Pipeline::pca_reconstructions`], and when the hook stops it.
-    pub fn pca_reconstructions_with(
-        &self,
-        image: &RgbImage,
-        (pca, components): (&EmbeddingPca, &[usize]),
-        options: &PcaReconstructions,
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        let all = pca.num_components();
-        if components.is_empty() {
-            return Err(Error::Input(format!("no number of components is given: give some between 1 and {all}")));
+    fn validate(&self, pipeline: &Pipeline) -> Result<()> {
+        let all = self.pca.num_components();
+        if self.components.is_empty() {
+            return Err(Error::Input(format!("no number of components: give numbers between 1 and {all}")));
         }
-        if let Some(k) = components.iter().find(|k| !(1..=all).contains(*k)) {
+        if let Some(k) = self.components.iter().find(|k| !(1..=all).contains(*k)) {
             return Err(Error::Input(format!("{k} principal components of {all}: must be between 1 and {all}")));
         }
-        if pca.embed_dim() != self.decoder.embed_dim() {
-            let (found, expected) = (pca.embed_dim(), self.decoder.embed_dim());
-            let message = format!("principal components of embeddings of width {found}, the decoder reads {expected}");
+        let (width, expected) = (self.pca.embed_dim(), pipeline.decoder.embed_dim());
+        if width != expected {
+            let message = format!("principal components of embeddings of width {width}, the decoder reads {expected}");
             return Err(Error::Mismatch(message));
         }
-        let request = request.into().without_start()?.num_images(1).settled();
-        let frames = |embeddings| {
-            let mut frames = deterministic(request.clone()).num_images(components.len()).embeddings(embeddings);
-            if options.start == StartNoise::Random {
-                // There is no way back that guidance could make inexact.
-                frames.decoder.guidance = request.decoder.guidance;
+        Ok(())
+    }
+}
+
+impl Operation<'_, PcaReconstructions> {
+    /// Sets the initial noise that all images share, [`StartNoise::Random`] by default, as in the paper. With the inverted
+    /// noise there is no guidance unless the request sets a scale.
+    pub fn start_noise(mut self, start: StartNoise) -> Self {
+        self.kind.start = start;
+        self
+    }
+
+    /// Sets the evaluations per step of the inversion.
+    pub fn evaluations(mut self, n: usize) -> Self {
+        self.kind.evaluations = n;
+        self
+    }
+
+    /// Generates the reconstructions.
+    ///
+    /// # Errors
+    /// If there is no number of components or one exceeds the PCA's, the widths differ, the pipeline has no image
+    /// encoder, the image is empty, an option is out of range, or the hook returns an error.
+    pub fn run(self) -> Result<Generation> {
+        let Self { pipeline, request, mut controls, kind } = self;
+        kind.validate(pipeline)?;
+        let request = request.without_start()?.num_images(1).with_seed();
+        let mut frames = deterministic(request.clone()).frames(kind.components.len());
+        if kind.start == StartNoise::Random {
+            // Nothing is inverted, which guidance could make inexact.
+            frames.decoder.guidance = request.decoder.guidance;
+        }
+        let checked = pipeline.check(frames, None)?;
+        controls.reserve(checked.steps());
+        let x_t = match kind.start {
+            StartNoise::Random => pipeline.seed_noise(&request, &mut controls)?,
+            StartNoise::Inverted => {
+                pipeline.reserve_inversion(kind.evaluations, &request, &mut controls)?;
+                pipeline.find_noise(&kind.image, kind.evaluations, &request, &mut controls)?
             }
-            frames
         };
-        self.validate(&frames(Tensor::zeros([1, self.decoder.embed_dim()], &self.device)))?;
-        let (embedding, noise) = match options.start {
-            StartNoise::Random => (self.embed(image)?, self.seeded_noise(&request, controls)?),
-            StartNoise::Inverted => self.halves(image, &options.invert, &request, controls)?,
-        };
-        let coordinates = pca.transform(embedding)?;
-        let first = |k: &usize| pca.inverse(coordinates.clone().slice_dim(1, 0..*k));
-        let embeddings = components.iter().map(first).collect::<Result<Vec<_>>>()?;
-        self.draw_from(frames(Tensor::cat(embeddings, 0)), (&noise, &[]), Seeds::Shared, controls)
+        let coordinates = kind.pca.transform(pipeline.embed_image(&kind.image)?)?;
+        let mut embeddings = Vec::with_capacity(kind.components.len());
+        for k in &kind.components {
+            embeddings.push(kind.pca.inverse(coordinates.clone().slice_dim(1, 0..*k))?);
+        }
+        let checked = checked.with_embeddings(Tensor::cat(embeddings, 0));
+        pipeline.execute(&checked, Inputs { x_t: Some(&x_t), ..Default::default() }, &mut controls)
     }
 }

@@ -1,83 +1,84 @@
-//! Images that share what CLIP sees in one (DALL·E 2, section 3.1).
+//! Variations of an image (DALL·E 2, section 3.1).
 
 use dalle2_core::image::RgbImage;
 use dalle2_core::{ConfigError, Result};
 
-use super::inversion::{Seeds, with_eta};
-use super::{Controls, InvertOptions};
-use crate::{GenerateRequest, Generation, Pipeline};
+use super::Operation;
+use super::inversion::{DEFAULT_EVALUATIONS, with_eta};
+use crate::Generation;
+use crate::request::Start;
+use crate::run::Inputs;
 
-/// The noise that a variation starts from.
+/// The initial noise of a variation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartNoise {
-    /// That of the image, as [`Pipeline::invert`] finds it: layout and details stay where η allows.
+    /// The noise of the image, from its inversion: layout and details stay as far as η allows.
     Inverted,
-    /// Drawn from the seed: only what CLIP sees in the image stays.
+    /// The noise of the seed: only the content that CLIP sees stays.
     Random,
 }
 
-/// How variations are made.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Variations {
-    /// Noisiness of DDIM, from 0 to 1: 0 reconstructs an image from its own noise, more departs further from it.
-    pub eta: f64,
-    /// The noise that they start from.
-    pub start: StartNoise,
-    /// How the noise of the image is found; upsamplers are not inverted.
-    pub invert: InvertOptions,
+/// Variations of an image.
+#[derive(Debug, Clone)]
+pub struct Vary {
+    image: RgbImage,
+    eta: f64,
+    start: StartNoise,
+    evaluations: usize,
 }
 
-impl Default for Variations {
-    fn default() -> Self {
-        Self { eta: 1.0, start: StartNoise::Inverted, invert: InvertOptions::default() }
+impl Vary {
+    pub(super) fn new(image: RgbImage) -> Self {
+        Self { image, eta: 1.0, start: StartNoise::Inverted, evaluations: DEFAULT_EVALUATIONS }
     }
 }
 
-impl Pipeline {
-    /// Draws images that share what CLIP sees in `image`.
-    ///
-    /// The request gives the number, the seed, the steps, and the caption that the decoder reads beside the embedding, by
-    /// default none. Without a guidance scale of its own there is no guidance, or with random noise the model's own.
-    ///
-    /// # Errors
-    /// When the pipeline has no image encoder, the image is empty, or an option is out of range.
-    pub fn variations(
-        &self,
-        image: &RgbImage,
-        options: &Variations,
-        request: impl Into<GenerateRequest>,
-    ) -> Result<Generation> {
-        self.variations_with(image, options, request, &mut Controls::new())
+impl Operation<'_, Vary> {
+    /// Sets the noisiness η of DDIM, from 0 to 1; 0 reconstructs the image, 1, the default, varies it most.
+    pub fn eta(mut self, eta: f64) -> Self {
+        self.kind.eta = eta;
+        self
     }
 
-    /// Like [`Pipeline::variations`], with controls.
+    /// Sets the initial noise, [`StartNoise::Inverted`] by default.
+    pub fn start_noise(mut self, start: StartNoise) -> Self {
+        self.kind.start = start;
+        self
+    }
+
+    /// Sets the evaluations per step of the inversion, see [`Operation::<Invert>::evaluations`](Operation::evaluations).
+    pub fn evaluations(mut self, n: usize) -> Self {
+        self.kind.evaluations = n;
+        self
+    }
+
+    /// Generates the variations.
     ///
     /// # Errors
-    /// As [`Pipeline::variations`], and when the hook stops it.
-    pub fn variations_with(
-        &self,
-        image: &RgbImage,
-        options: &Variations,
-        request: impl Into<GenerateRequest>,
-        controls: &mut Controls<'_>,
-    ) -> Result<Generation> {
-        if !(0.0..=1.0).contains(&options.eta) {
-            return Err(ConfigError::new("eta", options.eta, "must be between 0 and 1").into());
+    /// If the pipeline has no image encoder, the image is empty, an option is out of range, or the hook returns an error.
+    pub fn run(self) -> Result<Generation> {
+        let Self { pipeline, request, mut controls, kind } = self;
+        let Vary { image, eta, start, evaluations } = kind;
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(ConfigError::new("eta", eta, "must be between 0 and 1").into());
         }
-        let request = request.into().without_start()?.settled();
-        let embedding = self.embed(image)?;
-        let mut drawn = with_eta(request.clone(), options.eta).embeddings(embedding);
-        if options.start == StartNoise::Random {
-            // There is no way back that guidance could make inexact.
-            drawn.decoder.guidance = request.decoder.guidance;
+        let request = request.without_start()?.with_seed();
+        let mut varied = with_eta(request.clone(), eta);
+        if start == StartNoise::Random {
+            // Nothing is inverted, which guidance could make inexact.
+            varied.decoder.guidance = request.decoder.guidance;
         }
-        self.validate(&drawn)?;
-        match options.start {
-            StartNoise::Random => self.generate_from(drawn, &mut *controls.noise, &mut *controls.hook),
-            StartNoise::Inverted => {
-                let (_, noise) = self.halves(image, &options.invert, &request, controls)?;
-                self.draw_from(drawn, (&noise, &[]), Seeds::PerImage, controls)
-            }
+        varied.start = Start::Computed;
+        let checked = pipeline.check(varied, None)?;
+        controls.reserve(checked.steps());
+        if start == StartNoise::Inverted {
+            pipeline.reserve_inversion(evaluations, &request, &mut controls)?;
         }
+        let x_t = match start {
+            StartNoise::Random => None,
+            StartNoise::Inverted => Some(pipeline.find_noise(&image, evaluations, &request, &mut controls)?),
+        };
+        let checked = checked.with_embeddings(pipeline.embed_image(&image)?);
+        pipeline.execute(&checked, Inputs { x_t: x_t.as_ref(), ..Default::default() }, &mut controls)
     }
 }

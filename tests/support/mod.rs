@@ -3,8 +3,8 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
+use dalle2::base::diffusion::{NoiseSource, SeededNoise};
 use dalle2::clip::{Clip, ClipConfig, ClipImageEncoder, ClipTextEncoder};
-use dalle2::core::diffusion::{NoiseSource, SeededNoise};
 use dalle2::decoder::{DecoderConfig, DiffusionUpsampler, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::{DiffusionPrior, DiffusionPriorConfig};
 use dalle2::{Device, GenerateRequest, Pipeline, RgbImage};

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::prelude::Tensor;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::image::{LabelledImage, RgbImage, contact_sheet, from_tensor};
-use dalle2::core::metrics::EmbeddingMetrics;
-use dalle2::core::{Captions, Decoder, DiffusionOptions};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::image::{LabelledImage, RgbImage, contact_sheet, from_tensor};
+use dalle2::base::metrics::EmbeddingMetrics;
+use dalle2::base::{Captions, Decoder, DiffusionOptions};
 
 use super::measure::{named, rows, select};
 use super::world::World;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::prelude::Tensor;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::metrics::{EmbeddingMetrics, Estimate, diversity};
-use dalle2::core::{Captions, Prior, PriorOptions, TextCondition};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::metrics::{EmbeddingMetrics, Estimate, diversity};
+use dalle2::base::{Captions, Prior, PriorOptions, TextCondition};
 use serde::Serialize;
 
 use crate::shared::embed::Pair;
@@ -80,7 +80,7 @@ pub fn rows(text: &TextCondition, first: usize, count: usize) -> TextCondition {
     TextCondition {
         pooled: text.pooled.clone().narrow(0, first, count),
         tokens: text.tokens.clone().narrow(0, first, count),
-        mask: dalle2::core::TokenMask::from_keep(text.mask.keep().narrow(0, first, count)),
+        mask: dalle2::base::TokenMask::from_keep(text.mask.keep().narrow(0, first, count)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use dalle2::core::metrics::Estimate;
+use dalle2::base::metrics::Estimate;
 use plotters::prelude::*;
 
 use super::measure::Sweep;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use dalle2::core::Components;
+use dalle2::base::Components;
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig};
 use dalle2_emoji::Subset;
 use dalle2_train::TrainConfig;

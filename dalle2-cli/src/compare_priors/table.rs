@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use dalle2::core::metrics::Estimate;
-use dalle2::core::store::{write_file, write_json};
+use dalle2::base::metrics::Estimate;
+use dalle2::base::store::{write_file, write_json};
 use serde::Serialize;
 use serde_json::Value;
 

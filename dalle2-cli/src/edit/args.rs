@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use dalle2::core::image::{LabelledImage, Mask, Provenance, RgbImage, contact_sheet, open, save_png_with};
+use dalle2::base::image::{LabelledImage, Mask, Provenance, RgbImage, contact_sheet, open, save_png_with};
 use dalle2::{Controls, GenerateRequest, Pipeline, Source};
 use dalle2_emoji::{Background, Position, Split, Subset, catalogue, composite, render_svg};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -79,7 +79,7 @@ impl EditArgs {
 pub fn with_hole(image: &RgbImage, mask: &Mask) -> RgbImage {
     let mut image = image.clone();
     for (x, y, pixel) in image.enumerate_pixels_mut() {
-        if mask.edits(x as usize, y as usize) {
+        if mask.edits(x, y) {
             *pixel = HOLE;
         }
     }

@@ -12,9 +12,9 @@ use std::str::FromStr;
 use super::args as edit;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use dalle2::core::diffusion::Resampling;
-use dalle2::core::image::{LabelledImage, Mask, RgbImage, open};
-use dalle2::{Borders, Canvas, Inpaint};
+use dalle2::base::diffusion::Resampling;
+use dalle2::base::image::{LabelledImage, Mask, RgbImage, open};
+use dalle2::{Borders, Canvas};
 
 /// Draw a part of an image anew.
 #[derive(Debug, Parser)]
@@ -69,7 +69,7 @@ impl<const N: usize> FromStr for Numbers<N> {
 
 pub fn run(cli: &Cli) -> Result<()> {
     let image = edit::image(&cli.image)?;
-    let options = Inpaint { resampling: Resampling { rounds: cli.rounds, jump: cli.jump }, ..Default::default() };
+    let resampling = Resampling { rounds: cli.rounds, jump: cli.jump };
     let request = cli.edit.request().num_images(cli.num);
     let (shown, mask) = match cli.outpaint {
         Some(pixels) => {
@@ -80,10 +80,16 @@ pub fn run(cli: &Cli) -> Result<()> {
     };
     let pipeline = cli.edit.pipeline()?;
     let bar = edit::bar()?;
-    let controls = &mut edit::progress(&bar);
+    let controls = edit::progress(&bar);
     let drawn = match cli.outpaint {
-        Some(pixels) => pipeline.outpaint_with(&image, Borders::all(pixels), &options, request, controls)?,
-        None => pipeline.inpaint_with(&image, &mask, &options, request, controls)?,
+        Some(pixels) => {
+            let outpaint = pipeline.outpaint(&image, Borders::all(pixels)).resampling(resampling);
+            outpaint.request(request).controls(controls).run()?
+        }
+        None => {
+            let inpaint = pipeline.inpaint(&image, &mask).resampling(resampling);
+            inpaint.request(request).controls(controls).run()?
+        }
     };
     bar.finish_and_clear();
     let caption = if cli.edit.caption.is_empty() { "no caption" } else { &cli.edit.caption };
@@ -91,8 +97,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         LabelledImage::new(image, &cli.image),
         LabelledImage::new(edit::with_hole(&shown, &mask), format!("{:.0} % to draw", 100.0 * mask.edited_share())),
     ];
-    let label = |(i, image)| LabelledImage::new(image, format!("{caption}, seed {}", drawn.seed + i as u64));
-    row.extend(drawn.images.into_iter().enumerate().map(label));
+    let label = |(image, seed)| LabelledImage::new(image, format!("{caption}, seed {seed}"));
+    row.extend(drawn.images.into_iter().zip(drawn.seeds).map(label));
     cli.edit.save_sheet(&[row], &format!("{}, a part drawn anew: {caption}", cli.image), &cli.out)
 }
 
@@ -103,7 +109,7 @@ fn mask(cli: &Cli, image: &RgbImage) -> Result<Mask> {
         // Transparency lies on white when it is read, so both are edited.
         Some(file) => {
             let mask = Mask::edit(&image::imageops::grayscale(&open(file)?));
-            mask.check_size([w as usize, h as usize])?;
+            mask.check_size([w, h])?;
             Some(mask)
         }
         None => None,
@@ -125,8 +131,8 @@ fn mask(cli: &Cli, image: &RgbImage) -> Result<Mask> {
             .iter()
             .any(|&Numbers([cx, cy, radius])| near(x, cx, radius).pow(2) + near(y, cy, radius).pow(2) <= radius.pow(2))
     };
-    let mask = Mask::edit_where(w as usize, h as usize, |x, y| {
-        let (left, top) = (x as i64, y as i64);
+    let mask = Mask::edit_where(w, h, |x, y| {
+        let (left, top) = (i64::from(x), i64::from(y));
         file.as_ref().is_some_and(|mask| mask.edits(x, y)) || in_rect(left, top) || in_circle(left, top)
     });
     let mask = if cli.invert { mask.inverted() } else { mask };

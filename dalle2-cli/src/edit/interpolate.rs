@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::args as edit;
 use anyhow::{Context, Result};
 use clap::Parser;
-use dalle2::core::image::{LabelledImage, RgbImage};
-use dalle2::core::store::write_file;
-use dalle2::{Interpolate, NoisePath};
+use dalle2::NoisePath;
+use dalle2::base::image::{LabelledImage, RgbImage};
+use dalle2::base::store::write_file;
 
 /// Hundredths of a second that a frame is shown; the ends stay longer.
 const DELAY: u16 = 12;
@@ -39,12 +39,12 @@ pub struct Cli {
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    let ends = [edit::source(&cli.from)?, edit::source(&cli.to)?];
+    let (from, to) = (edit::source(&cli.from)?, edit::source(&cli.to)?);
     let pipeline = cli.edit.pipeline()?;
     let noise = if cli.fixed_noise { NoisePath::Fixed } else { NoisePath::Inverted };
-    let options = Interpolate { steps: cli.frames, noise, ..Default::default() };
     let bar = edit::bar()?;
-    let drawn = pipeline.interpolate_with(ends, &options, cli.edit.request(), &mut edit::progress(&bar))?;
+    let interpolate = pipeline.interpolate(from, to).frames(cli.frames).noise_path(noise);
+    let drawn = interpolate.request(cli.edit.request()).controls(edit::progress(&bar)).run()?;
     bar.finish_and_clear();
     write_gif(&drawn.images, &cli.gif)?;
     println!("{}", cli.gif.display());

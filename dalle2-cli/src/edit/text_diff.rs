@@ -9,8 +9,7 @@ use std::path::PathBuf;
 use super::args as edit;
 use anyhow::Result;
 use clap::Parser;
-use dalle2::TextDiff;
-use dalle2::core::image::LabelledImage;
+use dalle2::base::image::LabelledImage;
 
 /// Change an image by the difference of two captions.
 #[derive(Debug, Parser)]
@@ -39,10 +38,9 @@ pub struct Cli {
 pub fn run(cli: &Cli) -> Result<()> {
     let image = edit::image(&cli.image)?;
     let pipeline = cli.edit.pipeline()?;
-    let options = TextDiff { strength: cli.strength, frames: cli.frames, ..Default::default() };
     let bar = edit::bar()?;
-    let captions = (cli.from.as_str(), cli.to.as_str());
-    let drawn = pipeline.text_diff_with(&image, captions, &options, cli.edit.request(), &mut edit::progress(&bar))?;
+    let text_diff = pipeline.text_diff(&image, &cli.from, &cli.to).strength(cli.strength).frames(cli.frames);
+    let drawn = text_diff.request(cli.edit.request()).controls(edit::progress(&bar)).run()?;
     bar.finish_and_clear();
     let mut row = vec![LabelledImage::new(image, &cli.image)];
     for (i, image) in drawn.images.into_iter().enumerate() {

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use super::args as edit;
 use anyhow::Result;
 use clap::Parser;
-use dalle2::core::image::LabelledImage;
-use dalle2::{InvertOptions, StartNoise, Variations};
+use dalle2::StartNoise;
+use dalle2::base::image::LabelledImage;
 
 /// Draw variations of an image.
 #[derive(Debug, Parser)]
@@ -34,17 +34,16 @@ pub fn run(cli: &Cli) -> Result<()> {
     let image = edit::image(&cli.image)?;
     let pipeline = cli.edit.pipeline()?;
     let bar = edit::bar()?;
-    let controls = &mut edit::progress(&bar);
-    let inversion = pipeline.invert_with(&image, &InvertOptions::default(), cli.edit.request(), controls)?;
+    let inversion = pipeline.invert(&image).request(cli.edit.request()).controls(edit::progress(&bar)).run()?;
     let mut rows = vec![vec![
         LabelledImage::new(image.clone(), &cli.image),
         LabelledImage::new(inversion.reconstruction, format!("eta 0: {:.1} dB", inversion.psnr)),
     ]];
     let inverted = cli.eta.iter().map(|&eta| (eta, StartNoise::Inverted, "own noise"));
     for (eta, start, noise) in inverted.chain([(0.0, StartNoise::Random, "random noise")]) {
-        let options = Variations { eta, start, ..Default::default() };
+        let vary = pipeline.vary(&image).eta(eta).start_noise(start);
         let request = cli.edit.request().num_images(cli.num);
-        let drawn = pipeline.variations_with(&image, &options, request, controls)?;
+        let drawn = vary.request(request).controls(edit::progress(&bar)).run()?;
         rows.push(
             drawn.images.into_iter().map(|image| LabelledImage::new(image, format!("eta {eta}, {noise}"))).collect(),
         );

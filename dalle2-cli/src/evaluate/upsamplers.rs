@@ -13,14 +13,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use burn::prelude::Tensor;
 use clap::Parser;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::image::{
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::image::{
     LabelledImage, contact_sheet, from_tensor, resize_area, resize_bicubic, save_png, to_tensor,
 };
-use dalle2::core::metrics::{cosine_similarity, frechet_distance, psnr, ssim};
-use dalle2::core::nn::l2_normalize;
-use dalle2::core::store::write_json;
-use dalle2::core::{StepEvent, Tiling, Upsampler};
+use dalle2::base::metrics::{cosine_similarity, frechet_distance, psnr, ssim};
+use dalle2::base::nn::l2_normalize;
+use dalle2::base::store::write_json;
+use dalle2::base::{StepEvent, Tiling, Upsampler};
 use dalle2::decoder::DiffusionUpsampler;
 use dalle2::{Pipeline, UpsamplerOptions};
 use dalle2_emoji::{EmojiStore, Split, Subset};
@@ -159,7 +159,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     let device = dalle2::device(&cli.device)?;
     let mut pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
     if let Some(dir) = &cli.upsampler {
-        pipeline = pipeline.with_upsampler(DiffusionUpsampler::load(dir, &device)?)?;
+        pipeline = pipeline.to_builder().upsampler(DiffusionUpsampler::load(dir, &device)?).build()?;
     }
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let items = held_out(&store, cli.subset, cli.num)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use dalle2::core::store::read_json;
+use dalle2::base::store::read_json;
 use serde::{Deserialize, Serialize};
 
 use super::study::{Key, KeyQuestion, Model};

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dalle2::core::store::read_json;
+use dalle2::base::store::read_json;
 use serde_json::Value;
 
 use super::study::{Key, Kind, Model};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use dalle2::core::image::save_png;
+use dalle2::base::image::save_png;
 use dalle2::{GenerateRequest, Pipeline};
 use indicatif::ProgressBar;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
-use dalle2::core::store::write_json;
+use dalle2::base::store::write_json;
 use serde::Serialize;
 
 use super::answers::{Answers, Choice};

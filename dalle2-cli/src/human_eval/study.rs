@@ -130,7 +130,7 @@ impl Key {
     /// # Errors
     /// When the file is missing, damaged, or of another kind or version.
     pub fn read(file: &Path) -> Result<Self> {
-        let key: Self = dalle2::core::store::read_json(file)?;
+        let key: Self = dalle2::base::store::read_json(file)?;
         ensure!(
             key.format == KEY_FORMAT && key.version == 1,
             "{}: is {:?} version {}; expected {KEY_FORMAT:?} version 1, which `make` writes",

@@ -3,8 +3,8 @@ use std::path::Path;
 
 use clap::Parser;
 use dalle2::RgbImage;
-use dalle2::core::image::{fit_square, open, save_png};
-use dalle2::core::store::{read_json, write_json};
+use dalle2::base::image::{fit_square, open, save_png};
+use dalle2::base::store::{read_json, write_json};
 use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
 use serde_json::Value;
 use tempfile::TempDir;

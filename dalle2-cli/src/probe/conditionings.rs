@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use dalle2::core::diffusion::SeededNoise;
-use dalle2::core::image::{LabelledImage, Mask, RgbImage, from_tensor};
-use dalle2::core::store::write_json;
-use dalle2::core::{Captions, DiffusionOptions};
+use dalle2::base::diffusion::SeededNoise;
+use dalle2::base::image::{LabelledImage, Mask, RgbImage, from_tensor};
+use dalle2::base::store::write_json;
+use dalle2::base::{Captions, DiffusionOptions};
 use dalle2::decoder::UnclipDecoder;
 use dalle2::{Device, LoadOptions, Pipeline};
 use indicatif::ProgressBar;
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
     let decoder = load_decoder(&args.edit.model, pipeline.device())?;
     let size = pipeline.decoder().image_size();
     let renderings = Renderings::new(size)?;
-    let everywhere = Mask::edit_where(size, size, |_, _| true);
+    let everywhere = Mask::edit_where(size as u32, size as u32, |_, _| true);
     let bar = ProgressBar::new((names.len() * Conditioning::ALL.len()) as u64);
     let mut rows: Vec<Row> = Vec::new();
     let mut columns = Vec::new();
@@ -145,7 +145,7 @@ fn draw(
             let mut noise = SeededNoise::new(&[args.edit.seed], DECODER_STREAM);
             let (text, null) = (encode(caption)?, encode("")?);
             let captions = Captions { text: &text, null: &null };
-            let mut go_on = |_: dalle2::core::StepEvent<'_>| Ok(());
+            let mut go_on = |_: dalle2::base::StepEvent<'_>| Ok(());
             let drawn = decoder.sample_captions(captions, &options, &mut noise, &mut go_on)?;
             return Ok(from_tensor(drawn)?.remove(0));
         }

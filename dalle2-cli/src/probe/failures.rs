@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use dalle2::core::image::LabelledImage;
+use dalle2::base::image::LabelledImage;
 
 use crate::edit::args::EditArgs;
 

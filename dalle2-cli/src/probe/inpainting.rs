@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use dalle2::Inpaint;
-use dalle2::core::diffusion::Resampling;
-use dalle2::core::image::{LabelledImage, Mask, RgbImage};
-use dalle2::core::store::write_json;
+use dalle2::base::diffusion::Resampling;
+use dalle2::base::image::{LabelledImage, Mask, RgbImage};
+use dalle2::base::store::write_json;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -54,7 +53,8 @@ impl Hole {
     }
 
     fn mask(self, size: usize) -> Mask {
-        let inner = move |at: usize| (size / 4..size - size / 4).contains(&at);
+        let size = size as u32;
+        let inner = move |at: u32| (size / 4..size - size / 4).contains(&at);
         match self {
             Self::Right => Mask::edit_where(size, size, |x, _| x >= size / 2),
             Self::Centre => Mask::edit_where(size, size, |x, y| inner(x) && inner(y)),
@@ -126,7 +126,7 @@ impl Row {
             *chance += share * (alike + best - 1.0) / renderings.len() as f64;
         }
         for (x, y, pixel) in picture.enumerate_pixels() {
-            if !mask.edits(x as usize, y as usize) {
+            if !mask.edits(x, y) {
                 self.known_changed[0] += usize::from(fill.get_pixel(x, y) != pixel);
                 self.known_changed[1] += 1;
             }
@@ -142,7 +142,6 @@ pub fn run(args: &Args) -> Result<()> {
     let size = if args.edit.upsample { pipeline.image_size() } else { pipeline.decoder().image_size() };
     let renderings = Renderings::new(size)?;
     let resampling = Resampling { rounds: args.rounds, ..Default::default() };
-    let options = Inpaint { resampling, ..Default::default() };
     let bar = ProgressBar::new((2 * Hole::ALL.len() * names.len()) as u64);
     let (mut rows, mut sheet) = (Vec::new(), Vec::new());
     for hole in Hole::ALL {
@@ -157,7 +156,8 @@ pub fn run(args: &Args) -> Result<()> {
                 };
                 let picture = renderings.named(name)?;
                 let request = args.edit.request_for(said);
-                let fill = pipeline.inpaint(picture, &mask, &options, request)?.images.remove(0);
+                let fill =
+                    pipeline.inpaint(picture, &mask).resampling(resampling).request(request).run()?.images.remove(0);
                 row.count(&renderings, (&fill, picture), &mask, (said, name))?;
                 if i * SHOWN / names.len() != (i + 1) * SHOWN / names.len() {
                     let labelled = LabelledImage::new(fill, format!("caption: {said}"));

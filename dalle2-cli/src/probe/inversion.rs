@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use dalle2::InvertOptions;
-use dalle2::core::image::LabelledImage;
-use dalle2::core::store::write_json;
+use dalle2::base::image::LabelledImage;
+use dalle2::base::store::write_json;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -57,11 +56,11 @@ pub fn run(args: &Args) -> Result<()> {
     let mut sheet = vec![shown];
     for &evaluations in &args.evaluations {
         for &steps in &args.by_steps {
-            let options = InvertOptions { evaluations, ..Default::default() };
             let mut psnrs = Vec::with_capacity(num);
             let mut cells = Vec::new();
             for image in &images {
-                let inversion = pipeline.invert(image, &options, args.edit.request().decoder_steps(steps))?;
+                let inversion = pipeline.invert(image).evaluations(evaluations);
+                let inversion = inversion.request(args.edit.request().decoder_steps(steps)).run()?;
                 if cells.len() < SHOWN {
                     let label = format!("{steps} steps x {evaluations}: {:.1} dB", inversion.psnr);
                     cells.push(LabelledImage::new(inversion.reconstruction, label));

@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use burn::prelude::Tensor;
 use burn::tensor::activation::softmax;
 use dalle2::Pipeline;
-use dalle2::core::image::{RgbImage, fit_square, to_tensor};
-use dalle2::core::metrics::similarity_matrix;
+use dalle2::base::image::{RgbImage, fit_square, to_tensor};
+use dalle2::base::metrics::similarity_matrix;
 
 /// Pictures that are embedded at once.
 const BATCH: usize = 64;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use dalle2::core::image::LabelledImage;
-use dalle2::core::{Components, EmbeddingPca};
-use dalle2::{PcaReconstructions, Pipeline, StartNoise};
+use dalle2::base::image::LabelledImage;
+use dalle2::base::{Components, EmbeddingPca};
+use dalle2::{Pipeline, StartNoise};
 
 use super::labels::embed;
 use super::renderings::Renderings;
@@ -51,18 +51,12 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", file.display());
     }
     let start = if args.own_noise { StartNoise::Inverted } else { StartNoise::Random };
-    let options = PcaReconstructions { start, ..Default::default() };
     let bar = edit::bar()?;
     let mut rows = Vec::with_capacity(args.images.len());
     for spec in &args.images {
         let image = edit::image(spec)?;
-        let drawn = pipeline.pca_reconstructions_with(
-            &image,
-            (&pca, &args.components),
-            &options,
-            args.edit.request(),
-            &mut edit::progress(&bar),
-        )?;
+        let reconstructions = pipeline.pca_reconstructions(&image, &pca, &args.components).start_noise(start);
+        let drawn = reconstructions.request(args.edit.request()).controls(edit::progress(&bar)).run()?;
         let mut row = vec![LabelledImage::new(image, spec)];
         let label = |(image, k): (_, &usize)| LabelledImage::new(image, format!("{k} of {}", pca.num_components()));
         row.extend(drawn.images.into_iter().zip(&args.components).map(label));

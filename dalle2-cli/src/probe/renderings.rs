@@ -1,7 +1,7 @@
 //! The renderings that the bundled model learned from, as a yardstick for a part of an image.
 
 use anyhow::{Context, Result};
-use dalle2::core::image::{Mask, RgbImage};
+use dalle2::base::image::{Mask, RgbImage};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 /// All of them at one size.
@@ -55,7 +55,7 @@ fn distance(a: &RgbImage, b: &RgbImage, mask: &Mask) -> u64 {
     let squared =
         |a: &[u8; 3], b: &[u8; 3]| a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum::<u64>();
     a.enumerate_pixels()
-        .filter(|(x, y, _)| mask.edits(*x as usize, *y as usize))
+        .filter(|(x, y, _)| mask.edits(*x, *y))
         .map(|(x, y, pixel)| squared(&pixel.0, &b.get_pixel(x, y).0))
         .sum()
 }

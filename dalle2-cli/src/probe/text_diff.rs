@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use burn::prelude::Tensor;
-use dalle2::core::image::{LabelledImage, RgbImage, fit_square, to_tensor};
-use dalle2::core::metrics::{cosine_similarity, psnr};
-use dalle2::core::store::write_json;
-use dalle2::{GenerateRequest, Pipeline, TextDiff};
+use dalle2::base::image::{LabelledImage, RgbImage, fit_square, to_tensor};
+use dalle2::base::metrics::{cosine_similarity, psnr};
+use dalle2::base::store::write_json;
+use dalle2::{GenerateRequest, Pipeline};
 use dalle2_emoji::{Split, Subset, catalogue};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -166,8 +166,8 @@ struct Measured {
 fn measure(args: &Args, pipeline: &Pipeline, from: &str, to: &str) -> Result<Measured> {
     let size = pipeline.decoder().image_size() as u32;
     let before = emoji(from, size)?;
-    let options = TextDiff { strength: args.strength, ..Default::default() };
-    let changed = pipeline.text_diff(&before, (from, to), &options, args.edit.request())?.images.remove(0);
+    let text_diff = pipeline.text_diff(&before, from, to).strength(args.strength);
+    let changed = text_diff.request(args.edit.request()).run()?.images.remove(0);
     let fresh = GenerateRequest::new(to).seed(args.edit.seed).max_upsamplers(0);
     let fresh = pipeline.generate(fresh)?.images.remove(0);
     let tensor = |image: &RgbImage| to_tensor(&[fit_square(image, size)], pipeline.device());

@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use dalle2::core::image::{LabelledImage, RgbImage};
-use dalle2::core::store::write_json;
-use dalle2::{Pipeline, StartNoise, Variations};
+use dalle2::base::image::{LabelledImage, RgbImage};
+use dalle2::base::store::write_json;
+use dalle2::{Pipeline, StartNoise};
 use image::Rgb;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use serde::Serialize;
@@ -115,8 +115,8 @@ fn measure(
         let mean = |place: usize| rows.iter().map(|row| row[place]).sum::<f64>() / rows.len() as f64;
         Ok(places.map(|place| place.map_or(0.0, mean)))
     };
-    let options = Variations { start: StartNoise::Random, eta: 0.0, ..Default::default() };
-    let drawn = pipeline.variations(shown, &options, args.edit.request().num_images(args.num))?.images;
+    let vary = pipeline.vary(shown).start_noise(StartNoise::Random).eta(0.0);
+    let drawn = vary.request(args.edit.request().num_images(args.num)).run()?.images;
     let row = Row {
         picture: picture.to_owned(),
         word: word.to_owned(),

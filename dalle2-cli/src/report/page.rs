@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use dalle2::core::store::write_file;
+use dalle2::base::store::write_file;
 use dalle2_train::StepRecord;
 use plotters::style::RGBColor;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use dalle2::core::store::read_json;
+use dalle2::base::store::read_json;
 use dalle2_train::{StepRecord, read_metrics};
 use serde_json::Value;
 

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dalle2::core::image::{RgbImage, save_png};
-use dalle2::core::store::write_json;
+use dalle2::base::image::{RgbImage, save_png};
+use dalle2::base::store::write_json;
 use dalle2_train::StepRecord;
 use serde_json::json;
 

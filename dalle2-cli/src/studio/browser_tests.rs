@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use dalle2::core::image::{Provenance, open, save_png};
+use dalle2::base::image::{Provenance, open, save_png};
 use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
 
 use super::client::Server;

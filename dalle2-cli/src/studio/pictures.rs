@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use ::image::ImageReader;
 use anyhow::{Context, Result};
 use dalle2::RgbImage;
-use dalle2::core::image::{self, Provenance, fit_square, open, save_png_with};
+use dalle2::base::image::{self, Provenance, fit_square, open, save_png_with};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 

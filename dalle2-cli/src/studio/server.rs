@@ -197,7 +197,7 @@ fn accept(studio: &Studio, task: Task) -> Answer<Job> {
         && let Some(picture) = studio.pictures.get(task.image)
     {
         let mask = task.mask.mask().map_err(|e| Failure::unprocessable(format!("mask: {e}")))?;
-        mask.check_size([picture.width as usize, picture.height as usize]).map_err(Failure::unprocessable)?;
+        mask.check_size([picture.width, picture.height]).map_err(Failure::unprocessable)?;
     }
     let title = worker::title(&task, &studio.pictures);
     studio.queue.submit(task, title).map_err(|refused| {

@@ -1,7 +1,7 @@
 //! What the page asks for, as JSON.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dalle2::core::image::{GrayImage, Mask};
+use dalle2::base::image::{GrayImage, Mask};
 use dalle2::{ConfigError, GenerateRequest};
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@ use std::io::{Cursor, ErrorKind, Write};
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dalle2::core::image::{Provenance, open};
+use dalle2::base::image::{Provenance, open};
 use dalle2::{GenerateRequest, RgbImage};
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb};
 use serde_json::{Value, json};

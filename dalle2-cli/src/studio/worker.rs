@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dalle2::{
-    Controls, Error, Event, Generation, Inpaint, Interpolate, NoisePath, Pipeline, RgbImage, Source, StartNoise,
-    TextDiff, Variations,
-};
+use dalle2::{Error, Event, Generation, NoisePath, Pipeline, RgbImage, Source, StartNoise};
 use image::{ImageFormat, imageops};
 use serde_json::json;
 
@@ -56,18 +53,16 @@ fn draw(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures, work: &Work) ->
     let last = generation.images.len();
     for (index, image) in generation.images.into_iter().enumerate() {
         let label = label(&work.task, index, last);
-        // Frames are drawn from one seed.
-        let own = if label.is_empty() { index as u64 } else { 0 };
         let origin = Origin {
             by: work.task.name(),
             job: Some(work.id),
             caption: caption.clone(),
             label,
-            seed: Some(generation.seed.wrapping_add(own)),
+            seed: generation.seeds.get(index).copied(),
         };
         kept.push(pictures.add(&image, origin)?.id);
     }
-    Ok((kept, generation.seed))
+    Ok((kept, generation.seeds.first().copied().unwrap_or_default()))
 }
 
 fn perform(
@@ -90,52 +85,29 @@ fn perform(
                 Noise::Own => StartNoise::Inverted,
                 Noise::Seed => StartNoise::Random,
             };
-            let options = Variations { eta: task.eta, start, ..Default::default() };
-            pipeline.variations_with(
-                &pictures.image(task.image)?,
-                &options,
-                request,
-                &mut Controls::new().hook(hook),
-            )?
+            let vary = pipeline.vary(&pictures.image(task.image)?).eta(task.eta).start_noise(start);
+            vary.request(request).hook(hook).run()?
         }
         Task::Interpolate(task) => {
             let noise = match task.noise {
                 Noise::Own => NoisePath::Inverted,
                 Noise::Seed => NoisePath::Fixed,
             };
-            let options = Interpolate { steps: task.frames, noise, ..Default::default() };
-            pipeline.interpolate_with(
-                [source(&task.from)?, source(&task.to)?],
-                &options,
-                request,
-                &mut Controls::new().hook(hook),
-            )?
+            let interpolate = pipeline.interpolate(source(&task.from)?, source(&task.to)?);
+            interpolate.frames(task.frames).noise_path(noise).request(request).hook(hook).run()?
         }
         Task::TextDiff(task) => {
-            let options = TextDiff { strength: task.strength, frames: task.frames, ..Default::default() };
-            let captions = (task.from.as_str(), task.to.as_str());
-            pipeline.text_diff_with(
-                &pictures.image(task.image)?,
-                captions,
-                &options,
-                request,
-                &mut Controls::new().hook(hook),
-            )?
+            let text_diff = pipeline.text_diff(&pictures.image(task.image)?, &task.from, &task.to);
+            text_diff.strength(task.strength).frames(task.frames).request(request).hook(hook).run()?
         }
         Task::Inpaint(task) => {
             let mask = task.mask.mask().map_err(anyhow::Error::msg).context("mask")?;
-            pipeline.inpaint_with(
-                &pictures.image(task.image)?,
-                &mask,
-                &Inpaint::default(),
-                request,
-                &mut Controls::new().hook(hook),
-            )?
+            pipeline.inpaint(&pictures.image(task.image)?, &mask).request(request).hook(hook).run()?
         }
         Task::Mix(task) => {
             let parts: Result<Vec<_>> =
                 task.parts.iter().map(|weighted| Ok((source(&weighted.part)?, weighted.weight))).collect();
-            pipeline.mix_with(&parts?, request, &mut Controls::new().hook(hook))?
+            pipeline.mix(parts?).request(request).hook(hook).run()?
         }
     })
 }

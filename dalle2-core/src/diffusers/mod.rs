@@ -1,7 +1,5 @@
-//! What reading and writing the layout of diffusers' unCLIP pipelines has in common for all parts: their JSON files with
-//! errors that name file and key, and their scheduler.
-//!
-//! Facts about the layout are those of diffusers 0.36; which part reads which folder is said beside the part.
+//! The layout of diffusers' unCLIP pipelines, version 0.36: the parts of reading and writing that all stages share. Each
+//! stage documents its own folders.
 
 mod scheduler;
 mod weights;
@@ -13,7 +11,7 @@ pub use weights::{load_weights, save_weights};
 pub const WEIGHTS_STEM: &str = "diffusion_pytorch_model";
 /// Name of a scheduler's configuration file.
 pub const SCHEDULER_FILE: &str = "scheduler_config.json";
-/// The version of diffusers whose form is written, as its files carry it.
+/// The version of diffusers in written files.
 pub const VERSION: &str = "0.36.0";
 
 /// A part's entry in `model_index.json`: its folder, the library and the class.

@@ -24,7 +24,7 @@ pub struct UnclipScheduler {
     pub train_steps: usize,
     /// Variance of the reverse process; never [`VarianceType::FixedLarge`].
     pub variance: VarianceType,
-    /// What the network predicts; never [`PredictionType::V`].
+    /// The prediction of the network; never [`PredictionType::V`].
     pub prediction: PredictionType,
     /// Clipping of the clean data.
     pub clip: Clip,
@@ -120,7 +120,7 @@ impl UnclipScheduler {
         write_json(dir.join(SCHEDULER_FILE), object)
     }
 
-    /// What keeps a process from being one of this scheduler; empty when nothing does.
+    /// Lists the reasons that prevent a process from being one of this scheduler.
     pub fn faults(process: &Process) -> Vec<String> {
         let mut faults = Vec::new();
         let mut needs = |holds: bool, field: &str, value: String, needed: &str| {
@@ -155,7 +155,7 @@ impl UnclipScheduler {
 pub struct Process {
     /// Noise schedule.
     pub schedule: BetaSchedule,
-    /// What the network predicts.
+    /// The prediction of the network.
     pub prediction: PredictionType,
     /// Variance of the reverse process.
     pub variance: VarianceType,

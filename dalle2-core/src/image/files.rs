@@ -32,7 +32,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// messages only.
 ///
 /// # Errors
-/// [`Error::Format`] if it is none of the three formats, or larger than 256 MiB, 16,384 pixels a side or 64 Mi pixels,
+/// [`Error::ImageFile`] if it is none of the three formats, or larger than 256 MiB, 16,384 pixels a side or 64 Mi pixels,
 /// which is found out before anything is decoded; [`Error::Image`] if it is damaged or cut off. Each has the name.
 pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<RgbImage> {
     let name = name.as_ref();
@@ -40,7 +40,7 @@ pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<RgbImage> {
     let damaged = |source| Error::Image { path: name.to_path_buf(), source };
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(name, e))?;
     let Some(format) = reader.format().filter(ImageFormat::reading_enabled) else {
-        return Err(Error::format(name, "not an image of a known format: expected PNG, JPEG or WebP"));
+        return Err(Error::image_file(name, "not an image of a known format: expected PNG, JPEG or WebP"));
     };
     if format == ImageFormat::Jpeg && is_cut_off_jpeg(bytes) {
         let message = "the file ends before the image does";
@@ -51,7 +51,10 @@ pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<RgbImage> {
     let (width, height) = decoder.dimensions();
     if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
         let limit = format!("{MAX_SIDE} pixels a side and {MAX_PIXELS} in all");
-        return Err(Error::format(name, format!("the image has {width}×{height} pixels; at most {limit} are read")));
+        return Err(Error::image_file(
+            name,
+            format!("the image has {width}×{height} pixels; at most {limit} are read"),
+        ));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
@@ -60,10 +63,10 @@ pub fn decode(bytes: &[u8], name: impl AsRef<Path>) -> Result<RgbImage> {
 }
 
 fn check_size(bytes: u64, name: &Path) -> Result<()> {
-    match bytes <= MAX_FILE {
-        true => Ok(()),
-        false => Err(Error::format(name, format!("has {bytes} bytes; an image file may have {MAX_FILE}"))),
+    if bytes > MAX_FILE {
+        return Err(Error::image_file(name, format!("has {bytes} bytes; an image file may have {MAX_FILE}")));
     }
+    Ok(())
 }
 
 /// Writes a PNG whole or not at all; missing directories are made.
@@ -72,10 +75,22 @@ fn check_size(bytes: u64, name: &Path) -> Result<()> {
 /// [`Error::Io`] if the file cannot be written, [`Error::Image`] if the image is empty. Each names the file.
 pub fn save_png(image: &RgbImage, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
+    let named = |error| match error {
+        Error::Image { source, .. } => Error::Image { path: path.to_path_buf(), source },
+        other => other,
+    };
+    store::write_file(path, &encode_png(image).map_err(named)?)
+}
+
+/// Encodes a PNG in memory.
+///
+/// # Errors
+/// [`Error::Image`] if the image is empty.
+pub fn encode_png(image: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     let encoded = image.write_to(&mut bytes, ImageFormat::Png);
-    encoded.map_err(|source| Error::Image { path: path.to_path_buf(), source })?;
-    store::write_file(path, bytes.get_ref())
+    encoded.map_err(|source| Error::Image { path: "image.png".into(), source })?;
+    Ok(bytes.into_inner())
 }
 
 /// The decoder fills what is missing from a JPEG with grey and says nothing: an end marker must follow the last scan.

@@ -1,4 +1,4 @@
-//! Which pixels of an image are to be drawn anew, with the polarity in the names.
+//! The edited pixels of an image, with the polarity in the names.
 
 use ::image::{GrayImage, RgbaImage};
 use burn::prelude::*;
@@ -8,10 +8,10 @@ use crate::{Error, Result};
 /// Brightness from which a pixel of a grey mask counts as white.
 const WHITE: u8 = 128;
 
-/// A part of an image that is to be edited; the rest is kept.
+/// The edited pixels of an image; all others are kept.
 ///
-/// Programs disagree on whether white means "edit" or "keep", and a mask of the wrong polarity fails silently. So a mask
-/// is built by a constructor that says what its argument marks, and read by a method that says what the result marks.
+/// Programs disagree on whether white means "edit" or "keep", and a mask of the wrong polarity fails silently. Therefore
+/// the names of constructors and accessors contain the polarity.
 ///
 /// ```
 /// use dalle2_core::image::Mask;
@@ -22,8 +22,8 @@ const WHITE: u8 = 128;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
-    width: usize,
-    height: usize,
+    width: u32,
+    height: u32,
     /// Row-major, true where the image is edited.
     edit: Vec<bool>,
 }
@@ -31,9 +31,7 @@ pub struct Mask {
 impl Mask {
     /// White is edited, black is kept.
     pub fn edit(white: &GrayImage) -> Self {
-        Self::edit_where(white.width() as usize, white.height() as usize, |x, y| {
-            white.get_pixel(x as u32, y as u32).0[0] >= WHITE
-        })
+        Self::edit_where(white.width(), white.height(), |x, y| white.get_pixel(x, y).0[0] >= WHITE)
     }
 
     /// White is kept, black is edited.
@@ -41,32 +39,36 @@ impl Mask {
         Self::edit(white).inverted()
     }
 
-    /// What is less than half opaque is edited: an image with a hole rubbed into it.
+    /// Pixels that are less than half opaque are edited.
     pub fn edit_transparent(image: &RgbaImage) -> Self {
-        Self::edit_where(image.width() as usize, image.height() as usize, |x, y| {
-            image.get_pixel(x as u32, y as u32).0[3] < WHITE
-        })
+        Self::edit_where(image.width(), image.height(), |x, y| image.get_pixel(x, y).0[3] < WHITE)
     }
 
     /// The pixels (x, y) for which the function is true are edited.
-    pub fn edit_where(width: usize, height: usize, edit: impl Fn(usize, usize) -> bool) -> Self {
-        let edit = (0..width * height).map(|i| edit(i % width, i / width)).collect();
+    pub fn edit_where(width: u32, height: u32, edit: impl Fn(u32, u32) -> bool) -> Self {
+        let edit = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| edit(x, y)).collect();
         Self { width, height, edit }
     }
 
+    /// Edits a rectangle with the corner `[x, y]` and the size `[width, height]` of an image of `size`.
+    pub fn edit_rect(size: [u32; 2], [left, top]: [u32; 2], [width, height]: [u32; 2]) -> Self {
+        let within = |at: u32, from: u32, length: u32| at.checked_sub(from).is_some_and(|offset| offset < length);
+        Self::edit_where(size[0], size[1], |x, y| within(x, left, width) && within(y, top, height))
+    }
+
     /// The pixels (x, y) for which the function is true are kept.
-    pub fn keep_where(width: usize, height: usize, keep: impl Fn(usize, usize) -> bool) -> Self {
+    pub fn keep_where(width: u32, height: u32, keep: impl Fn(u32, u32) -> bool) -> Self {
         Self::edit_where(width, height, |x, y| !keep(x, y))
     }
 
-    /// What was edited is kept, and the reverse.
+    /// Swaps edited and kept pixels.
     pub fn inverted(mut self) -> Self {
         self.edit.iter_mut().for_each(|edit| *edit = !*edit);
         self
     }
 
     /// `[width, height]` in pixels.
-    pub fn size(&self) -> [usize; 2] {
+    pub fn size(&self) -> [u32; 2] {
         [self.width, self.height]
     }
 
@@ -74,9 +76,9 @@ impl Mask {
     ///
     /// # Panics
     /// When the pixel lies outside the mask.
-    pub fn edits(&self, x: usize, y: usize) -> bool {
+    pub fn edits(&self, x: u32, y: u32) -> bool {
         assert!(x < self.width && y < self.height, "({x}, {y}) lies outside a {} × {} mask", self.width, self.height);
-        self.edit[y * self.width + x]
+        self.edit[y as usize * self.width as usize + x as usize]
     }
 
     /// Share of the pixels that are edited, from 0 to 1; 0 for an empty mask.
@@ -85,12 +87,12 @@ impl Mask {
         edited as f64 / self.edit.len().max(1) as f64
     }
 
-    /// The mask at another size. A pixel is edited when any part of what it covers was: the kept ones are kept whole.
+    /// The mask at another size. A pixel is edited if any pixel that it covers was.
     ///
     /// # Errors
     /// [`Error::Input`] if a side of this mask or of the result is empty.
-    pub fn resized(&self, [width, height]: [usize; 2]) -> Result<Self> {
-        if width * height * self.edit.len() == 0 {
+    pub fn resized(&self, [width, height]: [u32; 2]) -> Result<Self> {
+        if width == 0 || height == 0 || self.edit.is_empty() {
             return Err(Error::Input(format!(
                 "a {} × {} mask cannot become {width} × {height}: sides must not be empty",
                 self.width, self.height
@@ -100,22 +102,19 @@ impl Mask {
         let rows = covered(self.height, height);
         Ok(Self::edit_where(width, height, |x, y| {
             let (columns, rows) = (columns(x), rows(y));
-            rows.into_iter().any(|y| self.edit[y * self.width..][columns.clone()].contains(&true))
+            rows.into_iter().any(|y| self.edit[y * self.width as usize..][columns.clone()].contains(&true))
         }))
     }
 
     /// Checks that the mask has the size of an image.
     ///
     /// # Errors
-    /// [`Error::Input`] with both sizes.
-    pub fn check_size(&self, size: [usize; 2]) -> Result<()> {
-        match self.size() == size {
-            true => Ok(()),
-            false => Err(Error::Input(format!(
-                "the mask is {} × {}, the image {} × {}: they must have one size",
-                self.width, self.height, size[0], size[1]
-            ))),
+    /// [`Error::MaskSize`].
+    pub fn check_size(&self, size: [u32; 2]) -> Result<()> {
+        if self.size() != size {
+            return Err(Error::MaskSize { mask: self.size(), image: size });
         }
+        Ok(())
     }
 
     /// 1 where the image is edited, 0 where it is kept.
@@ -124,7 +123,7 @@ impl Mask {
     /// `[1, 1, H, W]`
     pub fn edit_tensor(&self, device: &Device) -> Tensor<4> {
         let values: Vec<f32> = self.edit.iter().map(|edit| f32::from(u8::from(*edit))).collect();
-        Tensor::from_data(TensorData::new(values, [1, 1, self.height, self.width]), device)
+        Tensor::from_data(TensorData::new(values, [1, 1, self.height as usize, self.width as usize]), device)
     }
 
     /// 1 where the image is kept, 0 where it is edited.
@@ -137,15 +136,14 @@ impl Mask {
 
     /// White where the image is edited, black where it is kept.
     pub fn to_image(&self) -> GrayImage {
-        GrayImage::from_fn(self.width as u32, self.height as u32, |x, y| {
-            ::image::Luma([if self.edits(x as usize, y as usize) { 255 } else { 0 }])
-        })
+        GrayImage::from_fn(self.width, self.height, |x, y| ::image::Luma([if self.edits(x, y) { 255 } else { 0 }]))
     }
 }
 
 /// The source positions that overlap position i of `n_out` spread over `n_in`.
-fn covered(n_in: usize, n_out: usize) -> impl Fn(usize) -> std::ops::Range<usize> {
-    move |i| i * n_in / n_out..((i + 1) * n_in).div_ceil(n_out)
+fn covered(n_in: u32, n_out: u32) -> impl Fn(u32) -> std::ops::Range<usize> {
+    let (n_in, n_out) = (n_in as usize, n_out as usize);
+    move |i| i as usize * n_in / n_out..((i as usize + 1) * n_in).div_ceil(n_out)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub use ::image::{GrayImage, RgbImage, RgbaImage};
 pub use axis::{gaussian_blur, resize_area, resize_bicubic};
 pub use convert::{center_crop, fit_square, from_tensor, to_tensor};
 pub use files::MAX_FILE;
-pub use files::{decode, open, save_png};
+pub use files::{decode, encode_png, open, save_png};
 pub use mask::Mask;
 pub use provenance::{Provenance, save_png_with};
 pub use sheet::{LabelledImage, contact_sheet};

@@ -10,8 +10,8 @@ use crate::{Captions, Error, Inpainting, Result, StepHook};
 
 /// P(x | z_i, y): samples images for embeddings and captions (DALL·E 2, section 2.1).
 pub trait Decoder: Component + Debug + Send + Sync {
-    /// Samples images in [−1, 1] for image embeddings in CLIP's space. With `keep`, the kept pixels of the result are
-    /// those of the given images at this size; a decoder that cannot inpaint returns an error then.
+    /// Samples images in [−1, 1] for image embeddings in CLIP's space. With `keep`, the unedited pixels of the result are
+    /// equal to the given images at this size; a decoder that cannot inpaint returns an error then.
     ///
     /// # Shapes
     /// `embedding: [B, D]`, `captions.text` of batch B, `captions.null` of batch 1 -> `[B, 3, size, size]`

@@ -3,7 +3,7 @@
 use crate::diffusion::{Clip, GuidanceInterval, NoiseSchedule, Sampler, SamplingPlan, Spacing};
 use crate::{ConfigError, Result};
 
-/// Options of a diffusion stage; those of a decoder.
+/// Options of a decoder, or of another diffusion process.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DiffusionOptions {
     /// Number of sampling steps, from 1 to the number of training timesteps.
@@ -52,7 +52,7 @@ pub struct UpsamplerOptions {
     pub spacing: Option<Spacing>,
     /// Clipping of the estimates of the clean images.
     pub clip: Option<Clip>,
-    /// Tiles in which the network is evaluated; `None` evaluates the image in one piece.
+    /// Tiles of the evaluation; `None` evaluates the image in one piece.
     pub tiling: Option<Tiling>,
 }
 
@@ -65,7 +65,7 @@ pub struct DdimInversion<O> {
     pub evaluations: usize,
 }
 
-/// Tiles in which an upsampler's network is evaluated, so that the tile bounds the memory.
+/// Tiles of an upsampler's evaluation; the tile bounds the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiling {
     /// Side of a tile in pixels of the large image.

@@ -34,6 +34,9 @@ macro_rules! delegate {
             fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
                 (**self).encode(captions)
             }
+            fn count_tokens(&self, caption: &str) -> Result<usize> {
+                (**self).count_tokens(caption)
+            }
             fn embed_dim(&self) -> usize {
                 (**self).embed_dim()
             }

@@ -10,8 +10,16 @@ pub trait TextEncoder: Component + Debug + Send + Sync {
     /// Encodes a batch of captions; the empty caption serves as the unconditional side of guidance.
     ///
     /// # Errors
-    /// If a caption has more tokens than the context, with the caption and both numbers.
+    /// [`Error::CaptionTooLong`](crate::Error::CaptionTooLong) if a caption has more tokens than the context.
     fn encode(&self, captions: &[&str]) -> Result<TextCondition>;
+    /// Counts the tokens of a caption, start and end included. The default encodes the caption.
+    ///
+    /// # Errors
+    /// If the caption cannot be tokenized; for the default, as [`TextEncoder::encode`].
+    fn count_tokens(&self, caption: &str) -> Result<usize> {
+        let keep = self.encode(&[caption])?.mask.keep();
+        Ok(keep.int().sum().into_scalar::<i64>() as usize)
+    }
     /// Width D of the joint embedding space.
     fn embed_dim(&self) -> usize;
     /// Width W of the token encodings.

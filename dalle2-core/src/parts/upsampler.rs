@@ -10,8 +10,8 @@ use crate::{Error, Inpainting, Result, StepHook};
 
 /// P(x_high | x_low): samples larger images (DALL·E 2, section 2.1).
 pub trait Upsampler: Component + Debug + Send + Sync {
-    /// Enlarges images in [−1, 1] by the factor f = [`Upsampler::factor`]. With `keep`, the kept pixels of the result are
-    /// those of the given images at this size; an upsampler that cannot inpaint returns an error then.
+    /// Enlarges images in [−1, 1] by the factor f = [`Upsampler::factor`]. With `keep`, the unedited pixels of the result are
+    /// equal to the given images at this size; an upsampler that cannot inpaint returns an error then.
     ///
     /// # Shapes
     /// `low: [B, 3, H, W]` -> `[B, 3, H·f, W·f]`

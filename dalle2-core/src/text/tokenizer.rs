@@ -243,16 +243,14 @@ impl ClipTokenizer {
     /// before the padding, start and end included.
     ///
     /// # Errors
-    /// [`Error::Input`] for a caption that does not fit, naming its beginning, its length and the limit;
+    /// [`Error::CaptionTooLong`] for a caption with more tokens;
     /// [`Error::Config`] for a `context_length` below 2.
     pub fn encode_padded(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
         let ids = self.encode(caption)?;
         let len = ids.len() + 2;
         if len > context_length && context_length >= 2 {
-            let head = head(caption);
-            return Err(Error::Input(format!(
-                "the caption {head} takes {len} tokens with start and end, the limit is {context_length}: shorten it"
-            )));
+            let caption = caption.to_owned();
+            return Err(Error::CaptionTooLong { caption, tokens: len, limit: context_length });
         }
         self.frame(ids, context_length, pad)
     }

@@ -29,8 +29,9 @@ impl MaskShape {
 
     /// A mask of this shape, of `size` pixels along each side.
     pub fn mask(self, size: usize, rng: &mut impl Rng) -> Mask {
+        let side = size as u32;
         match self {
-            Self::All => Mask::edit_where(size, size, |_, _| true),
+            Self::All => Mask::edit_where(side, side, |_, _| true),
             Self::Rectangle => {
                 let mut span = || {
                     let length = ((size as f64 * rng.random_range(0.125..=0.75)) as usize).max(1);
@@ -38,7 +39,7 @@ impl MaskShape {
                     start..start + length
                 };
                 let (columns, rows) = (span(), span());
-                Mask::edit_where(size, size, |x, y| columns.contains(&x) && rows.contains(&y))
+                Mask::edit_where(side, side, |x, y| columns.contains(&(x as usize)) && rows.contains(&(y as usize)))
             }
             Self::Border => {
                 // Each side may move in by up to half of the image; at least one does.
@@ -48,7 +49,8 @@ impl MaskShape {
                     false => 0,
                 };
                 let [left, top, right, bottom] = [inset(0), inset(1), inset(2), inset(3)];
-                Mask::keep_where(size, size, |x, y| {
+                Mask::keep_where(side, side, |x, y| {
+                    let (x, y) = (x as usize, y as usize);
                     (left..size.saturating_sub(right)).contains(&x) && (top..size.saturating_sub(bottom)).contains(&y)
                 })
             }
@@ -72,8 +74,8 @@ fn strokes(size: usize, rng: &mut impl Rng) -> Mask {
             at = to;
         }
     }
-    Mask::edit_where(size, size, |x, y| {
-        let point = [x as f64 + 0.5, y as f64 + 0.5];
+    Mask::edit_where(size as u32, size as u32, |x, y| {
+        let point = [f64::from(x) + 0.5, f64::from(y) + 0.5];
         segments.iter().any(|(from, to, radius)| distance(point, *from, *to) <= *radius)
     })
 }

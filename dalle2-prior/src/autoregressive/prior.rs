@@ -16,10 +16,10 @@ use super::sampling::{Choice, uniform};
 use super::{AutoregressiveNetwork, AutoregressivePriorConfig, AutoregressiveState, EmbeddingQuantizer};
 use crate::caption::{CaptionForm, closest};
 
-/// A prior that draws image embeddings component by component (DALL·E 2, section 2.2).
+/// A prior that samples image embeddings component by component (DALL·E 2, section 2.2).
 ///
-/// The token of the dot product is drawn from the upper half of its distribution. Several candidates are drawn per
-/// caption and the one with the highest cosine of z_i and z_t is kept.
+/// The token of the dot product is sampled from the upper half of its distribution. Of several candidates per caption, the
+/// one with the highest cosine of z_i and z_t is returned.
 #[derive(Debug, Clone)]
 pub struct AutoregressivePrior {
     config: AutoregressivePriorConfig,
@@ -31,10 +31,10 @@ impl AutoregressivePrior {
     /// Class name in configuration files.
     pub const CLASS: &'static str = "Dalle2AutoregressivePrior";
 
-    /// Puts a network, its configuration and its quantizer together.
+    /// Creates a prior from a network, its configuration and its quantizer.
     ///
     /// # Errors
-    /// When the configuration is not valid or the quantizer is not the one it describes.
+    /// If the configuration is invalid or the quantizer is not the one it describes.
     pub fn new(
         config: AutoregressivePriorConfig,
         network: AutoregressiveNetwork,
@@ -55,15 +55,15 @@ impl AutoregressivePrior {
         &self.network
     }
 
-    /// What turns embeddings into tokens.
+    /// The quantizer of embeddings.
     pub fn quantizer(&self) -> &EmbeddingQuantizer {
         &self.quantizer
     }
 
-    /// Reads what [`save`](Component::save) wrote.
+    /// Loads the files of [`save`](Component::save).
     ///
     /// # Errors
-    /// When a file is missing or damaged, the configuration is not valid, or tensors or edges do not match it.
+    /// If a file is missing or damaged, the configuration is invalid, or tensors or edges do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let dir = dir.as_ref();
         let config: AutoregressivePriorConfig = store::read_config(dir, Self::CLASS)?;
@@ -123,7 +123,7 @@ impl AutoregressivePrior {
             let values: Vec<f32> =
                 guided.try_into_vec_as().map_err(|e| Error::Device(format!("reading logits back: {e}")))?;
             for (row, logits) in values.chunks_exact(config.buckets).enumerate() {
-                tokens[row * k + component] = choice.draw(logits, chance(row, 1 + component))?;
+                tokens[row * k + component] = choice.sample(logits, chance(row, 1 + component))?;
             }
             hook(StepEvent { step: component + 1, total: k, x_start: None })?;
             if component + 1 < k {

@@ -1,14 +1,14 @@
-//! Drawing one token from the logits of a distribution over buckets.
+//! Sampling one token from logits over buckets.
 
 use dalle2_core::{Error, Result};
 use statrs::distribution::{ContinuousCDF, Normal};
 
-/// How a token is drawn.
+/// The sampling of a token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
     /// Divides the logits; 0 takes the largest.
     pub temperature: f64,
-    /// The most probable tokens that together have this probability are drawn from, the others not.
+    /// Total probability of the most probable tokens that remain.
     pub top_p: f64,
 }
 
@@ -25,8 +25,8 @@ impl Choice {
     /// result by a small step.
     ///
     /// # Errors
-    /// When a logit is not finite.
-    pub fn draw(self, logits: &[f32], u: f64) -> Result<usize> {
+    /// If a logit is not finite.
+    pub fn sample(self, logits: &[f32], u: f64) -> Result<usize> {
         if let Some(i) = logits.iter().position(|v| !v.is_finite()) {
             let message = format!("the network gave the logit {} for bucket {i}: its weights are damaged", logits[i]);
             return Err(Error::Input(message));
@@ -39,7 +39,7 @@ impl Choice {
         let mut weights: Vec<f64> =
             logits.iter().map(|v| ((f64::from(*v) - largest) / self.temperature).exp()).collect();
         if self.top_p < 1.0 {
-            keep_most_probable(&mut weights, self.top_p);
+            truncate_to_nucleus(&mut weights, self.top_p);
         }
         let target = u * weights.iter().sum::<f64>();
         let mut sum = 0.0;
@@ -52,9 +52,9 @@ impl Choice {
     }
 }
 
-/// Sets to 0 all but the largest weights that together make up `share` of the sum (Holtzman et al. 2019, arXiv 1904.09751,
-/// section 3.1); at least one stays.
-fn keep_most_probable(weights: &mut [f64], share: f64) {
+/// Zeroes all but the largest weights that sum to `share` of the total (Holtzman et al. 2019, arXiv 1904.09751,
+/// section 3.1); at least one remains.
+fn truncate_to_nucleus(weights: &mut [f64], share: f64) {
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
     let target = share * weights.iter().sum::<f64>();
@@ -80,7 +80,7 @@ mod tests {
         const N: usize = 10_000;
         let mut counts = vec![0usize; logits.len()];
         for i in 0..N {
-            counts[choice.draw(logits, (i as f64 + 0.5) / N as f64).unwrap()] += 1;
+            counts[choice.sample(logits, (i as f64 + 0.5) / N as f64).unwrap()] += 1;
         }
         counts.into_iter().map(|count| count as f64 / N as f64).collect()
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_as_often_as_their_probability_says() {
+    fn tokens_occur_with_their_probabilities() {
         let logits = logits(&[0.1, 0.5, 0.15, 0.25]);
         let choice = Choice { temperature: 1.0, top_p: 1.0 };
         assert_shares(&shares(choice, &logits), &[0.1, 0.5, 0.15, 0.25]);
@@ -108,14 +108,14 @@ mod tests {
         assert!((uniform(1.959_964) - 0.975).abs() < 1e-7 && (uniform(-1.0) - 0.158_655_254).abs() < 1e-7);
         assert!(uniform(40.0) < 1.0 && uniform(-40.0) >= 0.0);
         let choice = Choice { temperature: 1.0, top_p: 1.0 };
-        assert_eq!(choice.draw(&[0.0, 0.0, f32::MIN], uniform(40.0)).unwrap(), 1);
-        assert_eq!(choice.draw(&[f32::MIN, 0.0, 0.0], uniform(-40.0)).unwrap(), 1);
+        assert_eq!(choice.sample(&[0.0, 0.0, f32::MIN], uniform(40.0)).unwrap(), 1);
+        assert_eq!(choice.sample(&[f32::MIN, 0.0, 0.0], uniform(-40.0)).unwrap(), 1);
     }
 
     #[test]
     fn damaged_logits_are_refused() {
         let choice = Choice { temperature: 1.0, top_p: 1.0 };
-        let message = choice.draw(&[0.0, f32::NAN], 0.5).unwrap_err().to_string();
+        let message = choice.sample(&[0.0, f32::NAN], 0.5).unwrap_err().to_string();
         assert!(message.contains("bucket 1"), "{message}");
     }
 }

@@ -20,16 +20,16 @@ use super::{DiffusionPriorConfig, PriorNetwork};
 use crate::caption::{CaptionForm, closest};
 use crate::import::{self, PriorFiles};
 
-/// A prior that draws image embeddings by diffusion (DALL·E 2, section 2.2).
+/// A prior that samples image embeddings by diffusion (DALL·E 2, section 2.2).
 ///
-/// The network predicts the clean embedding in the space of [`DiffusionPriorConfig::image_scale`]. Several candidates
-/// are drawn per caption and the one with the highest cosine of z_i and z_t is kept.
+/// The network predicts the clean embedding in the space of [`DiffusionPriorConfig::image_scale`]. Of several candidates per
+/// caption, the one with the highest cosine of z_i and z_t is returned.
 #[derive(Debug, Clone)]
 pub struct DiffusionPrior {
     config: DiffusionPriorConfig,
     network: Network<PriorNetwork>,
     schedule: NoiseSchedule,
-    /// The configuration files of diffusers that it was read from, to be written again as they were.
+    /// The configuration files of diffusers that it was loaded from, to be written back unchanged.
     files: Option<PriorFiles>,
 }
 
@@ -46,15 +46,15 @@ impl DiffusionPrior {
     /// Class name in configuration files.
     pub const CLASS: &'static str = "Dalle2DiffusionPrior";
 
-    /// Puts a network and its configuration together.
+    /// Creates a prior from a network and its configuration.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// If the configuration is invalid.
     pub fn new(config: DiffusionPriorConfig, network: PriorNetwork) -> Result<Self> {
-        Self::hold(config, network.valid().into())
+        Self::from_network(config, network.valid().into())
     }
 
-    fn hold(config: DiffusionPriorConfig, network: Network<PriorNetwork>) -> Result<Self> {
+    fn from_network(config: DiffusionPriorConfig, network: Network<PriorNetwork>) -> Result<Self> {
         config.validate()?;
         let schedule = config.noise_schedule()?;
         Ok(Self { config, network, schedule, files: None })
@@ -65,18 +65,18 @@ impl DiffusionPrior {
         &self.config
     }
 
-    /// The network; one that is not resident is read from disk.
+    /// The network, loaded from disk if it is not resident.
     ///
     /// # Errors
-    /// When reading fails.
+    /// If reading fails.
     pub fn network(&self) -> Result<PriorNetwork> {
         self.network.get()
     }
 
-    /// Reads what [`save`](Component::save) wrote.
+    /// Loads the files of [`save`](Component::save).
     ///
     /// # Errors
-    /// When a file is missing or damaged, the configuration is not valid, or the tensors do not match it.
+    /// If a file is missing or damaged, the configuration is invalid, or the tensors do not match it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load_with(dir, &LoadOptions::new(device))
     }
@@ -84,26 +84,26 @@ impl DiffusionPrior {
     /// As [`load`](Self::load), with options.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and when the device cannot do what the options ask for.
+    /// As [`load`](Self::load), and if the device does not support the options.
     pub fn load_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let config: DiffusionPriorConfig = store::read_config(dir, Self::CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
         let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
-        Self::hold(config, network)
+        Self::from_network(config, network)
     }
 
     /// Reads the folders `prior` and `prior_scheduler` of a diffusers unCLIP pipeline.
     ///
     /// # Errors
-    /// When a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
+    /// If a file is missing or damaged, holds a setting that this library cannot express, or the tensors do not match
     /// the configuration.
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_prior(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
         let network = options.hold(move |reading| import::load_prior(reading, build.init(&device)?, &build, &root))?;
-        Ok(Self { files: Some(files), ..Self::hold(config, network)? })
+        Ok(Self { files: Some(files), ..Self::from_network(config, network)? })
     }
 
     /// Measures the variance of DDPM's steps that is best for some pairs of the training data, and samples with it from now
@@ -114,7 +114,7 @@ impl DiffusionPrior {
     /// - image: `[B, D]`, their image embeddings in CLIP's space
     ///
     /// # Errors
-    /// When the captions or embeddings do not fit the prior, `timesteps` is 0 or above the number of the schedule, or the
+    /// If the captions or embeddings do not fit the prior, `timesteps` is 0 or above the number of the schedule, or the
     /// noise source fails.
     pub fn with_measured_variance(
         mut self,

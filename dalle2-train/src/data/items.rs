@@ -151,7 +151,7 @@ pub(super) fn reason(error: &Error) -> String {
     match error {
         Error::Io { source, .. } => source.to_string(),
         Error::Image { source, .. } => source.to_string(),
-        Error::Format { message, .. } => message.clone(),
+        Error::Format { message, .. } | Error::ImageFile { message, .. } => message.clone(),
         other => other.to_string(),
     }
 }

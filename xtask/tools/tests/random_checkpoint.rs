@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use dalle2::core::store::Weights;
+use dalle2::base::store::Weights;
 use dalle2::{Device, GenerateRequest, LoadOptions, Pipeline, Residency};
 use dalle2_tools::random_checkpoint::{Sizes, write};
 

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 use burn::prelude::*;
-use dalle2::core::TextEncoder;
-use dalle2::core::image::to_tensor;
-use dalle2::core::nn::{Transformer, causal_mask, conv2d, layer_norm};
-use dalle2::core::text::{ClipTokenizer, PadWith};
+use dalle2::base::TextEncoder;
+use dalle2::base::image::to_tensor;
+use dalle2::base::nn::{Transformer, causal_mask, conv2d, layer_norm};
+use dalle2::base::text::{ClipTokenizer, PadWith};
 
 use super::{Comparison, Fixture};
 

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use burn::prelude::*;
-use dalle2::core::image::resize_bicubic;
-use dalle2::core::{TextCondition, TokenMask};
+use dalle2::base::image::resize_bicubic;
+use dalle2::base::{TextCondition, TokenMask};
 
 use super::{Comparison, Fixture};
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use burn::prelude::*;
-use dalle2::core::diffusion::{RecordedNoise, SamplerOptions, SamplingPlan, guide_halves, sample};
-use dalle2::core::image::{from_tensor, resize_bicubic, to_tensor};
-use dalle2::core::{
+use dalle2::base::diffusion::{RecordedNoise, SamplerOptions, SamplingPlan, guide_halves, sample};
+use dalle2::base::image::{from_tensor, resize_bicubic, to_tensor};
+use dalle2::base::{
     Captions, Decoder, DiffusionOptions, ImageEncoder, Prior, PriorOptions, StepEvent, TextCondition, TextEncoder,
     Upsampler, UpsamplerOptions,
 };

@@ -69,7 +69,7 @@ struct Comparison {
 /// When a component or a recording cannot be read, or the name of a recording is unknown.
 pub fn compare(dir: &Path, device: &Device, tolerance: f64) -> Result<Vec<Row>> {
     let manifest = dir.join("manifest.json");
-    let manifest: Manifest = dalle2::core::store::read_json(&manifest)?;
+    let manifest: Manifest = dalle2::base::store::read_json(&manifest)?;
     let options = LoadOptions::new(device);
     let (pipeline, variation) = (dir.join("pipeline"), dir.join("image_variation"));
     let parts = Parts {

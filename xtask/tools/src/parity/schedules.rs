@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use burn::prelude::*;
-use dalle2::core::diffusion::{
+use dalle2::base::diffusion::{
     NoiseSchedule, Prediction, RecordedNoise, SamplerOptions, SamplingPlan, VarianceType, sample,
 };
 

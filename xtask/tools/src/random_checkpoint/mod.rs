@@ -11,8 +11,8 @@ use std::path::Path;
 
 use dalle2::FloatType;
 use dalle2::Result;
-use dalle2::core::store::{WeightsWriter, write_json};
-use dalle2::core::text::ClipTokenizer;
+use dalle2::base::store::{WeightsWriter, write_json};
+use dalle2::base::text::ClipTokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
