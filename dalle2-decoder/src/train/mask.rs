@@ -106,14 +106,14 @@ mod tests {
             assert_eq!(MaskShape::All.mask(16, &mut rng).edited_share(), 1.0);
 
             let rectangle = MaskShape::Rectangle.mask(16, &mut rng);
-            let edited: Vec<(usize, usize)> =
+            let edited: Vec<(u32, u32)> =
                 (0..256).map(|i| (i % 16, i / 16)).filter(|(x, y)| rectangle.edits(*x, *y)).collect();
-            let bounds = |f: fn(&(usize, usize)) -> usize| {
-                let values: Vec<usize> = edited.iter().map(f).collect();
+            let bounds = |f: fn(&(u32, u32)) -> u32| {
+                let values: Vec<u32> = edited.iter().map(f).collect();
                 values.iter().max().unwrap() - values.iter().min().unwrap() + 1
             };
             let (w, h) = (bounds(|p| p.0), bounds(|p| p.1));
-            assert_eq!(w * h, edited.len(), "a rectangle fills its bounds");
+            assert_eq!((w * h) as usize, edited.len(), "a rectangle fills its bounds");
             assert!((2..=12).contains(&w) && (2..=12).contains(&h), "{w} × {h}");
 
             let border = MaskShape::Border.mask(16, &mut rng);
