@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use dalle2::{GenerateRequest, Pipeline};
 
-/// Runs that are measured, after one that is not.
+/// Measured runs, after one warm-up run.
 const RUNS: u64 = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,12 +39,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     match peak_memory() {
         Some(mib) => println!("{:16} {mib:8.0} MiB", "peak memory"),
-        None => println!("{:16} not known on this system", "peak memory"),
+        None => println!("{:16} not available on this system", "peak memory"),
     }
     Ok(())
 }
 
-/// Largest resident size of this process so far in MiB, as Linux counts it.
+/// Returns the peak resident size of this process in MiB (Linux).
 fn peak_memory() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,12 +1,10 @@
-//! Images per second that the loader reads, decodes and resizes to 64 px, against those that a decoder of the preset
-//! `small` trains on.
+//! Images per second of the data loader (read, decode, resize to 64 px) and of training the decoder preset `small`.
 //!
 //! ```text
 //! cargo bench --bench loader
 //! ```
 //!
-//! The shards are made for the run. The time of the network is that of a forward and a backward pass without the optimizer,
-//! with fresh weights, which it does not depend on.
+//! The shards are generated for the run. The network's time is a forward and a backward pass without the optimizer.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 #[path = "../dalle2-cli/src/webdataset.rs"]
@@ -26,15 +24,15 @@ use dalle2_train::TrainTask;
 use dalle2_train::data::{DataSpec, Decoders, Mixture};
 use webdataset::{Recipe, write_webdataset};
 
-/// Side of the images that the decoder trains on.
+/// Side of the decoder's images.
 const SIDE: usize = 64;
 /// Samples in the shards.
 const SAMPLES: usize = 1024;
-/// Images in a batch of the loader, and of the network.
+/// Batch size of the loader and of the network.
 const BATCHES: [usize; 2] = [64, 4];
-/// Steps of the network that are measured, after one that is not.
+/// Measured steps of the network, after one warm-up step.
 const STEPS: usize = 3;
-/// Widths of CLIP ViT-L/14 and its tokens.
+/// Embedding width, token width and number of tokens of CLIP ViT-L/14.
 const CLIP: [usize; 3] = [768, 768, 77];
 
 fn main() -> Result<()> {
@@ -52,11 +50,11 @@ fn main() -> Result<()> {
     }
     let speed = network(&device)?;
     println!("{:44} {speed:12.3}", format!("decoder `small`, batches of {}", BATCHES[1]));
-    println!("{:44} {:12.0}", "the slowest loader is so many times as fast", slowest / speed);
+    println!("{:44} {:12.0}", "slowest loader / decoder", slowest / speed);
     Ok(())
 }
 
-/// Images per second over one epoch in training order.
+/// Returns the images per second over one epoch in training order.
 fn loader(side: u32, compressed: bool, threads: usize, device: &Device) -> Result<f64> {
     let dir = tempfile::tempdir()?;
     let recipe = Recipe { samples: SAMPLES, shard_size: 256, side, broken_every: 0, compressed, seed: 0 };
@@ -74,7 +72,7 @@ fn loader(side: u32, compressed: bool, threads: usize, device: &Device) -> Resul
     Ok(SAMPLES as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Images per second of a training step.
+/// Returns the images per second of a training step.
 fn network(device: &Device) -> Result<f64> {
     let config = DecoderConfig::small(CLIP[0], CLIP[1]);
     let device = device.clone().autodiff();

@@ -1,14 +1,14 @@
-//! The operations in which the networks spend their time, at shapes of the Karlo-size networks and of the bundled one.
+//! The most expensive operations of the networks, at shapes of the Karlo-size networks and of the bundled one.
 //!
 //! ```text
 //! cargo bench --bench operations
 //! cargo bench --bench operations -- conv3x3
-//! cargo xtask peer operations --python PYTHON      # beside PyTorch, see benches/peer/README.md
+//! cargo xtask peer operations --python PYTHON      # compared with PyTorch, see benches/peer/README.md
 //! ```
 //!
-//! Names are `operation/shape`, as in `benches/peer/operations.py`, which measures the same ones in the same way. Weights
-//! are noise; the time does not depend on them. A name that begins with `train_` is a forward and a backward pass, one with
-//! `bf16_` has its weights in bf16, and in PyTorch the rest too.
+//! Names are `operation/shape`, as in `benches/peer/operations.py`, which measures the same operations. Weights are noise;
+//! the time does not depend on them. The prefix `train_` marks a forward and a backward pass. The prefix `bf16_` marks
+//! weights in bf16; PyTorch uses bf16 for inputs and results too.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::collections::BTreeMap;
@@ -22,12 +22,12 @@ use burn::tensor::{Distribution, FloatDType};
 use clap::Parser;
 use dalle2::base::nn;
 
-/// Seconds of runs that are not measured, of those that are, and the samples that these are put into.
+/// Seconds of warm-up, seconds of measurement, and number of samples.
 const WARM_UP: f64 = 0.3;
 const MEASURE: f64 = 1.0;
 const SAMPLES: usize = 10;
 
-/// Channels and side of square feature maps with batch 1: the decoder at 64 px and the upsampler at 256 px of Karlo's size.
+/// Channels and side of square feature maps, batch 1: Karlo's decoder at 64 px and its upsampler at 256 px.
 const MAPS: [[usize; 2]; 8] =
     [[320, 64], [640, 32], [960, 16], [1280, 8], [320, 256], [640, 128], [960, 64], [1280, 32]];
 /// The bundled decoder with a batch of 16.
@@ -37,7 +37,7 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
 }
 
-/// One result, waited for.
+/// Waits for a result.
 fn run<const D: usize>(result: Tensor<D>) {
     black_box(result.into_data());
 }
@@ -50,7 +50,7 @@ fn convolution(channels: usize, kernel: usize) -> Conv2d {
 /// Measure single operations.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Only operations whose names begin so
+    /// Prefixes of the operations to measure
     names: Vec<String>,
     /// Prints all medians as one JSON object, in seconds
     #[arg(long)]
@@ -67,7 +67,7 @@ struct Medians {
 }
 
 impl Medians {
-    /// Measures what the command asks for: the median over samples, each of as many runs as fit into its share of the time.
+    /// Measures an operation if it is selected: the median over samples, each of several runs.
     fn add(&mut self, operation: &str, shape: &[usize], mut f: impl FnMut()) {
         let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
         let name = format!("{operation}/{}", shape.join("x"));
@@ -167,7 +167,7 @@ fn training(medians: &mut Medians) {
 fn main() {
     dalle2::keep_memory();
     let mut medians = Medians { cli: Cli::parse(), seconds: BTreeMap::new() };
-    // As in a step of a sampler or of the trainer.
+    // Samplers and the trainer also run on the pool.
     dalle2::base::on_pool(&Device::flex(), || {
         for part in [maps, rows, training] {
             part(&mut medians);

@@ -216,7 +216,7 @@ fn peak_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes << 10)
 }
 
-/// Resets the peak resident memory; without permission it remains that of the run.
+/// Resets the peak resident memory, if the process may do so.
 fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -1,10 +1,10 @@
-//! Seconds that a prior of the preset `small` takes for a batch of four captions.
+//! Seconds of a prior of the preset `small` for a batch of four captions.
 //!
 //! ```text
 //! cargo bench --bench priors
 //! ```
 //!
-//! Weights are fresh: the time does not depend on them. Captions and embeddings have the sizes of the bundled CLIP.
+//! Weights are random; the time does not depend on them. Captions and embeddings have the sizes of the bundled CLIP.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::time::Instant;
@@ -20,9 +20,9 @@ use dalle2::{Device, Result};
 
 /// Captions in a batch.
 const BATCH: usize = 4;
-/// Runs that are measured, after one that is not.
+/// Measured runs, after one warm-up run.
 const RUNS: usize = 7;
-/// Widths of embedding and token encodings, and caption tokens.
+/// Embedding width, token width and number of caption tokens.
 const SIZES: [usize; 3] = [128, 128, 32];
 
 fn main() -> Result<()> {
@@ -56,7 +56,7 @@ fn text(batch: usize, device: &Device) -> TextCondition {
     }
 }
 
-/// Prints the seconds with one candidate and with two, guided.
+/// Prints the seconds with one and with two candidates, with guidance.
 fn report(name: &str, prior: &dyn Prior, options: PriorOptions, device: &Device) -> Result<()> {
     let (text, null) = (text(BATCH, device), text(1, device));
     let mut medians = Vec::new();

@@ -1,5 +1,6 @@
-//! Whether memory stays flat: the resident size of the process over 2,000 steps of training a small decoder and over 200
-//! generations with the bundled model, after a warm-up. Fails if it grows by more than 2 %.
+//! Checks for memory growth over 2,000 training steps of a small decoder and 200 generations with the bundled model.
+//!
+//! Fails if the resident size grows by more than 2 % after the warm-up.
 //!
 //! ```text
 //! cargo bench --bench soak
@@ -14,21 +15,21 @@ use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
 use dalle2::{GenerateRequest, Pipeline};
 use dalle2_train::{BatchSource, DisplayMode, RunOptions, TrainConfig, Trainer, materialize, read_metrics, step_rng};
 
-/// Steps and generations that are looked at, and those before, in which the allocator finds its size.
+/// Measured steps and generations, and the warm-up before each.
 const STEPS: u64 = 2000;
 const WARM_UP_STEPS: u64 = 600;
 const GENERATIONS: u64 = 200;
 const WARM_UP_GENERATIONS: u64 = 20;
-/// Points of a curve that are printed.
+/// Number of printed points per curve.
 const PRINTED: usize = 10;
-/// Most that the last tenth may be above the first.
+/// Maximum relative growth from the first tenth to the last.
 const GROWTH: f64 = 0.02;
-/// Width of embeddings and of tokens.
+/// Width of embeddings and tokens.
 const WIDTH: usize = 64;
 /// Tokens of a caption.
 const TOKENS: usize = 8;
 
-/// Random images with random conditions, others in every step.
+/// Random images with random conditions, different in every step.
 struct Random {
     config: DecoderConfig,
 }
@@ -83,7 +84,7 @@ fn generations() -> Result<Vec<f64>, Box<dyn std::error::Error>> {
     Ok(memory.into_iter().skip(WARM_UP_GENERATIONS as usize).collect())
 }
 
-/// Prints a curve and gives the share by which it grew.
+/// Prints a curve and returns its relative growth.
 fn show(name: &str, unit: &str, memory: &[f64]) -> f64 {
     let tenth = memory.len() / PRINTED;
     let means: Vec<f64> = memory.chunks_exact(tenth).map(|part| part.iter().sum::<f64>() / tenth as f64).collect();
@@ -100,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     dalle2::keep_memory();
     let (training, generations) = (training()?, generations()?);
     if training.is_empty() || generations.is_empty() {
-        println!("this system does not tell how much memory a process occupies");
+        println!("the resident size of a process is not available on this system");
         return Ok(());
     }
     let growth = [show("training", "steps", &training), show("generating", "images", &generations)];

@@ -1,14 +1,14 @@
-//! Seconds of one training step of every part: forward and backward pass, loss and AdamW's update, in f32.
+//! Seconds of one training step of each part: forward pass, loss, backward pass and AdamW's update, in f32.
 //!
 //! ```text
 //! cargo bench --bench training
 //! cargo bench --bench training -- decoder clip
-//! cargo xtask peer training --python PYTHON      # beside PyTorch, see benches/peer/README.md
+//! cargo xtask peer training --python PYTHON      # compared with PyTorch, see benches/peer/README.md
 //! ```
 //!
-//! Weights and batches are noise from fixed seeds; batches and widths are those with which the bundled model was
-//! trained. `--export DIR` writes the weights and the batches of `decoder` and `clip` as diffusers and transformers read
-//! them, for `benches/peer/training.py`, which takes the same steps. The losses of the first steps show that it does.
+//! Weights and batches are noise from fixed seeds. Batch sizes and widths match the bundled model's training.
+//! `--export DIR` writes weights and batches of `decoder` and `clip` in the layout of diffusers and transformers, for
+//! `benches/peer/training.py`. Equal losses in the first steps show that both sides compute the same steps.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
 mod parts;
@@ -23,18 +23,18 @@ use dalle2::base::on_pool;
 use dalle2_train::{TrainConfig, TrainTask, optimizer};
 use serde_json::{Map, Value, json};
 
-/// Steps that are not measured; their losses are reported.
+/// Warm-up steps; their losses are reported.
 const WARM_UP: usize = 4;
-/// Steps are measured for this many seconds, and at least so many of them.
+/// Minimum seconds and minimum number of measured steps.
 const MEASURE: f64 = 8.0;
-const LEAST: usize = 5;
+const MIN_STEPS: usize = 5;
 
 /// Measure training steps.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Only these parts: decoder, clip, prior, autoregressive-prior, upsampler
+    /// Parts to measure: decoder, clip, prior, autoregressive-prior, upsampler
     names: Vec<String>,
-    /// Writes weights and batches of the parts that PyTorch is compared with, and measures nothing
+    /// Writes weights and batches for the comparison with PyTorch, without measuring
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,
     /// Prints the results as one JSON object
@@ -45,7 +45,7 @@ struct Cli {
     bench: bool,
 }
 
-/// Results by the name of the part.
+/// Results by name of the part.
 struct Report {
     cli: Cli,
     parts: Map<String, Value>,
@@ -53,10 +53,10 @@ struct Report {
 
 impl Report {
     fn wants(&self, name: &str) -> bool {
-        self.cli.names.is_empty() || self.cli.names.iter().any(|wanted| wanted == name)
+        self.cli.names.is_empty() || self.cli.names.iter().any(|selected| selected == name)
     }
 
-    /// Trains `task` on one batch again and again.
+    /// Trains `task` repeatedly on one batch.
     fn measure<M>(&mut self, name: &str, task: M, batch: M::Batch, size: usize)
     where
         M: TrainTask,
@@ -67,7 +67,7 @@ impl Report {
         let mut optimizer = optimizer(&config, &task);
         let (mut task, mut losses, mut seconds) = (Some(task), Vec::new(), Vec::new());
         let mut measured = 0.0;
-        while seconds.len() < LEAST || measured < MEASURE {
+        while seconds.len() < MIN_STEPS || measured < MEASURE {
             let Some(now) = task.take() else { break };
             let start = Instant::now();
             let batch = batch.clone();
@@ -96,8 +96,8 @@ impl Report {
                 1.0 / median
             );
         }
-        let found = json!({"seconds": median, "batch": size, "parameters": parameters, "losses": losses});
-        self.parts.insert(name.into(), found);
+        let result = json!({"seconds": median, "batch": size, "parameters": parameters, "losses": losses});
+        self.parts.insert(name.into(), result);
     }
 }
 

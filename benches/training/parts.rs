@@ -1,4 +1,4 @@
-//! The parts and their batches, random but the same in every process.
+//! The parts and their batches, from fixed seeds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,23 +19,23 @@ use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQu
 use dalle2_train::{materialize, step_rng};
 use rand::RngExt;
 
-/// Images in a batch of decoder, upsampler and CLIP.
+/// Batch size of decoder, upsampler and CLIP.
 pub const BATCH: usize = 16;
-/// Pairs in a batch of a prior.
+/// Batch size of the priors.
 pub const PRIOR_BATCH: usize = 64;
-/// Width of embeddings and tokens, and tokens of a caption, of the bundled CLIP.
+/// Width of embeddings and tokens, and number of caption tokens, of the bundled CLIP.
 const WIDTH: usize = 128;
 const TOKENS: usize = 32;
-/// The first of the special tokens, which no caption has inside.
+/// Start and end of text: the special tokens come after all others.
 const START: u32 = 49406;
 const END: u32 = 49407;
 /// Seeds of weights and batches.
 const WEIGHTS: u64 = 1;
 const BATCHES: u64 = 2;
 
-/// The bundled decoder in the form that diffusers has: what its stem makes of 32 × 32 pixels is 16 × 16, so images of
-/// that size without a stem give it the same feature maps. The captions' embeddings are added to the timestep, as
-/// diffusers always does, and the losses are those of ε.
+/// Returns the bundled decoder in a form that diffusers can express. Images of 16 × 16 pixels without the patch stem give
+/// the same feature maps as 32 × 32 with it. Caption embeddings are added to the timestep embedding, and the network
+/// predicts ε.
 fn decoder_config() -> DecoderConfig {
     let mut config = DecoderConfig::emoji(WIDTH, WIDTH);
     config.image_size /= config.unet.patch;
@@ -52,7 +52,7 @@ fn normal<const D: usize>(stream: u64, shape: [usize; D], device: &Device) -> Te
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// `count` captions of different lengths.
+/// Returns `count` captions of different lengths.
 fn captions(stream: u64, count: usize, device: &Device) -> TextCondition {
     let mut rng = step_rng(BATCHES, stream, 1);
     let lengths: Vec<usize> = (0..count).map(|_| rng.random_range(3..=TOKENS)).collect();
@@ -80,7 +80,7 @@ pub fn decoder(device: &Device) -> Result<(DecoderTask, DecoderBatch)> {
     Ok((task, batch))
 }
 
-/// The preset `small`, with captions of all lengths up to the whole context.
+/// The preset `small`, with captions of every length up to the context length.
 pub fn clip(device: &Device) -> Result<(ClipTask, ClipBatch)> {
     let config = ClipConfig::small();
     let task = ClipTask::new(&config, &ClipTaskOptions::default(), device)?;
@@ -129,7 +129,7 @@ pub fn autoregressive_prior(device: &Device) -> Result<(AutoregressiveTask, Auto
     Ok((task, batch))
 }
 
-/// The bundled upsampler, on quarters of the sides of its images.
+/// The bundled upsampler.
 pub fn upsampler(device: &Device) -> Result<(UpsamplerTask, UpsamplerBatch)> {
     let config = UpsamplerConfig::emoji();
     let task = UpsamplerTask::new(&config, device)?;
@@ -158,7 +158,7 @@ pub fn export_decoder(dir: &Path, device: &Device) -> Result<()> {
     file.write(&dir.join("decoder_batch.safetensors"))
 }
 
-/// Writes CLIP as transformers reads it into the folder `clip`, and its batch as `clip_batch.safetensors`.
+/// Writes CLIP in the layout of transformers into the folder `clip`, and its batch as `clip_batch.safetensors`.
 pub fn export_clip(dir: &Path, device: &Device) -> Result<()> {
     let (task, batch) = clip(device)?;
     let folder = dir.join("clip");
@@ -171,7 +171,7 @@ pub fn export_clip(dir: &Path, device: &Device) -> Result<()> {
     file.write(&dir.join("clip_batch.safetensors"))
 }
 
-/// Tensors on their way to a file.
+/// Tensors to be written to a file.
 #[derive(Default)]
 struct Batch(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 

@@ -63,10 +63,37 @@ fn files(name: &str) -> Result<Vec<String>> {
     Ok(String::from_utf8(output)?.lines().map(|line| line.replace('\\', "/")).collect())
 }
 
+/// A published library of the workspace.
+#[derive(Debug)]
+pub struct Library {
+    pub name: String,
+    /// The root file of its source.
+    pub source: PathBuf,
+}
+
+/// Returns the libraries that are published.
+pub fn libraries() -> Result<Vec<Library>> {
+    let metadata = metadata()?;
+    let mut libraries = Vec::new();
+    for Published { name, .. } in published(&metadata)? {
+        let package = metadata["packages"].as_array().into_iter().flatten().find(|package| package["name"] == name[..]);
+        let mut targets = package.and_then(|package| package["targets"].as_array()).into_iter().flatten();
+        let library =
+            targets.find(|target| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"lib".into())));
+        if let Some(source) = library.and_then(|target| target["src_path"].as_str()) {
+            libraries.push(Library { name, source: source.into() });
+        }
+    }
+    Ok(libraries)
+}
+
+fn metadata() -> Result<Value> {
+    Ok(serde_json::from_slice(&output(cargo(&["metadata", "--format-version", "1", "--no-deps"]))?)?)
+}
+
 /// Returns the published crates and the target directory.
 fn workspace() -> Result<(Vec<Published>, PathBuf)> {
-    let output = output(cargo(&["metadata", "--format-version", "1", "--no-deps"]))?;
-    let metadata: Value = serde_json::from_slice(&output)?;
+    let metadata = metadata()?;
     let target = metadata["target_directory"].as_str().context("cargo metadata lacks target_directory")?;
     Ok((published(&metadata)?, Path::new(target).to_path_buf()))
 }

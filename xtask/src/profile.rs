@@ -1,7 +1,7 @@
-//! `cargo xtask profile`: which operations a generation spends its time in, stage by stage.
+//! `cargo xtask profile`: the share of each operation in a generation's time, by stage.
 //!
-//! `benches/pipeline.rs` runs on one thread under `perf`, which notes the stack many times a second; a sample counts for the
-//! innermost operation of `dalle2_core::nn` on it, and for the stage below.
+//! `benches/pipeline.rs` runs on one thread under `perf`, which samples the call stack. A sample counts for the innermost
+//! operation of `dalle2_kernels` on its stack and for the stage that called it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,24 +14,24 @@ use clap::Args;
 use crate::command::{line, root, run};
 use crate::program::Program;
 
-/// Bytes of the stack that perf keeps of each sample: the most that it can.
+/// Bytes of stack per sample, perf's maximum.
 const STACK: usize = 65528;
-/// What operations are known by; a sample that has several belongs to the innermost frame's.
+/// Parts of symbol names and the operation they belong to; the innermost frame decides.
 const OPERATIONS: [(&str, &str); 11] = [
-    ("dalle2_core::nn::conv::", "convolutions"),
-    ("dalle2_core::nn::linear::", "linear"),
-    ("dalle2_core::nn::attention::", "attention"),
-    ("dalle2_core::nn::norm::", "norms"),
-    ("dalle2_core::nn::activation::", "activations"),
-    ("dalle2_core::nn::axes::", "copies"),
-    ("dalle2_core::nn::resample::", "resampling"),
+    ("dalle2_kernels::conv::", "convolutions"),
+    ("dalle2_kernels::linear::", "linear"),
+    ("dalle2_kernels::attention::", "attention"),
+    ("dalle2_kernels::norm::", "norms"),
+    ("dalle2_kernels::activation::", "activations"),
+    ("dalle2_kernels::axes::", "copies"),
+    ("dalle2_kernels::resample::", "resampling"),
     ("burn_flex::ops::pool::", "resampling"),
     ("burn_flex::ops::interpolate", "resampling"),
     ("dalle2_core::store::", "reading weights"),
     ("dalle2_core::text::", "tokenizer"),
 ];
 const REST: &str = "rest";
-/// What stages are known by, and their order in the table.
+/// Parts of symbol names and the stage they belong to, in the table's order.
 const STAGES: [(&str, &str); 4] = [
     ("dalle2_clip::", "text encoder"),
     ("dalle2_prior::", "prior"),
@@ -45,10 +45,10 @@ pub struct Profile {
     /// Pipeline directory
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     model: PathBuf,
-    /// Sampling steps of every stage; the model's if not given
+    /// Sampling steps of every stage [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Samples a second: each takes 64 KiB on disk while this runs
+    /// Samples per second; each takes 64 KiB on disk during the run
     #[arg(long, value_name = "HZ", default_value_t = 199)]
     frequency: usize,
 }
@@ -67,7 +67,7 @@ pub fn run_all(profile: &Profile) -> Result<()> {
     if shares.0.is_empty() {
         bail!("perf recorded no samples: the run was too short for --frequency {}", profile.frequency);
     }
-    println!("\n{shares}\nShare of a stage's samples on one thread, {} samples a second.", profile.frequency);
+    println!("\n{shares}\nShare of a stage's samples on one thread, {} samples per second.", profile.frequency);
     Ok(())
 }
 
@@ -84,7 +84,7 @@ fn record(profile: &Profile, bench: &Program, data: &std::path::Path) -> Result<
     run(command).context("perf is needed: `linux-perf` or `linux-tools` in most distributions")
 }
 
-/// The stack of every sample, as perf prints them.
+/// Returns the call stacks that perf prints.
 fn stacks(data: &std::path::Path) -> Result<String> {
     let mut command = Command::new("perf");
     command.args(["script", "--no-inline", "--fields", "ip,sym", "--input"]).arg(data).stderr(Stdio::null());
@@ -101,7 +101,7 @@ fn stacks(data: &std::path::Path) -> Result<String> {
 struct Shares(BTreeMap<&'static str, BTreeMap<&'static str, usize>>);
 
 impl Shares {
-    /// Counts stacks, which are separated by empty lines and begin with the innermost frame.
+    /// Counts stacks that are separated by empty lines and start with the innermost frame.
     fn count(stacks: &str) -> Self {
         let mut shares = Self::default();
         for stack in stacks.split("\n\n") {
@@ -149,18 +149,18 @@ mod tests {
     fn a_sample_counts_for_its_innermost_operation_and_its_stage() {
         let stacks = "
           12 gemm_f32::microkernel
-          34 dalle2_core::nn::linear::linear
-          56 dalle2_core::nn::attention::attention
+          34 dalle2_kernels::linear::linear
+          56 dalle2_kernels::attention::attention
           78 dalle2_prior::diffusion::prior::DiffusionPrior::sample
           90 pipeline::main
 
           12 gemm_f32::microkernel
-          34 dalle2_core::nn::conv::conv2d
+          34 dalle2_kernels::conv::conv2d
           56 dalle2_decoder::unet::model::UNet::forward
           78 dalle2_decoder::upsampler::DiffusionUpsampler::run
 
           12 memmove
-          34 dalle2_core::nn::axes::concat
+          34 dalle2_kernels::axes::concat
           56 dalle2_decoder::unet::model::UNet::forward
           78 dalle2_decoder::upsampler::DiffusionUpsampler::run
 

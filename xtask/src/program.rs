@@ -1,4 +1,4 @@
-//! Programs of this workspace, built by cargo and then run without it.
+//! Programs of this workspace that are built by cargo and run without it.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::command::{cargo, line, root};
 
-/// A program that is built once, so that no measurement waits for cargo.
+/// A program that is built before measurements start.
 #[derive(Debug)]
 pub struct Program {
     pub name: String,
@@ -34,7 +34,7 @@ impl Program {
         Ok(Self { name: name.into(), path: path.with_context(|| format!("`{line}` built no `{name}`"))? })
     }
 
-    /// The program with arguments, in the workspace's root.
+    /// Returns a command with arguments, in the workspace's root.
     pub fn command(&self, arguments: &[&OsStr]) -> Command {
         let mut command = Command::new(&self.path);
         command.args(arguments).current_dir(root());
@@ -42,11 +42,11 @@ impl Program {
     }
 }
 
-/// The program called `name` in the messages of cargo.
+/// Returns the path of the program `name` in cargo's messages.
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut found = messages.filter(|message| message["target"]["name"] == name);
-    found.find_map(|message| message["executable"].as_str().map(PathBuf::from))
+    let mut matching = messages.filter(|message| message["target"]["name"] == name);
+    matching.find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The commands that compute with the library, which are a program of their own crate: `xtask/tools`.
+//! Forwards the commands that compute with the library to the crate `xtask/tools`.
 
 use std::ffi::OsString;
 

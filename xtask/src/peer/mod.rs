@@ -1,4 +1,4 @@
-//! `cargo xtask peer`: the benchmarks of this workspace and the same ones in PyTorch, alternately, and their ratios.
+//! `cargo xtask peer`: runs the benchmarks of this workspace and of PyTorch alternately and prints their ratios.
 
 mod machine;
 mod operations;
@@ -17,29 +17,29 @@ use report::Report;
 #[derive(Debug, Clone, Args)]
 pub struct Peer {
     #[command(subcommand)]
-    what: What,
+    comparison: Comparison,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-enum What {
+enum Comparison {
     /// Single operations: convolutions, norms, attention, …
     Operations(operations::Operations),
-    /// A training step of every part
+    /// A training step of each part
     Training(training::Training),
     /// A generation by an unCLIP checkpoint, step by step
     Pipeline(pipeline::Pipeline),
 }
 
-/// What all comparisons are told.
+/// Options of every comparison.
 #[derive(Debug, Clone, Args)]
 struct Common {
-    /// A Python with PyTorch, diffusers and transformers, see benches/peer/README.md
+    /// Python with PyTorch, diffusers and transformers, see benches/peer/README.md
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
-    /// How often both sides are measured in turn; the medians are compared
+    /// Number of alternating measurements of both sides; the medians are compared
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// Threads of both sides; all of the machine's if not given
+    /// Threads of both sides [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Writes every value as JSON
@@ -64,17 +64,17 @@ impl Common {
 }
 
 pub fn run_all(peer: &Peer) -> Result<()> {
-    let common = match &peer.what {
-        What::Operations(what) => &what.common,
-        What::Training(what) => &what.common,
-        What::Pipeline(what) => &what.common,
+    let common = match &peer.comparison {
+        Comparison::Operations(options) => &options.common,
+        Comparison::Training(options) => &options.common,
+        Comparison::Pipeline(options) => &options.common,
     };
     common.check()?;
     let mut report = Report::new(common);
-    match &peer.what {
-        What::Operations(what) => operations::compare(what, &mut report)?,
-        What::Training(what) => training::compare(what, &mut report)?,
-        What::Pipeline(what) => pipeline::compare(what, &mut report)?,
+    match &peer.comparison {
+        Comparison::Operations(options) => operations::compare(options, &mut report)?,
+        Comparison::Training(options) => training::compare(options, &mut report)?,
+        Comparison::Pipeline(options) => pipeline::compare(options, &mut report)?,
     }
     println!("\n{report}");
     report.save(common.json.as_deref())

@@ -1,4 +1,4 @@
-//! `benches/operations.rs` beside `benches/peer/operations.py`.
+//! Compares `benches/operations.rs` with `benches/peer/operations.py`.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit};
-use super::sides::{self, Theirs};
+use super::sides::{self, Peer};
 use crate::program::Program;
 
-/// Operations that are measured together before the other side has its turn.
+/// Operations that one side measures before it is the other side's turn.
 const GROUPS: [&str; 14] = [
     "conv3x3/",
     "conv1x1/",
@@ -33,14 +33,14 @@ const GROUPS: [&str; 14] = [
 pub struct Operations {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Only operations whose names begin so
+    /// Prefix of the operations to measure
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
 
-/// What `operations.py` prints.
+/// The output of `operations.py`.
 #[derive(Debug, Deserialize)]
-struct Found {
+struct Output {
     seconds: BTreeMap<String, f64>,
 }
 
@@ -51,20 +51,20 @@ pub fn compare(options: &Operations, report: &mut Report) -> Result<()> {
     };
     if groups.is_empty() {
         let only = options.only.as_deref().unwrap_or_default();
-        bail!("--only {only}: no operation begins so; there are {}", GROUPS.join(" "));
+        bail!("--only {only}: no operation has this prefix; there are {}", GROUPS.join(" "));
     }
     let bench = Program::bench("operations")?;
     for _ in 0..options.common.rounds {
         for group in &groups {
-            let theirs: Theirs<Found> = sides::theirs(&options.common, "operations.py", &[group.as_ref()])?;
+            let peer: Peer<Output> = sides::peer(&options.common, "operations.py", &[group.as_ref()])?;
             let mut ours: BTreeMap<String, f64> = sides::printed_by(&options.common, &bench, &["--json", group])?;
-            report.versions(theirs.versions);
-            for (name, seconds) in theirs.found.seconds {
-                let own = ours.remove(&name).with_context(|| format!("benches/operations.rs has no `{name}`"))?;
+            report.versions(peer.versions);
+            for (name, seconds) in peer.output.seconds {
+                let own = ours.remove(&name).with_context(|| format!("benches/operations.rs lacks `{name}`"))?;
                 report.add(&name, Unit::Seconds, own, Some(seconds));
             }
             if let Some(name) = ours.keys().next() {
-                bail!("benches/peer/operations.py has no `{name}`");
+                bail!("benches/peer/operations.py lacks `{name}`");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `benches/pipeline.rs` beside `benches/peer/pipeline.py`.
+//! Compares `benches/pipeline.rs` with `benches/peer/pipeline.py`.
 
 use std::path::PathBuf;
 
@@ -8,29 +8,29 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit, median};
-use super::sides::{self, Theirs};
+use super::sides::{self, Peer};
 use crate::command::root;
 use crate::program::Program;
 use crate::tools;
 
-/// Steps of prior, decoder and super-resolution in a whole generation: the defaults of diffusers' `UnCLIPPipeline`.
-const WHOLE: [usize; 3] = [25, 25, 7];
-/// The stages' names, the same on both sides.
+/// Steps of prior, decoder and super-resolution in a full generation: the defaults of diffusers' `UnCLIPPipeline`.
+const FULL: [usize; 3] = [25, 25, 7];
+/// Names of the stages on both sides.
 const STAGES: [&str; 3] = ["prior", "decoder", "upsampler 1"];
 
 #[derive(Debug, Clone, Args)]
 pub struct Pipeline {
     #[command(flatten)]
     pub(super) common: Common,
-    /// An unCLIP checkpoint in the layout of diffusers; where there is none, one of Karlo's size with random weights is
-    /// written, which takes 6.8 GB
+    /// An unCLIP checkpoint in the layout of diffusers; if it does not exist, one of Karlo's size with random weights is
+    /// written (6.8 GB)
     #[arg(long, value_name = "DIR", default_value = "out/karlo")]
     model: PathBuf,
-    /// Steps of every stage, at least 3: the first one reads and warms up, and the last one of super-resolution is of its
-    /// second network
+    /// Steps of every stage, at least 3: the first includes loading, and the last of super-resolution uses its second
+    /// network
     #[arg(long, value_name = "N", default_value_t = 3)]
     steps: usize,
-    /// Element type of both sides: PyTorch computes everything in it, dalle2 on the CPU products with weights
+    /// Element type: PyTorch computes everything in it, dalle2 on the CPU the products with weights
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = Compute::F32)]
     compute: Compute,
 }
@@ -42,7 +42,7 @@ enum Compute {
 }
 
 impl Compute {
-    /// The names of PyTorch and of `benches/pipeline.rs`.
+    /// Returns the names in PyTorch and in `benches/pipeline.rs`.
     fn names(self) -> [&'static str; 2] {
         match self {
             Self::F32 => ["float32", "f32"],
@@ -51,7 +51,7 @@ impl Compute {
     }
 }
 
-/// What either side prints of a generation.
+/// One side's results for a generation.
 #[derive(Debug, Deserialize)]
 struct Generation {
     opening_seconds: f64,
@@ -63,18 +63,18 @@ struct Generation {
 struct Stage {
     stage: String,
     steps: usize,
-    /// From the end of the stage before.
+    /// From the end of the previous stage.
     first_step_seconds: f64,
-    /// Of every step after the first.
+    /// Seconds of each step after the first.
     step_seconds: Vec<f64>,
     peak_bytes: Option<f64>,
 }
 
-/// Seconds per step after a stage's first.
+/// Seconds per step, without each stage's first step.
 struct PerStep {
     prior: f64,
     decoder: f64,
-    /// Of the two networks of super-resolution.
+    /// One value per network of super-resolution.
     super_resolution: [f64; 2],
 }
 
@@ -89,29 +89,29 @@ impl Generation {
         Ok(PerStep { prior: of(0, 0)?, decoder: of(1, 0)?, super_resolution: [of(2, 1)?, last] })
     }
 
-    /// Seconds until the first step is done: opening, the text encoder, and what the stage reads.
+    /// Returns the seconds until the end of the first step: opening, text encoder, loading the prior.
     fn until_first_step(&self) -> f64 {
         self.opening_seconds + self.stages[0].first_step_seconds
     }
 
-    /// Seconds of the steps alone of a whole generation.
+    /// Returns the seconds of the steps of a full generation.
     fn steps(&self) -> Result<f64> {
         let PerStep { prior, decoder, super_resolution: [first, last] } = self.per_step()?;
-        let [n, m, k] = WHOLE.map(|steps| steps as f64);
+        let [n, m, k] = FULL.map(|steps| steps as f64);
         Ok(n * prior + m * decoder + (k - 1.0) * first + last)
     }
 
-    /// Seconds of a whole generation by a process that starts with it: every stage's first step as it was measured.
-    fn whole(&self) -> Result<f64> {
+    /// Returns the seconds of a full generation in a new process, with each stage's first step as measured.
+    fn total(&self) -> Result<f64> {
         let PerStep { prior, decoder, super_resolution: [first, _] } = self.per_step()?;
         let firsts: f64 = self.stages.iter().map(|stage| stage.first_step_seconds).sum();
         Ok(self.opening_seconds + firsts + self.steps()? - prior - decoder - first)
     }
 
     fn check(&self, side: &str, steps: usize) -> Result<()> {
-        let found: Vec<(&str, usize)> = self.stages.iter().map(|s| (s.stage.as_str(), s.steps)).collect();
-        if found != STAGES.map(|stage| (stage, steps)) {
-            bail!("{side} measured {found:?}, expected {steps} steps of each of {STAGES:?}");
+        let measured: Vec<(&str, usize)> = self.stages.iter().map(|s| (s.stage.as_str(), s.steps)).collect();
+        if measured != STAGES.map(|stage| (stage, steps)) {
+            bail!("{side} measured {measured:?}, expected {steps} steps of each of {STAGES:?}");
         }
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Generation {
 pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
     let Pipeline { common, model, steps, compute } = options;
     if *steps < 3 {
-        bail!("--steps {steps}: must be at least 3, one for each network of super-resolution behind the first");
+        bail!("--steps {steps}: must be at least 3: one step of each network of super-resolution after the first");
     }
     let model = root().join(model);
     let bench = Program::bench("pipeline")?;
@@ -133,7 +133,7 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
         let [theirs, ours] = compute.names();
         let mut arguments = vec![model.as_os_str(), "--dtype".as_ref(), theirs.as_ref()];
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
-        let Theirs { versions, found: theirs, .. } = sides::theirs::<Generation>(common, "pipeline.py", &arguments)?;
+        let Peer { versions, output: theirs, .. } = sides::peer::<Generation>(common, "pipeline.py", &arguments)?;
         report.versions(versions);
         let mut arguments = vec!["--model".as_ref(), model.as_os_str(), "--compute".as_ref(), ours.as_ref()];
         arguments.extend(flags.iter().map(std::ffi::OsStr::new));
@@ -143,10 +143,10 @@ pub fn compare(options: &Pipeline, report: &mut Report) -> Result<()> {
         add(report, &ours, &theirs)?;
     }
     report.note(format!(
-        "Per step: from the end of one step to the end of the next, so the sampler's arithmetic is part of it; a stage's first \
-         step is left out. Prior and decoder compute a batch of 2 for guidance, super-resolution 1. Whole generation: \
-         {} + {} + {} steps, estimated from these. dalle2 holds one stage in memory at a time, PyTorch all of them.",
-        WHOLE[0], WHOLE[1], WHOLE[2]
+        "Per step: from the end of one step to the end of the next, including the sampler's arithmetic, without a stage's \
+         first step. Prior and decoder compute a batch of 2 for guidance, super-resolution 1. Full generation: \
+         {} + {} + {} steps, estimated from these. dalle2 keeps one stage in memory at a time, PyTorch all of them.",
+        FULL[0], FULL[1], FULL[2]
     ));
     Ok(())
 }
@@ -160,15 +160,15 @@ fn add(report: &mut Report, ours: &Generation, theirs: &Generation) -> Result<()
         ("decoder, per step", a.decoder, b.decoder),
         ("super-resolution, per step", a_first, b_first),
         ("super-resolution, last step", a_last, b_last),
-        ("whole generation, steps alone", ours.steps()?, theirs.steps()?),
-        ("whole generation, with opening and reading", ours.whole()?, theirs.whole()?),
+        ("full generation, steps only", ours.steps()?, theirs.steps()?),
+        ("full generation, with opening and loading", ours.total()?, theirs.total()?),
         ("opening", ours.opening_seconds, theirs.opening_seconds),
         ("opening, text encoder and first step", ours.until_first_step(), theirs.until_first_step()),
     ] {
         report.add(name, Unit::Seconds, ours, Some(theirs));
     }
     let stages = ours.stages.iter().zip(&theirs.stages).map(|(a, b)| (a.stage.as_str(), a.peak_bytes, b.peak_bytes));
-    for (name, ours, theirs) in std::iter::once(("the whole run", ours.peak_bytes, theirs.peak_bytes)).chain(stages) {
+    for (name, ours, theirs) in std::iter::once(("the run", ours.peak_bytes, theirs.peak_bytes)).chain(stages) {
         if let Some(ours) = ours {
             report.add(&format!("peak memory, {name}"), Unit::Bytes, ours, theirs);
         }
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(generation.steps().unwrap(), 25.0 * 2.0 + 25.0 * 4.0 + 6.0 * 10.0 + 12.0);
         // 10 to open, the first steps as measured, and 24, 24 and 5 + 1 more steps.
         let expected = 10.0 + (5.0 + 7.0 + 20.0) + 24.0 * 2.0 + 24.0 * 4.0 + 5.0 * 10.0 + 12.0;
-        assert_eq!(generation.whole().unwrap(), expected);
+        assert_eq!(generation.total().unwrap(), expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The values of all rounds, as a table and as JSON.
+//! The results of all rounds, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use super::Common;
 use super::machine::Processor;
 
-/// What the values of a row are.
+/// The unit of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Seconds,
     Bytes,
 }
 
-/// Values of both sides, one for each round; none where the other side was not measured.
+/// Results of both sides, one per round; empty where PyTorch was not measured.
 #[derive(Debug)]
 struct Row {
     name: String,
@@ -26,7 +26,7 @@ struct Row {
     theirs: Vec<f64>,
 }
 
-/// All rows, with what they were measured on and with.
+/// All rows, with the processor, threads and versions.
 #[derive(Debug)]
 pub struct Report {
     processor: Processor,
@@ -49,12 +49,12 @@ impl Report {
         }
     }
 
-    /// The versions that the other side said it has.
+    /// Sets the versions that PyTorch's side reported.
     pub fn versions(&mut self, versions: BTreeMap<String, String>) {
         self.versions = versions;
     }
 
-    /// A value of one round, in its row; rows stay in the order in which they were begun.
+    /// Adds a result of one round to its row. Rows appear in the order of their first result.
     pub fn add(&mut self, name: &str, unit: Unit, ours: f64, theirs: Option<f64>) {
         let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
             self.rows.push(Row { name: name.to_owned(), unit, ours: Vec::new(), theirs: Vec::new() });
@@ -64,7 +64,7 @@ impl Report {
         self.rows[at].theirs.extend(theirs);
     }
 
-    /// A sentence below the table.
+    /// Adds a paragraph below the table.
     pub fn note(&mut self, note: impl Into<String>) {
         let note = note.into();
         if !self.notes.contains(&note) {
@@ -72,7 +72,7 @@ impl Report {
         }
     }
 
-    /// Writes all values, if a path is given.
+    /// Writes all results as JSON if a path is given.
     pub fn save(&self, path: Option<&Path>) -> Result<()> {
         let Some(path) = path else { return Ok(()) };
         let text = serde_json::to_string_pretty(&self.json())?;
@@ -100,7 +100,7 @@ impl Report {
 }
 
 impl Row {
-    /// The other side's median by ours.
+    /// Returns PyTorch's median divided by this library's.
     fn ratio(&self) -> Option<f64> {
         Some(median(&self.theirs)? / median(&self.ours)?)
     }
@@ -141,7 +141,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The middle value; none of no values.
+/// Returns the median; none for no values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_medians_and_above_one_where_we_are_faster() {
+    fn ratios_of_medians_exceed_one_where_this_library_is_faster() {
         let mut report = report();
         for (ours, theirs) in [(1.0, 3.0), (9.0, 2.0), (2.0, 4.0)] {
             report.add("a", Unit::Seconds, ours, Some(theirs));

@@ -1,4 +1,4 @@
-//! `benches/training` beside `benches/peer/training.py`.
+//! Compares `benches/training` with `benches/peer/training.py`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,29 +9,29 @@ use serde::Deserialize;
 
 use super::Common;
 use super::report::{Report, Unit};
-use super::sides::{self, Theirs};
+use super::sides::{self, Peer};
 use crate::command::{root, run};
 use crate::program::Program;
 
-/// Parts that the other side has, and parts that are measured here alone.
+/// Parts that PyTorch has too, and parts without a counterpart.
 const COMPARED: [&str; 2] = ["decoder", "clip"];
-const ALONE: [&str; 3] = ["prior", "autoregressive-prior", "upsampler"];
-/// Largest relative difference of the losses of the first steps: rounding alone makes 1e-5.
+const OWN: [&str; 3] = ["prior", "autoregressive-prior", "upsampler"];
+/// Largest relative difference of the first losses; rounding causes about 1e-5.
 const TOLERANCE: f64 = 1e-3;
 
 #[derive(Debug, Clone, Args)]
 pub struct Training {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Only these parts
+    /// Parts to measure [default: all]
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = ["decoder", "clip", "prior", "autoregressive-prior", "upsampler"])]
     only: Vec<String>,
-    /// Where weights and batches are written for PyTorch
+    /// Folder of the weights and batches for PyTorch
     #[arg(long, value_name = "DIR", default_value = "out/training")]
     export: PathBuf,
 }
 
-/// A part as either side measured it.
+/// One side's results for a part.
 #[derive(Debug, Deserialize)]
 struct Part {
     seconds: f64,
@@ -40,29 +40,29 @@ struct Part {
     losses: Vec<f64>,
 }
 
-/// What `training.py` prints.
+/// The output of `training.py`.
 #[derive(Debug, Deserialize)]
-struct Found {
+struct Output {
     parts: BTreeMap<String, Part>,
 }
 
 pub fn compare(options: &Training, report: &mut Report) -> Result<()> {
     let Training { common, only, export } = options;
-    let wanted = |name: &&str| only.is_empty() || only.iter().any(|part| part == name);
+    let is_selected = |name: &&str| only.is_empty() || only.iter().any(|part| part == name);
     let bench = Program::bench("training")?;
     let export = root().join(export);
     run(bench.command(&["--export".as_ref(), export.as_os_str()]))?;
     for _ in 0..common.rounds {
-        for name in COMPARED.into_iter().filter(wanted) {
+        for name in COMPARED.into_iter().filter(is_selected) {
             let arguments = [export.as_os_str(), name.as_ref()];
-            let Theirs { versions, found, .. } = sides::theirs::<Found>(common, "training.py", &arguments)?;
+            let Peer { versions, output, .. } = sides::peer::<Output>(common, "training.py", &arguments)?;
             report.versions(versions);
-            let theirs = found.parts.get(name).with_context(|| format!("training.py did not measure {name}"))?;
+            let theirs = output.parts.get(name).with_context(|| format!("training.py did not measure {name}"))?;
             let ours = measure(common, &bench, name)?;
             same_work(name, &ours, theirs)?;
             report.add(&row(name, &ours), Unit::Seconds, ours.seconds, Some(theirs.seconds));
         }
-        for name in ALONE.into_iter().filter(wanted) {
+        for name in OWN.into_iter().filter(is_selected) {
             let ours = measure(common, &bench, name)?;
             report.add(&row(name, &ours), Unit::Seconds, ours.seconds, None);
         }
@@ -80,19 +80,19 @@ fn row(name: &str, part: &Part) -> String {
     format!("{name}, {:.2} M parameters, batch {}", part.parameters as f64 / 1e6, part.batch)
 }
 
-/// Refuses to compare steps that are not the same. The other side reads every parameter from our files, so their numbers
-/// are equal, and the losses of the first steps tell whether forward pass, gradients and updates are.
+/// Refuses to compare different steps. PyTorch reads every parameter from the exported files, so the numbers of parameters
+/// must be equal; the first losses depend on forward pass, gradients and updates.
 fn same_work(name: &str, ours: &Part, theirs: &Part) -> Result<()> {
-    for (what, a, b) in
+    for (quantity, a, b) in
         [("parameters", ours.parameters, theirs.parameters), ("items in a batch", ours.batch, theirs.batch)]
     {
         if a != b {
-            bail!("{name}: {a} {what} here and {b} in PyTorch, this would compare different things");
+            bail!("{name}: {a} {quantity} here and {b} in PyTorch: not comparable");
         }
     }
     let close = |(a, b): (&f64, &f64)| (a - b).abs() <= TOLERANCE * b.abs();
     if ours.losses.len() != theirs.losses.len() || !ours.losses.iter().zip(&theirs.losses).all(close) {
-        bail!("{name}: losses {:?} here and {:?} in PyTorch, the steps are not the same", ours.losses, theirs.losses);
+        bail!("{name}: losses {:?} here and {:?} in PyTorch, the steps differ", ours.losses, theirs.losses);
     }
     Ok(())
 }
@@ -112,8 +112,8 @@ mod tests {
         let error = |theirs: &Part| same_work("a", &ours, theirs).unwrap_err().to_string();
         assert!(error(&part(11, &[1.0, 0.9])).contains("10 parameters here and 11"));
         assert!(error(&Part { batch: 8, ..part(10, &[1.0, 0.9]) }).contains("16 items in a batch here and 8"));
-        assert!(error(&part(10, &[1.0, 0.8])).contains("the steps are not the same"));
-        assert!(error(&part(10, &[1.0])).contains("the steps are not the same"));
-        assert!(error(&part(10, &[1.0, f64::NAN])).contains("the steps are not the same"));
+        assert!(error(&part(10, &[1.0, 0.8])).contains("the steps differ"));
+        assert!(error(&part(10, &[1.0])).contains("the steps differ"));
+        assert!(error(&part(10, &[1.0, f64::NAN])).contains("the steps differ"));
     }
 }
