@@ -114,16 +114,18 @@ fn train_diffusion(
             DiffusionPriorConfig { embed_dim: d, token_width: w, context_length: s, ..DiffusionPriorConfig::paper() }
         }
     };
-    config.self_conditioning = cli.self_conditioning.then_some(true);
+    config.self_conditioning = cli.self_conditioning;
     let loss_weight = cli.min_snr.map_or(LossWeight::Uniform, |gamma| LossWeight::MinSnr { gamma });
     let run = RunConfig { model: config, options: DiffusionOptions { loss_weight }, train };
     let (Some(run), Some((pairs, truth))) = (cli.train.resolve(run)?, opened) else { return Ok(()) };
     let RunConfig { model: config, options, train } = &run;
-    let task = PriorTask::new(config, &cli.train.training_device()?)?.with_loss_weight(options.loss_weight)?;
+    let mut config = config.clone();
+    config.diffusion.loss_weight = Some(options.loss_weight).filter(|weight| *weight != LossWeight::Uniform);
+    let task = PriorTask::new(&config, &cli.train.training_device()?)?;
     materialize(&task, device, train.seed);
     let (batch_size, seed) = (train.batch_size, train.seed);
     let pairs = pairs.with_seed(seed)?;
-    let source = DiffusionSource { pairs, batch_size, train_steps: config.train_steps, seed };
+    let source = DiffusionSource { pairs, batch_size, train_steps: config.diffusion.train_steps, seed };
     let mut hooks = hooks(cli, truth, config.training_cost(), batch_size);
     cli.train.run("prior", &run, task, source, &mut hooks)
 }

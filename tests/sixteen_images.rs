@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use dalle2::base::diffusion::{PredictionType, SeededNoise, VarianceType};
+use dalle2::base::diffusion::{DiffusionConfig, PredictionType, SeededNoise, VarianceType};
 use dalle2::base::image::{RgbImage, to_tensor};
 use dalle2::base::metrics::psnr;
 use dalle2::base::text::ClipTokenizer;
@@ -11,7 +11,7 @@ use dalle2::base::{Captions, Decoder, DiffusionOptions, ImageEncoder, StepEvent,
 use dalle2::clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder};
 use dalle2::decoder::train::{ConditionDropout, DecoderBatch, DecoderTask};
-use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder};
+use dalle2::decoder::{DecoderConfig, UnclipDecoder};
 use dalle2::{Device, Result};
 use dalle2_emoji::EmojiStore;
 use dalle2_train::{BatchSource, TrainConfig, Trainer, materialize, mix_seed, step_rng};

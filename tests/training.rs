@@ -87,7 +87,7 @@ fn clip_source() -> Batches<impl Fn(u64, &Device) -> ClipBatch + Send + Sync> {
 
 fn prior_config() -> DiffusionPriorConfig {
     let tiny = DiffusionPriorConfig::tiny(D, W, S);
-    DiffusionPriorConfig { d_model: 16, n_heads: 2, n_layers: 1, dropout: 0.1, self_conditioning: Some(true), ..tiny }
+    DiffusionPriorConfig { d_model: 16, n_heads: 2, n_layers: 1, dropout: 0.1, self_conditioning: true, ..tiny }
 }
 
 fn prior_source() -> Batches<impl Fn(u64, &Device) -> PriorBatch + Send + Sync> {

@@ -7,13 +7,13 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::prelude::*;
 use dalle2::FloatType;
-use dalle2::base::diffusion::standard_normal;
+use dalle2::base::diffusion::{DiffusionConfig, standard_normal};
 use dalle2::base::store::WeightsWriter;
 use dalle2::base::{Component, EmbeddingScale, TextCondition, TokenMask};
 use dalle2::clip::train::{ClipBatch, ClipTask, ClipTaskOptions};
 use dalle2::clip::{ClipConfig, ImportOptions, PretrainedClip};
 use dalle2::decoder::train::{ConditionDropout, CropOptions, DecoderBatch, DecoderTask, UpsamplerBatch, UpsamplerTask};
-use dalle2::decoder::{DecoderConfig, DiffusionConfig, UnclipDecoder, UpsamplerConfig};
+use dalle2::decoder::{DecoderConfig, UnclipDecoder, UpsamplerConfig};
 use dalle2::prior::train::{AutoregressiveBatch, AutoregressiveTask, CAPTION_DROPOUT, PriorBatch, PriorTask};
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions};
 use dalle2_train::{materialize, step_rng};
@@ -112,7 +112,7 @@ pub fn prior(device: &Device) -> Result<(PriorTask, PriorBatch)> {
     materialize(&task, device, WEIGHTS);
     let (text, null) = (captions(50, PRIOR_BATCH, device), captions(60, 1, device));
     let embedding = normal(70, [PRIOR_BATCH, WIDTH], device);
-    let batch = PriorBatch::draw(BATCHES, &text, &null, embedding, CAPTION_DROPOUT, config.train_steps);
+    let batch = PriorBatch::draw(BATCHES, &text, &null, embedding, CAPTION_DROPOUT, config.diffusion.train_steps);
     Ok((task, batch))
 }
 

@@ -1,10 +1,7 @@
-//! Configurations of the diffusion process and of the decoder, and their presets.
+//! Configuration of the decoder, and its presets.
 
-use dalle2_core::diffusion::{
-    BetaSchedule, Clip, GuidanceInterval, LossWeight, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions,
-    Spacing, VarianceType,
-};
-use dalle2_core::{ConfigError, DiffusionOptions, EmbeddingScale};
+use dalle2_core::diffusion::{DiffusionConfig, VarianceType};
+use dalle2_core::{ConfigError, EmbeddingScale};
 use serde::{Deserialize, Serialize};
 
 use crate::CaptionEncoderConfig;
@@ -13,149 +10,6 @@ use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
 
 /// Largest width of an embedding: a damaged configuration must not fill the memory.
 const MAX_WIDTH: usize = 1 << 16;
-
-/// The diffusion process that a network was trained for, and how it is sampled by default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiffusionConfig {
-    /// Timesteps T in training.
-    pub train_steps: usize,
-    /// Noise schedule.
-    pub schedule: BetaSchedule,
-    /// What the network predicts.
-    pub prediction: PredictionType,
-    /// Variance of the reverse process; [`VarianceType::LearnedRange`] doubles the output channels.
-    pub variance: VarianceType,
-    /// Weight of the variational bound beside the mean squared error (λ, 1e-3 in improved DDPM); for a learned variance.
-    pub vlb_weight: f64,
-    /// How the errors of different timesteps are weighted in training; not given means all the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_weight: Option<LossWeight>,
-    /// Sampling steps when a request names none.
-    pub sampling_steps: usize,
-    /// Sampler when a request names none.
-    pub sampler: Sampler,
-    /// Guidance scale when a request names none; 1 is no guidance.
-    pub guidance: f64,
-    /// How the schedule's numbers are rounded; not given means to f64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rounding: Option<Rounding>,
-    /// Timesteps at which guidance acts when a request names none; not given means all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guidance_interval: Option<GuidanceInterval>,
-    /// How timesteps are spread when a request does not say; not given means evenly.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spacing: Option<Spacing>,
-    /// What is done to estimates of the clean images when a request does not say; not given means clamping to [−1, 1].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip: Option<Clip>,
-}
-
-impl DiffusionConfig {
-    /// Cosine schedule of 1,000 steps, prediction of v, DDIM.
-    pub fn cosine(variance: VarianceType, sampling_steps: usize, guidance: f64) -> Self {
-        Self {
-            train_steps: 1000,
-            schedule: BetaSchedule::Cosine,
-            prediction: PredictionType::V,
-            variance,
-            vlb_weight: 1e-3,
-            loss_weight: None,
-            sampling_steps,
-            sampler: Sampler::Ddim { eta: 0.0 },
-            guidance,
-            rounding: None,
-            guidance_interval: None,
-            spacing: None,
-            clip: None,
-        }
-    }
-
-    /// The schedule's tables.
-    ///
-    /// # Errors
-    /// When `train_steps` is out of range.
-    pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
-        Ok(NoiseSchedule::new(self.schedule, self.train_steps)?.rounded(self.rounding.unwrap_or_default()))
-    }
-
-    /// Channels that the network puts out for an RGB image.
-    pub fn out_channels(&self) -> usize {
-        match self.variance {
-            VarianceType::LearnedRange => 6,
-            _ => 3,
-        }
-    }
-
-    /// The defaults as options.
-    pub fn defaults(&self) -> DiffusionOptions {
-        DiffusionOptions {
-            steps: Some(self.sampling_steps),
-            guidance: Some(self.guidance),
-            guidance_interval: self.guidance_interval,
-            sampler: Some(self.sampler),
-            spacing: self.spacing.clone(),
-            clip: Some(self.clip.unwrap_or(Clip::Range(1.0))),
-        }
-    }
-
-    /// How a sampler reads the network with these options.
-    pub fn sampler_options(&self, options: &DiffusionOptions) -> SamplerOptions {
-        SamplerOptions {
-            prediction: self.prediction,
-            variance: self.variance,
-            sampler: options.sampler.unwrap_or(self.sampler),
-            clip: options.clip.or(self.clip).unwrap_or(Clip::Range(1.0)),
-        }
-    }
-
-    /// A process that diffusers' `UnCLIPScheduler` can express: prediction of ε on the cosine schedule, DDPM.
-    pub fn portable(variance: VarianceType, sampling_steps: usize, guidance: f64) -> Self {
-        Self {
-            prediction: PredictionType::Epsilon,
-            sampler: Sampler::Ddpm,
-            rounding: Some(Rounding::Single),
-            ..Self::cosine(variance, sampling_steps, guidance)
-        }
-    }
-
-    /// Checks the values, and that the network has as many outputs as the variance needs.
-    ///
-    /// # Errors
-    /// Names the first field that cannot work.
-    pub fn validate(&self, unet: &UNetConfig) -> Result<(), ConfigError> {
-        self.noise_schedule()?;
-        self.sampler_options(&self.defaults()).validate().map_err(|e| e.within("diffusion"))?;
-        if !(1..=self.train_steps).contains(&self.sampling_steps) {
-            let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
-            return Err(ConfigError::new("diffusion.sampling_steps", self.sampling_steps, expected));
-        }
-        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
-            return Err(ConfigError::new("diffusion.guidance", self.guidance, "must be finite and at least 0"));
-        }
-        if self.variance == VarianceType::Analytic {
-            let expected = "must be fixed_small, fixed_large or learned_range: the analytic variance is the prior's";
-            return Err(ConfigError::new("diffusion.variance", "analytic", expected));
-        }
-        if let Some(weight) = &self.loss_weight {
-            weight.validate().map_err(|e| e.within("diffusion"))?;
-        }
-        if let Some(interval) = &self.guidance_interval {
-            interval.validate().map_err(|e| e.within("diffusion"))?;
-        }
-        if let Some(spacing) = &self.spacing {
-            spacing.plan(&self.noise_schedule()?, Some(self.sampling_steps)).map_err(|e| e.within("diffusion"))?;
-        }
-        if !(self.vlb_weight.is_finite() && self.vlb_weight >= 0.0) {
-            return Err(ConfigError::new("diffusion.vlb_weight", self.vlb_weight, "must be finite and at least 0"));
-        }
-        if unet.out_channels != self.out_channels() {
-            let expected = format!("must be {} with variance {:?}", self.out_channels(), self.variance);
-            return Err(ConfigError::new("unet.out_channels", unet.out_channels, expected));
-        }
-        Ok(())
-    }
-}
 
 /// Configuration of the decoder P(x | z_i, y).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -277,7 +131,7 @@ impl DecoderConfig {
     /// Names the first field that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.unet.validate().map_err(|e| e.within("unet"))?;
-        self.diffusion.validate(&self.unet)?;
+        check_process(&self.diffusion, &self.unet)?;
         self.embedding_scale.validate(self.embed_dim)?;
         if let Some(encoder) = &self.caption_encoder {
             encoder.validate().map_err(|e| e.within("caption_encoder"))?;
@@ -305,6 +159,17 @@ impl DecoderConfig {
         }
         check_size("image_size", self.image_size, self.unet.stride())
     }
+}
+
+/// Checks a process over RGB images and the number of outputs that it needs.
+pub(crate) fn check_process(diffusion: &DiffusionConfig, unet: &UNetConfig) -> Result<(), ConfigError> {
+    diffusion.validate().map_err(|e| e.within("diffusion"))?;
+    let out_channels = diffusion.out_channels(3);
+    if unet.out_channels != out_channels {
+        let expected = format!("must be {out_channels} with variance {:?}", diffusion.variance);
+        return Err(ConfigError::new("unet.out_channels", unet.out_channels, expected));
+    }
+    Ok(())
 }
 
 pub(crate) fn check_size(field: &str, size: usize, stride: usize) -> Result<(), ConfigError> {

@@ -29,7 +29,7 @@ mod upsampler_config;
 
 pub use caption::{CaptionEncoder, CaptionEncoderConfig};
 pub use conditioning::{Condition, Conditioning};
-pub use config::{DecoderConfig, DiffusionConfig};
+pub use config::DecoderConfig;
 pub use decoder::{DecoderNetwork, UnclipDecoder};
 pub use likelihood::BitsPerDimension;
 pub use loss::{DiffusionLoss, Noised};

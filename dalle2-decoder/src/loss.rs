@@ -2,9 +2,7 @@
 //! L_simple + λ L_vlb (Nichol & Dhariwal 2021, section 3.1).
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{LossWeight, NoiseSchedule, item_mse, learned_range_vlb};
-
-use crate::DiffusionConfig;
+use dalle2_core::diffusion::{DiffusionConfig, NoiseSchedule, item_mse, learned_range_vlb};
 
 /// A noised batch: what the network sees and what it should predict.
 #[derive(Debug, Clone)]
@@ -48,13 +46,7 @@ impl Noised {
         let target = config.prediction.target(schedule, self.x_start.clone(), self.noise.clone(), &self.t);
         let errors = item_mse(prediction.clone(), target);
         let mse = errors.clone().mean();
-        let simple = match config.loss_weight {
-            None | Some(LossWeight::Uniform) => mse.clone(),
-            Some(weight) => {
-                let weights = weight.weights(schedule, config.prediction, &self.t);
-                (errors * Tensor::<1>::from_floats(weights.as_slice(), &mse.device())).mean()
-            }
-        };
+        let simple = config.weighted_mean(schedule, errors, &self.t);
         if out.dims()[1] == 3 {
             return DiffusionLoss { total: simple, mse, vlb: None };
         }

@@ -1,13 +1,13 @@
 //! The sizes of published networks, and of those between them and the bundled ones.
 
-use dalle2_core::diffusion::{BetaSchedule, PredictionType, Sampler, Spacing, VarianceType};
+use dalle2_core::diffusion::{BetaSchedule, DiffusionConfig, PredictionType, Sampler, Spacing, VarianceType};
 use dalle2_core::{ConfigError, EmbeddingScale};
 
 use burn::module::Module;
 use burn::prelude::Device;
 
 use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
-use crate::{CaptionEncoderConfig, DecoderConfig, DiffusionConfig, UpsamplerConfig};
+use crate::{CaptionEncoderConfig, DecoderConfig, UpsamplerConfig};
 
 /// ADM's network (arXiv 2105.05233): FiLM, 32 groups, heads of 64 channels.
 fn adm(base: usize, multiples: &[usize], attention: &[bool], n_res_blocks: usize) -> UNetConfig {

@@ -2,12 +2,10 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    Clip, GuidanceInterval, InversionOptions, Known, NoiseSchedule, NoiseSource, Prediction, Resampling,
+    Clip, DiffusionConfig, GuidanceInterval, InversionOptions, Known, NoiseSchedule, NoiseSource, Prediction, Resampling,
     SamplerOptions, SamplingPlan, draw, guide, invert, repaint, sample,
 };
 use dalle2_core::{DiffusionOptions, Error, Inpainting, Result, StepEvent, StepHook};
-
-use crate::DiffusionConfig;
 
 /// The known pixels of an inpainting at the size of the network.
 pub(crate) struct KnownPixels {

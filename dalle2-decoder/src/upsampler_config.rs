@@ -1,13 +1,13 @@
 //! Configuration of the upsamplers, and its presets.
 
 use dalle2_core::ConfigError;
-use dalle2_core::diffusion::{PredictionType, VarianceType};
+use dalle2_core::diffusion::{DiffusionConfig, PredictionType, VarianceType};
 use serde::{Deserialize, Serialize};
 
+use crate::NoiseLevel;
 use crate::channels::KNOWN_CHANNELS;
-use crate::config::{check_size, is_false};
+use crate::config::{check_process, check_size, is_false};
 use crate::unet::{TimeConditioning, UNetConfig, UNetVariations};
-use crate::{DiffusionConfig, NoiseLevel};
 
 /// Configuration of an upsampler P(x_high | x_low).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,7 +146,7 @@ impl UpsamplerConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (name, unet) in self.networks() {
             unet.validate().map_err(|e| e.within(name))?;
-            self.diffusion.validate(unet)?;
+            check_process(&self.diffusion, unet)?;
             if unet.in_channels != self.in_channels() {
                 let expected = format!(
                     "must be {}: 6 for the noisy image and the enlarged small one, 1 more with noise_level, \

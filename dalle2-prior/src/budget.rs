@@ -38,7 +38,7 @@ impl TrainingCost {
 impl DiffusionPriorConfig {
     /// What training costs; with self-conditioning, half of the steps have a second forward pass.
     pub fn training_cost(&self) -> TrainingCost {
-        let passes = if self.is_self_conditioned() { PASSES + 0.5 } else { PASSES };
+        let passes = if self.self_conditioning { PASSES + 0.5 } else { PASSES };
         TrainingCost {
             parameters: self.num_params(),
             tokens: self.sequence_length(),
@@ -73,7 +73,7 @@ mod tests {
         assert!((300..400).contains(&steps), "{steps}");
         let spent = autoregressive.figures(steps * 64)[2].1;
         assert!((spent / macs - 1.0).abs() < 0.002);
-        let own = DiffusionPriorConfig { self_conditioning: Some(true), ..DiffusionPriorConfig::small(128, 128, 32) };
+        let own = DiffusionPriorConfig { self_conditioning: true, ..DiffusionPriorConfig::small(128, 128, 32) };
         assert!(own.training_cost().macs / diffusion.macs > 7.0 / 6.0);
     }
 }

@@ -9,14 +9,14 @@ use std::path::Path;
 use burn::module::Param;
 use burn::nn::{Initializer, Linear};
 use burn::prelude::*;
-use dalle2_core::diffusers::{IndexEntry, Process, UnclipScheduler, VERSION, WEIGHTS_STEM, load_weights, save_weights};
-use dalle2_core::diffusion::{BetaSchedule, Clip, PredictionType, Sampler, VarianceType};
+use dalle2_core::diffusers::{IndexEntry, UnclipScheduler, VERSION, WEIGHTS_STEM, load_weights, save_weights};
+use dalle2_core::diffusion::{Clip, DiffusionConfig, VarianceType};
 use dalle2_core::nn::{LayerNorm, Transformer};
 use dalle2_core::store::{CONFIG_FILE, Fields, Weights, write_json};
 use dalle2_core::{ConfigError, EmbeddingScale, Error, FloatType, Reading, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{DiffusionPriorConfig, PriorNetwork, XStartBound};
+use crate::{DiffusionPriorConfig, PriorNetwork};
 
 const FOLDER: &str = "prior";
 const SCHEDULER: &str = "prior_scheduler";
@@ -105,20 +105,10 @@ pub(crate) fn read_prior(root: &Path) -> Result<(DiffusionPriorConfig, PriorFile
         dropout: fields.get("dropout", 0.0)?,
         image_scale: read_statistics(&dir, embed_dim)?,
         text_scale: EmbeddingScale::None,
-        x_start_bound: match scheduler.clip {
-            Clip::Range(value) => XStartBound::Range { value },
-            _ => XStartBound::None,
-        },
-        train_steps: scheduler.train_steps,
-        schedule: BetaSchedule::Cosine,
-        sampling_steps: scheduler.steps.unwrap_or(STEPS).min(scheduler.train_steps),
-        sampler: Sampler::Ddpm,
-        guidance: scheduler.guidance.unwrap_or(GUIDANCE),
         candidates: 1,
-        prediction: (scheduler.prediction != PredictionType::XStart).then_some(scheduler.prediction),
-        rounding: Some(UnclipScheduler::ROUNDING),
-        self_conditioning: None,
+        self_conditioning: false,
         analytic_variance: None,
+        diffusion: scheduler.diffusion_config(STEPS, GUIDANCE),
     };
     config.validate().map_err(|e| Error::format(fields.path(), e.to_string()))?;
     Ok((config, PriorFiles { network: fields.object().clone(), scheduler: scheduler_json }))
@@ -204,14 +194,13 @@ pub(crate) fn prior_faults(config: &DiffusionPriorConfig) -> Vec<String> {
     needs(*text == EmbeddingScale::None, "text_scale", format!("{text:?}"), "diffusers does not scale z_t: use None");
     let expressible = *image != EmbeddingScale::L2;
     needs(expressible, "image_scale", "L2".into(), "diffusers has a mean and a deviation only: use MeanStd");
-    let bound = config.x_start_bound;
     needs(
-        bound != XStartBound::Ball,
+        config.diffusion.clip() != Clip::Ball,
         "x_start_bound",
         "ball".into(),
         "UnCLIPScheduler clamps to a range or not at all",
     );
-    let alone = !config.is_self_conditioned();
+    let alone = !config.self_conditioning;
     needs(alone, "self_conditioning", "true".into(), "PriorTransformer does not read its last estimate");
     let measured = config.analytic_variance.is_some();
     needs(
@@ -220,21 +209,10 @@ pub(crate) fn prior_faults(config: &DiffusionPriorConfig) -> Vec<String> {
         "set".into(),
         "UnCLIPScheduler knows the posterior's variance only: leave it out",
     );
-    faults.extend(UnclipScheduler::faults(&Process {
-        schedule: config.schedule,
-        prediction: config.prediction(),
-        variance: VarianceType::FixedSmall,
-        sampler: config.sampler,
-        clip: clip(config),
-    }));
+    // The ball is reported above, under the name that it has in the file.
+    let clip = config.diffusion.clip.filter(|clip| *clip != Clip::Ball);
+    faults.extend(UnclipScheduler::faults(&DiffusionConfig { clip, ..config.diffusion.clone() }));
     faults.into_iter().map(|fault| format!("prior: {fault}")).collect()
-}
-
-fn clip(config: &DiffusionPriorConfig) -> Clip {
-    match config.x_start_bound {
-        XStartBound::Range { value } => Clip::Range(value),
-        XStartBound::None | XStartBound::Ball => Clip::None,
-    }
 }
 
 /// The JSON files for settings without faults.
@@ -258,15 +236,7 @@ pub(crate) fn prior_files(config: &DiffusionPriorConfig) -> PriorFiles {
         "time_embed_act_fn": "silu",
         "time_embed_dim": null,
     });
-    let steps = STEPS.min(config.train_steps);
-    let scheduler = UnclipScheduler {
-        train_steps: config.train_steps,
-        variance: VarianceType::FixedSmall,
-        prediction: config.prediction(),
-        clip: clip(config),
-        steps: (config.sampling_steps != steps).then_some(config.sampling_steps),
-        guidance: (config.guidance != GUIDANCE).then_some(config.guidance),
-    };
+    let scheduler = UnclipScheduler::new(&config.diffusion, STEPS, GUIDANCE);
     PriorFiles { network: network.as_object().cloned().unwrap_or_default(), scheduler: scheduler.to_json() }
 }
 

@@ -46,4 +46,4 @@ pub use autoregressive::{
     QuantizerOptions,
 };
 pub use budget::TrainingCost;
-pub use diffusion::{DiffusionPrior, DiffusionPriorConfig, Prefix, PriorNetwork, XStartBound};
+pub use diffusion::{DiffusionPrior, DiffusionPriorConfig, Prefix, PriorNetwork};

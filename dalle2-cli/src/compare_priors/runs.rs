@@ -76,7 +76,7 @@ impl<'a> Lab<'a> {
         let task = PriorTask::new(&self.configs.diffusion, &self.world.device.clone().autodiff())?;
         materialize(&task, &self.world.device, seed);
         let pairs = Pairs::of_set(self.world.train.clone(), seed)?;
-        let train_steps = self.configs.diffusion.train_steps;
+        let train_steps = self.configs.diffusion.diffusion.train_steps;
         Ok((task, DiffusionSource { pairs, batch_size: self.plan.batch_size, train_steps, seed }))
     }
 

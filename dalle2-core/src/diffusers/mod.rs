@@ -4,7 +4,7 @@
 mod scheduler;
 mod weights;
 
-pub use scheduler::{Process, UnclipScheduler};
+pub use scheduler::UnclipScheduler;
 pub use weights::{load_weights, save_weights};
 
 /// Name of a diffusers model's weights file without its ending.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{SCHEDULER_FILE, VERSION};
 use crate::ConfigError;
 use crate::Result;
-use crate::diffusion::{BetaSchedule, Clip, PredictionType, Rounding, Sampler, VarianceType};
+use crate::diffusion::{BetaSchedule, Clip, DiffusionConfig, PredictionType, Sampler, VarianceType};
 use crate::store::{Fields, write_json};
 
 /// Class name of the scheduler.
@@ -120,47 +120,58 @@ impl UnclipScheduler {
         write_json(dir.join(SCHEDULER_FILE), object)
     }
 
-    /// Lists the reasons that prevent a process from being one of this scheduler.
-    pub fn faults(process: &Process) -> Vec<String> {
+    /// Returns the process of a stage; `steps` and `guidance` are the reference's defaults for it.
+    pub fn diffusion_config(&self, steps: usize, guidance: f64) -> DiffusionConfig {
+        DiffusionConfig {
+            train_steps: self.train_steps,
+            prediction: self.prediction,
+            clip: Some(self.clip),
+            ..DiffusionConfig::portable(
+                self.variance,
+                self.steps.unwrap_or(steps).min(self.train_steps),
+                self.guidance.unwrap_or(guidance),
+            )
+        }
+    }
+
+    /// Returns the scheduler of a process without [faults](Self::faults); steps and guidance that equal the reference's
+    /// defaults are left out.
+    pub fn new(diffusion: &DiffusionConfig, steps: usize, guidance: f64) -> Self {
+        let steps = steps.min(diffusion.train_steps);
+        Self {
+            train_steps: diffusion.train_steps,
+            variance: diffusion.variance,
+            prediction: diffusion.prediction,
+            clip: diffusion.clip(),
+            steps: (diffusion.sampling_steps != steps).then_some(diffusion.sampling_steps),
+            guidance: (diffusion.guidance != guidance).then_some(diffusion.guidance),
+        }
+    }
+
+    /// Returns the settings of a process that this scheduler does not have.
+    pub fn faults(diffusion: &DiffusionConfig) -> Vec<String> {
         let mut faults = Vec::new();
         let mut needs = |holds: bool, field: &str, value: String, needed: &str| {
             if !holds {
                 faults.push(ConfigError::new(field, value, needed).to_string());
             }
         };
-        let Process { schedule, prediction, variance, sampler, clip } = process;
-        needs(
-            *schedule == BetaSchedule::Cosine,
-            "schedule",
-            format!("{schedule:?}"),
-            "UnCLIPScheduler has Cosine only",
-        );
+        let DiffusionConfig { schedule, prediction, variance, sampler, guidance_interval, spacing, .. } = diffusion;
+        let cosine = *schedule == BetaSchedule::Cosine;
+        needs(cosine, "schedule", format!("{schedule:?}"), "UnCLIPScheduler has Cosine only");
         let known = *prediction != PredictionType::V;
         needs(known, "prediction", format!("{prediction:?}"), "UnCLIPScheduler has Epsilon and XStart only");
         let known = *variance != VarianceType::FixedLarge;
         let needed = "UnCLIPScheduler has FixedSmall and LearnedRange only";
         needs(known, "variance", format!("{variance:?}"), needed);
         needs(*sampler == Sampler::Ddpm, "sampler", format!("{sampler:?}"), "UnCLIPScheduler has Ddpm only");
-        let known = !matches!(clip, Clip::DynamicThreshold { .. });
+        let clip = diffusion.clip();
+        let known = matches!(clip, Clip::None | Clip::Range(_));
         needs(known, "clip", format!("{clip:?}"), "UnCLIPScheduler clamps to a range or not at all");
+        for (field, unset) in [("guidance_interval", guidance_interval.is_none()), ("spacing", spacing.is_none())] {
+            let needed = "UnCLIPScheduler guides at every timestep and spaces them evenly: leave it out";
+            needs(unset, field, "set".into(), needed);
+        }
         faults
     }
-
-    /// How the reference's tables and coefficients are rounded.
-    pub const ROUNDING: Rounding = Rounding::Single;
-}
-
-/// A diffusion process to be compared with what the scheduler can do.
-#[derive(Debug, Clone, Copy)]
-pub struct Process {
-    /// Noise schedule.
-    pub schedule: BetaSchedule,
-    /// The prediction of the network.
-    pub prediction: PredictionType,
-    /// Variance of the reverse process.
-    pub variance: VarianceType,
-    /// The default sampler.
-    pub sampler: Sampler,
-    /// Clipping of the clean data.
-    pub clip: Clip,
 }

@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::{NoiseSchedule, PredictionType, coefficients};
 use crate::ConfigError;
 
-/// Weight λ of the variational bound beside the simple loss.
-pub const VLB_WEIGHT: f64 = 1e-3;
-
 /// How the squared errors of different timesteps are weighted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,14 +123,6 @@ pub fn learned_range_vlb<const D: usize>(
     let likelihood = item_mean(discretized_nll(x_start, mean, log_variance));
     let last = coefficients(t, &divergence, |t| if t == 0 { 1.0 } else { 0.0 });
     (divergence * (last.clone().neg() + 1.0) + likelihood * last) / std::f64::consts::LN_2
-}
-
-/// L_simple + λ·L_vlb, where L_vlb sums T terms of which each item has drawn one.
-///
-/// # Shapes
-/// - simple, vlb and the result: `[B]`
-pub fn hybrid_loss(schedule: &NoiseSchedule, simple: Tensor<1>, vlb: Tensor<1>) -> Tensor<1> {
-    simple + vlb * (VLB_WEIGHT * schedule.num_steps() as f64)
 }
 
 /// log β̃_t; β̃_0 is 0, so t = 0 takes the value of t = 1.
@@ -301,13 +290,5 @@ mod tests {
         for (k, gamma) in [(0.0, 1.0), (1.0, -0.1), (f64::NAN, 1.0), (1.0, f64::INFINITY)] {
             assert!(LossWeight::P2 { k, gamma }.validate().is_err());
         }
-    }
-
-    #[test]
-    fn hybrid_loss_adds_the_whole_bound() {
-        let device = Device::flex();
-        let simple = item_mse(tensor(&[1.0, 2.0], &device), tensor(&[0.0, 4.0], &device));
-        let total = hybrid_loss(&schedule(), simple, Tensor::from_floats([0.5, 2.0], &device));
-        assert_eq!(total.into_data().try_to_vec::<f32>().unwrap(), [1.5, 6.0]);
     }
 }

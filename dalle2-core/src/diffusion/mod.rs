@@ -47,6 +47,7 @@
 //! ```
 
 mod analytic;
+mod config;
 mod guidance;
 mod inversion;
 mod loss;
@@ -60,9 +61,10 @@ mod spacing;
 mod variance;
 
 pub use analytic::{AnalyticEstimator, AnalyticVariance};
+pub use config::{DiffusionConfig, stratified_timesteps};
 pub use guidance::{GuidanceInterval, guide, guide_halves};
 pub use inversion::{InversionOptions, invert};
-pub use loss::{LossWeight, VLB_WEIGHT, hybrid_loss, item_mse, learned_range_vlb};
+pub use loss::{LossWeight, item_mse, learned_range_vlb};
 pub use noise::{NoiseSource, RecordedNoise, SeededNoise, draw, standard_normal};
 pub use plan::{PlanStep, SamplingPlan};
 pub use prediction::PredictionType;

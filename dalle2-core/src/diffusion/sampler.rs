@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use self::dpm_solver::History;
 use super::variance::FixedVariance;
 use super::{NoiseSource, PlanStep, PredictionType, SamplingPlan, VarianceType, draw};
+use crate::nn::l2_normalize;
 use crate::{ConfigError, Error, Result};
 
 /// How one step leads to the next.
@@ -47,6 +48,10 @@ pub enum Clip {
         /// From 0 to 1, for example 0.995.
         quantile: f64,
     },
+    /// Bounds the length of each item of n components by √n. Embeddings scaled to that length
+    /// ([`EmbeddingScale::L2`](crate::EmbeddingScale::L2)) lie on the sphere, so their mean given the noise lies in the
+    /// ball; this keeps strong guidance from leaving it, as clamping to [−1, 1] does for pixels.
+    Ball,
 }
 
 impl Clip {
@@ -58,6 +63,11 @@ impl Clip {
         match self {
             Self::None => x_start,
             Self::Range(range) => x_start.clamp(-range, range),
+            Self::Ball => {
+                let (shape, batch) = (x_start.dims(), x_start.dims()[0]);
+                let count = shape.iter().product::<usize>() / batch;
+                clip_to_ball(x_start.reshape([batch, count])).reshape(shape)
+            }
             Self::DynamicThreshold { quantile } => {
                 let bound = item_quantiles(x_start.clone().abs(), quantile).clamp_min(1.0);
                 x_start.min_pair(bound.clone()).max_pair(bound.clone().neg()) / bound
@@ -231,6 +241,15 @@ fn ddim<const D: usize>(step: &PlanStep, eta: f64, x_start: Tensor<D>, x_t: Tens
     let direction = (1.0 - previous - sigma * sigma).max(0.0).sqrt() / (1.0 - level).sqrt();
     let mean = x_start * (previous.sqrt() - direction * level.sqrt()) + x_t * direction;
     (mean, if sigma > 0.0 { Sigma::Fixed(sigma) } else { Sigma::Zero })
+}
+
+/// Scales the rows `[B, N]` that are longer than √N down to that length.
+fn clip_to_ball(x: Tensor<2>) -> Tensor<2> {
+    let radius = (x.dims()[1] as f64).sqrt();
+    let length = x.clone().powi_scalar(2).sum_dim(1).sqrt();
+    let outside = length.greater_scalar(radius).expand(x.dims());
+    let surface = l2_normalize(x.clone()) * radius;
+    x.mask_where(outside, surface)
 }
 
 /// Quantile of each batch item, between the two neighbouring values by linear interpolation.

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use super::names::{conditioning_tensor_name, unet_tensor_name};
 use super::unet::{self, Class};
-use super::{diffusion_config, process_faults, scheduler};
 use crate::conditioning::ContextOrder;
 use crate::{DecoderConfig, DecoderNetwork};
 
@@ -63,7 +62,7 @@ pub(crate) fn read_decoder(root: &Path) -> Result<(DecoderConfig, DecoderFiles)>
         inpainting: false,
         embedding_scale: EmbeddingScale::None,
         unet: unet.config,
-        diffusion: diffusion_config(&scheduler, STEPS, GUIDANCE),
+        diffusion: scheduler.diffusion_config(STEPS, GUIDANCE),
     };
     config.validate().map_err(|e| Error::format(root.join(UNET).join(CONFIG_FILE), e.to_string()))?;
     let text_proj = text_proj.object().clone();
@@ -103,7 +102,7 @@ pub(crate) fn decoder_faults(config: &DecoderConfig) -> Vec<String> {
     let variance = config.diffusion.variance;
     let learned = variance == VarianceType::LearnedRange;
     needs(learned, "diffusion.variance", format!("{variance:?}"), "diffusers guides decoders of LearnedRange only");
-    faults.extend(process_faults(&config.diffusion));
+    faults.extend(UnclipScheduler::faults(&config.diffusion));
     faults.into_iter().map(|fault| format!("decoder: {fault}")).collect()
 }
 
@@ -120,7 +119,7 @@ pub(crate) fn decoder_files(config: &DecoderConfig) -> DecoderFiles {
     DecoderFiles {
         unet: unet::to_json(&config.unet, config.image_size, Class::Conditional),
         text_proj: text_proj.as_object().cloned().unwrap_or_default(),
-        scheduler: scheduler(&config.diffusion, STEPS, GUIDANCE).to_json(),
+        scheduler: UnclipScheduler::new(&config.diffusion, STEPS, GUIDANCE).to_json(),
     }
 }
 

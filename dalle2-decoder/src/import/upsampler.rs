@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use super::names::unet_tensor_name;
 use super::unet::{self, Class};
-use super::{diffusion_config, process_faults, scheduler};
 use crate::{Enlargement, UpsamplerConfig, UpsamplerNetworks};
 
 const FIRST: &str = "super_res_first";
@@ -52,7 +51,7 @@ pub(crate) fn read_upsampler(root: &Path) -> Result<(UpsamplerConfig, UpsamplerF
         last_step: Some(last.config),
         enlargement: Some(Enlargement::Overshooting),
         residual: false,
-        diffusion: diffusion_config(&scheduler, STEPS, GUIDANCE),
+        diffusion: scheduler.diffusion_config(STEPS, GUIDANCE),
     };
     config.validate().map_err(|e| Error::format(&path, e.to_string()))?;
     Ok((config, UpsamplerFiles { first: first.json, last: last.json, scheduler: scheduler_json }))
@@ -82,7 +81,8 @@ pub(crate) fn upsampler_faults(config: &UpsamplerConfig) -> Vec<String> {
     let residual = config.residual.then(|| {
         ConfigError::new("residual", "true", "the networks of diffusers predict whole images: leave it out").to_string()
     });
-    let faults = networks.chain(enlargement).chain(inputs).chain(residual).chain(process_faults(&config.diffusion));
+    let faults =
+        networks.chain(enlargement).chain(inputs).chain(residual).chain(UnclipScheduler::faults(&config.diffusion));
     faults.map(|fault| format!("upsampler: {fault}")).collect()
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn upsampler_files(config: &UpsamplerConfig) -> UpsamplerFiles {
     UpsamplerFiles {
         first: json(&config.unet),
         last: json(config.last_step.as_ref().unwrap_or(&config.unet)),
-        scheduler: scheduler(&config.diffusion, STEPS, GUIDANCE).to_json(),
+        scheduler: UnclipScheduler::new(&config.diffusion, STEPS, GUIDANCE).to_json(),
     }
 }
 

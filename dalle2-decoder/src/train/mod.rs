@@ -13,7 +13,7 @@ pub use mask::MaskShape;
 pub use upsampler::{CropOptions, LowDegradation, UpsamplerBatch, UpsamplerTask};
 
 use burn::prelude::*;
-use dalle2_core::diffusion::Known;
+use dalle2_core::diffusion::{Known, stratified_timesteps};
 use dalle2_core::train::{StepOutput, mix_seed};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,14 +22,9 @@ use rand_distr::StandardNormal;
 use crate::{DiffusionLoss, Noised};
 
 /// Timesteps and noise for a batch of clean images.
-///
-/// Each timestep is uniform, but together they are spread evenly over the schedule, which makes the loss of a small
-/// batch less noisy (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
 fn noised(rng: &mut ChaCha8Rng, x_start: Tensor<4>, train_steps: usize) -> Noised {
     let [b, c, h, w] = x_start.dims();
-    let first: f64 = rng.random();
-    let t = (0..b).map(|i| ((first + i as f64 / b as f64).fract() * train_steps as f64) as usize);
-    let t = t.map(|t| t.min(train_steps - 1)).collect();
+    let t = stratified_timesteps(rng, b, train_steps);
     let values: Vec<f32> = (0..b * c * h * w).map(|_| rng.sample(StandardNormal)).collect();
     let noise = Tensor::from_data(TensorData::new(values, [b, c, h, w]), &x_start.device());
     Noised { x_start, noise, t }

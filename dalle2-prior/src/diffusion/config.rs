@@ -1,13 +1,13 @@
 //! Configuration of the diffusion prior, and its presets.
 
-use burn::prelude::*;
 use dalle2_core::diffusion::{
-    AnalyticVariance, BetaSchedule, Clip, NoiseSchedule, PredictionType, Rounding, Sampler, SamplerOptions,
-    VarianceType,
+    AnalyticVariance, Clip, DiffusionConfig, PredictionType, Rounding, Sampler, SamplerOptions, VarianceType,
 };
-use dalle2_core::nn::{TransformerConfig, l2_normalize};
-use dalle2_core::{ConfigError, EmbeddingScale, PriorOptions};
+use dalle2_core::nn::TransformerConfig;
+use dalle2_core::{ConfigError, DiffusionOptions, EmbeddingScale, PriorOptions};
 use serde::{Deserialize, Serialize};
+
+use super::config_file::ConfigFile;
 
 /// Tokens after the caption's: z_t, timestep, noised embedding, query.
 pub(super) const EXTRA_TOKENS: usize = 4;
@@ -15,26 +15,11 @@ pub(super) const EXTRA_TOKENS: usize = 4;
 /// Largest width and number of anything: a damaged configuration must not fill the memory.
 const MAX_WIDTH: usize = 1 << 16;
 
-/// What is known of clean embeddings in the scaled space, and enforced on every estimate while sampling.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum XStartBound {
-    /// Nothing.
-    None,
-    /// Every component lies within ± this value (Karlo: 5).
-    Range {
-        /// The value, finite and above 0.
-        value: f64,
-    },
-    /// The length is at most √D. This is what clamping to [−1, 1] is for pixels: embeddings scaled by
-    /// [`EmbeddingScale::L2`] lie on the sphere of radius √D, so their mean given the noise lies in the ball. It keeps
-    /// strong guidance from leaving the space.
-    Ball,
-}
-
 /// Configuration of a [`DiffusionPrior`](crate::DiffusionPrior).
+///
+/// On disk the fields of [`DiffusionConfig`] stand beside the others, and its `clip` is called `x_start_bound`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "ConfigFile", into = "ConfigFile")]
 pub struct DiffusionPriorConfig {
     /// Width D of CLIP's joint space.
     pub embed_dim: usize,
@@ -54,35 +39,17 @@ pub struct DiffusionPriorConfig {
     pub image_scale: EmbeddingScale,
     /// Scale of the caption's embedding z_t that the network reads.
     pub text_scale: EmbeddingScale,
-    /// What is enforced on estimates of the clean embedding.
-    pub x_start_bound: XStartBound,
-    /// Timesteps T in training.
-    pub train_steps: usize,
-    /// Noise schedule.
-    pub schedule: BetaSchedule,
-    /// Sampling steps when a request names none.
-    pub sampling_steps: usize,
-    /// Sampler when a request names none.
-    pub sampler: Sampler,
-    /// Guidance scale when a request names none; 1 is no guidance.
-    pub guidance: f64,
-    /// Embeddings drawn per caption when a request names no number; the one closest to z_t is kept.
+    /// Default number of candidates per caption; the one with the highest cosine of z_i and z_t is returned.
     pub candidates: usize,
-    /// What the network predicts; not given means the clean embedding, which is what training here teaches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prediction: Option<PredictionType>,
-    /// How the schedule's numbers are rounded; not given means to f64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rounding: Option<Rounding>,
-    /// Whether the network also reads its estimate of the last step (Chen et al. 2022, arXiv 2208.04202, section 3.2);
-    /// not if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub self_conditioning: Option<bool>,
-    /// The variance of DDPM's steps that is best for the training data, once measured
-    /// ([`DiffusionPrior::with_measured_variance`](crate::DiffusionPrior::with_measured_variance)); the posterior's if
-    /// absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Whether the network also reads its previous estimate (Chen et al. 2022, Analog Bits, arXiv 2208.04202, section
+    /// 3.2).
+    pub self_conditioning: bool,
+    /// The variance of DDPM's steps that is optimal for the training data, if measured
+    /// ([`DiffusionPrior::with_measured_variance`](crate::DiffusionPrior::with_measured_variance)); otherwise the
+    /// posterior's is used.
     pub analytic_variance: Option<AnalyticVariance>,
+    /// The diffusion process over scaled embeddings.
+    pub diffusion: DiffusionConfig,
 }
 
 impl DiffusionPriorConfig {
@@ -99,24 +66,22 @@ impl DiffusionPriorConfig {
             dropout: 0.0,
             image_scale: EmbeddingScale::L2,
             text_scale: EmbeddingScale::L2,
-            x_start_bound: XStartBound::Ball,
-            train_steps: 1000,
-            schedule: BetaSchedule::Cosine,
-            sampling_steps: 25,
-            sampler: Sampler::Ddim { eta: 0.0 },
-            guidance: 2.0,
             candidates: 2,
-            prediction: None,
-            rounding: None,
-            self_conditioning: None,
+            self_conditioning: false,
             analytic_variance: None,
+            diffusion: DiffusionConfig {
+                prediction: PredictionType::XStart,
+                clip: Some(Clip::Ball),
+                ..DiffusionConfig::cosine(VarianceType::FixedSmall, 25, 2.0)
+            },
         }
     }
 
     /// Between the bundled prior and Karlo's, for one GPU: 12 blocks of width 768, 89 M parameters with CLIP ViT-L/14.
     pub fn base(embed_dim: usize, token_width: usize, context_length: usize) -> Self {
         let small = Self::small(embed_dim, token_width, context_length);
-        Self { d_model: 768, n_heads: 12, n_layers: 12, sampling_steps: 64, ..small }
+        let diffusion = DiffusionConfig { sampling_steps: 64, ..small.diffusion };
+        Self { d_model: 768, n_heads: 12, n_layers: 12, diffusion, ..small }
     }
 
     /// The bundled emoji prior, [`Self::small`].
@@ -132,14 +97,18 @@ impl DiffusionPriorConfig {
     /// [`tiny`](Self::tiny) in a form that diffusers can express, for a CLIP whose captions' tokens are as wide as its
     /// embeddings. `image_scale` should be measured on the embeddings to be learned, see [`EmbeddingScale::measure`].
     pub fn portable(embed_dim: usize, context_length: usize, image_scale: EmbeddingScale) -> Self {
+        let tiny = Self::tiny(embed_dim, embed_dim, context_length);
         Self {
             image_scale,
             text_scale: EmbeddingScale::None,
-            x_start_bound: XStartBound::Range { value: 5.0 },
-            sampler: Sampler::Ddpm,
             candidates: 1,
-            rounding: Some(Rounding::Single),
-            ..Self::tiny(embed_dim, embed_dim, context_length)
+            diffusion: DiffusionConfig {
+                sampler: Sampler::Ddpm,
+                rounding: Some(Rounding::Single),
+                clip: Some(Clip::Range(5.0)),
+                ..tiny.diffusion
+            },
+            ..tiny
         }
     }
 
@@ -156,17 +125,14 @@ impl DiffusionPriorConfig {
             dropout: 0.0,
             image_scale: EmbeddingScale::None,
             text_scale: EmbeddingScale::None,
-            x_start_bound: XStartBound::Range { value: 5.0 },
-            train_steps: 1000,
-            schedule: BetaSchedule::Cosine,
-            sampling_steps: 25,
-            sampler: Sampler::Ddpm,
-            guidance: 4.0,
             candidates: 1,
-            prediction: None,
-            rounding: Some(Rounding::Single),
-            self_conditioning: None,
+            self_conditioning: false,
             analytic_variance: None,
+            diffusion: DiffusionConfig {
+                prediction: PredictionType::XStart,
+                clip: Some(Clip::Range(5.0)),
+                ..DiffusionConfig::portable(VarianceType::FixedSmall, 25, 4.0)
+            },
         }
     }
 
@@ -180,10 +146,13 @@ impl DiffusionPriorConfig {
             n_layers: 24,
             image_scale: EmbeddingScale::Constant { factor: 17.2 },
             text_scale: EmbeddingScale::Constant { factor: 17.2 },
-            x_start_bound: XStartBound::None,
-            sampling_steps: 64,
             candidates: 2,
-            rounding: None,
+            diffusion: DiffusionConfig {
+                sampling_steps: 64,
+                rounding: None,
+                clip: Some(Clip::None),
+                ..Self::karlo().diffusion
+            },
             ..Self::karlo()
         }
     }
@@ -199,7 +168,7 @@ impl DiffusionPriorConfig {
         let projections = (self.token_width + 1) * d + 2 * (e + 1) * d + (d + 1) * e;
         let time = 2 * (d + 1) * d;
         let tokens = (self.context_length + EXTRA_TOKENS + 1) * d;
-        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
+        let own_estimate = if self.self_conditioning { e * d } else { 0 };
         projections + time + tokens + 2 * d + own_estimate + self.transformer().num_params()
     }
 
@@ -212,54 +181,24 @@ impl DiffusionPriorConfig {
     /// self-conditioning half a pass more.
     pub fn num_macs(&self) -> u64 {
         let [s, w, e, d] = [self.context_length, self.token_width, self.embed_dim, self.d_model].map(|n| n as u64);
-        let own_estimate = if self.is_self_conditioned() { e * d } else { 0 };
+        let own_estimate = if self.self_conditioning { e * d } else { 0 };
         s * w * d + 3 * e * d + 2 * d * d + own_estimate + self.transformer().num_macs(self.sequence_length())
     }
 
-    /// Whether the network also reads its own last estimate.
-    pub fn is_self_conditioned(&self) -> bool {
-        self.self_conditioning.unwrap_or(false)
-    }
-
-    /// The schedule's tables.
-    ///
-    /// # Errors
-    /// When `train_steps` is out of range.
-    pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
-        Ok(NoiseSchedule::new(self.schedule, self.train_steps)?.rounded(self.rounding.unwrap_or_default()))
-    }
-
-    /// What the network predicts.
-    pub fn prediction(&self) -> PredictionType {
-        self.prediction.unwrap_or(PredictionType::XStart)
-    }
-
-    /// The sampling defaults.
+    /// Returns the sampling defaults.
     pub fn defaults(&self) -> PriorOptions {
-        PriorOptions {
-            steps: Some(self.sampling_steps),
-            guidance: Some(self.guidance),
-            sampler: Some(self.sampler),
-            candidates: Some(self.candidates),
-            ..Default::default()
-        }
+        let DiffusionOptions { steps, guidance, guidance_interval, sampler, spacing, .. } = self.diffusion.defaults();
+        let candidates = Some(self.candidates);
+        PriorOptions { steps, guidance, guidance_interval, sampler, spacing, candidates, ..Default::default() }
     }
 
-    /// How the sampler reads the network; the variance of DDPM is the analytic one where it has been measured, else the
+    /// Returns the options of a sampler. The variance of DDPM is the analytic one if it was measured, otherwise the
     /// posterior's.
     pub fn sampler_options(&self, sampler: Option<Sampler>) -> SamplerOptions {
-        let clip = match self.x_start_bound {
-            XStartBound::Range { value } => Clip::Range(value),
-            XStartBound::None | XStartBound::Ball => Clip::None,
-        };
-        SamplerOptions {
-            prediction: self.prediction(),
-            variance: match self.analytic_variance {
-                Some(_) => VarianceType::Analytic,
-                None => VarianceType::FixedSmall,
-            },
-            sampler: sampler.unwrap_or(self.sampler),
-            clip,
+        let options = self.diffusion.sampler_options(&DiffusionOptions { sampler, ..Default::default() });
+        match self.analytic_variance {
+            Some(_) => SamplerOptions { variance: VarianceType::Analytic, ..options },
+            None => options,
         }
     }
 
@@ -288,51 +227,25 @@ impl DiffusionPriorConfig {
         }
         self.image_scale.validate(self.embed_dim).map_err(|e| e.within("image_scale"))?;
         self.text_scale.validate(self.embed_dim).map_err(|e| e.within("text_scale"))?;
-        if self.x_start_bound == XStartBound::Ball && self.image_scale != EmbeddingScale::L2 {
+        if self.diffusion.clip() == Clip::Ball && self.image_scale != EmbeddingScale::L2 {
             let expected = "a ball bounds embeddings of image_scale \"l2\" only: use \"none\" or a range";
             return Err(ConfigError::new("x_start_bound", "ball", expected));
         }
-        if self.x_start_bound == XStartBound::Ball && self.prediction() != PredictionType::XStart {
-            let expected = "a ball bounds predictions of the clean embedding only: use \"none\" or a range";
-            return Err(ConfigError::new("x_start_bound", "ball", expected));
+        if self.diffusion.variance == VarianceType::LearnedRange {
+            let expected = "must be fixed_small or fixed_large: a prior has no variance output";
+            return Err(ConfigError::new("variance", "learned_range", expected));
         }
-        self.sampler_options(None).validate()?;
         if let Some(table) = &self.analytic_variance {
-            table.validate(self.train_steps)?;
+            table.validate(self.diffusion.train_steps)?;
         }
-        self.noise_schedule()?;
-        if !(1..=self.train_steps).contains(&self.sampling_steps) {
-            let expected = format!("must be between 1 and train_steps = {}", self.train_steps);
-            return Err(ConfigError::new("sampling_steps", self.sampling_steps, expected));
-        }
-        if !(self.guidance.is_finite() && self.guidance >= 0.0) {
-            return Err(ConfigError::new("guidance", self.guidance, "must be finite and at least 0"));
-        }
-        Ok(())
-    }
-}
-
-impl XStartBound {
-    /// Moves estimates of the clean embedding `[B, D]` that left the ball back onto its surface; the other bounds are
-    /// the sampler's.
-    pub(super) fn project(self, x_start: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::Ball => {
-                let radius = (x_start.dims()[1] as f64).sqrt();
-                let length = x_start.clone().powi_scalar(2).sum_dim(1).sqrt();
-                let outside = length.greater_scalar(radius).expand(x_start.dims());
-                let surface = l2_normalize(x_start.clone()) * radius;
-                x_start.mask_where(outside, surface)
-            }
-            Self::None | Self::Range { .. } => x_start,
-        }
+        self.diffusion.validate()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Tolerance;
+    use burn::prelude::*;
 
     #[test]
     fn presets_are_valid_and_have_the_stated_sizes() {
@@ -355,7 +268,7 @@ mod tests {
     fn the_parameters_are_counted_exactly() {
         let config = DiffusionPriorConfig::tiny(12, 10, 5);
         assert_eq!(config.init(&Device::flex()).unwrap().num_params(), config.num_params());
-        let own = DiffusionPriorConfig { self_conditioning: Some(true), ..config };
+        let own = DiffusionPriorConfig { self_conditioning: true, ..config };
         assert_eq!(own.init(&Device::flex()).unwrap().num_params(), own.num_params());
         let transformer = 3 * (9 * 12 * 128 * 128 + 2 * 9 * 9 * 128);
         assert_eq!(own.num_macs(), 5 * 10 * 128 + 4 * 12 * 128 + 2 * 128 * 128 + transformer);
@@ -382,21 +295,14 @@ mod tests {
         assert_eq!(field(|c| c.n_heads = 3), "n_heads");
         assert_eq!(field(|c| (c.d_model, c.n_heads) = (33, 3)), "d_model");
         assert_eq!(field(|c| c.image_scale = EmbeddingScale::None), "x_start_bound");
-        assert_eq!(field(|c| c.x_start_bound = XStartBound::Range { value: -1.0 }), "clip.range");
-        assert_eq!(field(|c| c.sampling_steps = 1001), "sampling_steps");
-        assert_eq!(field(|c| c.guidance = f64::INFINITY), "guidance");
+        assert_eq!(field(|c| c.diffusion.clip = Some(Clip::Range(-1.0))), "clip.range");
+        assert_eq!(field(|c| c.diffusion.variance = VarianceType::LearnedRange), "variance");
+        assert_eq!(field(|c| c.diffusion.sampling_steps = 1001), "sampling_steps");
+        assert_eq!(field(|c| c.diffusion.guidance = f64::INFINITY), "guidance");
         assert_eq!(field(|c| c.candidates = 0), "candidates");
         assert_eq!(
             field(|c| c.text_scale = EmbeddingScale::Constant { factor: 0.0 }),
             "text_scale.embedding_scale.factor"
         );
-    }
-
-    #[test]
-    fn the_ball_moves_only_what_is_outside() {
-        let x = Tensor::<2>::from_floats([[3.0, 4.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]], &Device::flex());
-        let expected = TensorData::from([[1.2f32, 1.6, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]]);
-        let found = XStartBound::Ball.project(x).into_data();
-        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-6, 1e-6));
     }
 }

@@ -1,12 +1,13 @@
 //! The diffusion prior.
 
 mod config;
+mod config_file;
 mod network;
 mod prefix;
 mod prior;
 mod train;
 
-pub use config::{DiffusionPriorConfig, XStartBound};
+pub use config::DiffusionPriorConfig;
 pub use network::PriorNetwork;
 pub use prefix::Prefix;
 pub use prior::DiffusionPrior;

@@ -61,9 +61,7 @@ impl DiffusionPriorConfig {
             time_in: linear(d, d),
             time_out: linear(d, d),
             image_proj: linear(embed, d),
-            estimate_proj: self
-                .is_self_conditioned()
-                .then(|| LinearConfig::new(embed, d).with_bias(false).init(device)),
+            estimate_proj: self.self_conditioning.then(|| LinearConfig::new(embed, d).with_bias(false).init(device)),
             query: small.init([1, d], device),
             positions: small.init([self.context_length + EXTRA_TOKENS, d], device),
             transformer: self.transformer().init(device),
@@ -289,7 +287,7 @@ mod tests {
         let [without, with] = both;
         assert_eq!(difference(without, with), 0.0);
 
-        let config = DiffusionPriorConfig { self_conditioning: Some(true), ..DiffusionPriorConfig::tiny(12, 10, S) };
+        let config = DiffusionPriorConfig { self_conditioning: true, ..DiffusionPriorConfig::tiny(12, 10, S) };
         let mut network = config.init(&device).unwrap();
         network.output = LinearConfig::new(128, 12).init(&device);
         let zeros = network.forward_with(x_t.clone(), &[7; 2], &text, Some(x_t.zeros_like()));

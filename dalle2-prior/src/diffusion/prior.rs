@@ -56,7 +56,7 @@ impl DiffusionPrior {
 
     fn from_network(config: DiffusionPriorConfig, network: Network<PriorNetwork>) -> Result<Self> {
         config.validate()?;
-        let schedule = config.noise_schedule()?;
+        let schedule = config.diffusion.noise_schedule()?;
         Ok(Self { config, network, schedule, files: None })
     }
 
@@ -136,7 +136,7 @@ impl DiffusionPrior {
         for t in plan.timesteps() {
             let x_t = self.schedule.q_sample(x_start.clone(), &vec![t; shape[0]], draw(noise, shape, &device)?);
             let predicted = network.forward_from(&prefix, x_t, t, None);
-            estimator.add(t, x_start.clone(), self.config.x_start_bound.project(predicted))?;
+            estimator.add(t, x_start.clone(), self.config.diffusion.clip().apply(predicted))?;
         }
         self.config.analytic_variance = Some(estimator.finish()?);
         Ok(self)
@@ -171,7 +171,7 @@ impl DiffusionPrior {
             let estimate = last.take();
             let x_start = on_pool(&device, || match (guidance, &unguided) {
                 (1.0, _) => network.forward_from(&prefix, x_t, t, estimate),
-                (_, Some((interval, unguided))) if !interval.contains(t, config.train_steps) => {
+                (_, Some((interval, unguided))) if !interval.contains(t, config.diffusion.train_steps) => {
                     network.forward_from(unguided, x_t, t, estimate)
                 }
                 _ => {
@@ -179,8 +179,7 @@ impl DiffusionPrior {
                     guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, estimate), guidance)
                 }
             });
-            let x_start = config.x_start_bound.project(x_start);
-            last = config.is_self_conditioned().then(|| x_start.clone());
+            last = config.self_conditioning.then(|| config.diffusion.clip().apply(x_start.clone()));
             Ok(x_start.into())
         };
         let x_t = draw(noise, [batch, config.embed_dim], &device)?;
@@ -191,7 +190,7 @@ impl DiffusionPrior {
     /// Checks options and plans the timesteps.
     fn check_options(&self, options: &PriorOptions) -> Result<CheckedOptions> {
         let config = &self.config;
-        options.validate_diffusion(config.train_steps)?;
+        options.validate_diffusion(config.diffusion.train_steps)?;
         let plan = options.diffusion().plan(&self.schedule, &config.defaults().diffusion())?;
         let plan = match &config.analytic_variance {
             Some(table) => plan.with_analytic_variance(table),
@@ -202,8 +201,8 @@ impl DiffusionPrior {
         Ok(CheckedOptions {
             plan,
             sampler,
-            guidance: options.guidance.unwrap_or(config.guidance),
-            guidance_interval: options.guidance_interval,
+            guidance: options.guidance.unwrap_or(config.diffusion.guidance),
+            guidance_interval: options.guidance_interval.or(config.diffusion.guidance_interval),
             candidates: options.candidates.unwrap_or(config.candidates),
         })
     }

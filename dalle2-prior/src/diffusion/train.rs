@@ -4,7 +4,7 @@
 //! is a pure function of (seed, step).
 
 use burn::prelude::*;
-use dalle2_core::diffusion::{LossWeight, NoiseSchedule, PredictionType, item_mse, standard_normal};
+use dalle2_core::diffusion::{NoiseSchedule, PredictionType, item_mse, standard_normal, stratified_timesteps};
 use dalle2_core::nn::l2_normalize;
 use dalle2_core::train::{StepOutput, TrainTask, kept_by_transformer};
 use dalle2_core::{ConfigError, Result, TextCondition};
@@ -52,7 +52,7 @@ impl PriorBatch {
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let [b, d] = embedding.dims();
-        let t = (0..b).map(|_| rng.random_range(0..train_steps)).collect();
+        let t = stratified_timesteps(&mut rng, b, train_steps);
         let drop: Vec<bool> = (0..b).map(|_| rng.random_bool(dropout)).collect();
         let noise = TensorData::new(standard_normal(&mut rng, b * d), [b, d]);
         let noise = Tensor::from_data(noise, &embedding.device());
@@ -77,14 +77,12 @@ pub struct PriorTask {
     config: DiffusionPriorConfig,
     #[module(skip)]
     schedule: NoiseSchedule,
-    #[module(skip)]
-    weight: LossWeight,
 }
 
 /// The loss of a batch and a figure to watch, each `[1]`.
 #[derive(Debug, Clone)]
 pub struct PriorLoss {
-    /// What is minimised: the squared error with the task's [`LossWeight`].
+    /// What is minimised: the squared error with the weights of the configuration.
     pub total: Tensor<1>,
     /// Mean squared error of the clean embedding in the scaled space.
     pub mse: Tensor<1>,
@@ -98,22 +96,13 @@ impl PriorTask {
     /// # Errors
     /// When the configuration is not valid, or its network predicts something else than the clean embedding.
     pub fn new(config: &DiffusionPriorConfig, device: &Device) -> Result<Self> {
-        if config.prediction() != PredictionType::XStart {
-            let expected = "training teaches the clean embedding only: leave it out";
-            return Err(ConfigError::new("prediction", format!("{:?}", config.prediction()), expected).into());
+        let prediction = config.diffusion.prediction;
+        if prediction != PredictionType::XStart {
+            let expected = "training supports the clean embedding only: leave it out";
+            return Err(ConfigError::new("prediction", format!("{prediction:?}"), expected).into());
         }
-        let (network, schedule) = (config.init(device)?, config.noise_schedule()?);
-        Ok(Self { network, config: config.clone(), schedule, weight: LossWeight::Uniform })
-    }
-
-    /// Weights the errors of different timesteps, for example by min-SNR-γ.
-    ///
-    /// # Errors
-    /// When γ is not positive and finite.
-    pub fn with_loss_weight(mut self, weight: LossWeight) -> Result<Self> {
-        weight.validate()?;
-        self.weight = weight;
-        Ok(self)
+        let (network, schedule) = (config.init(device)?, config.diffusion.noise_schedule()?);
+        Ok(Self { network, config: config.clone(), schedule })
     }
 
     /// The prior that the network is so far.
@@ -134,23 +123,16 @@ impl PriorTask {
         let scale = &self.config.image_scale;
         let x_start = scale.scale(batch.embedding);
         let x_t = self.schedule.q_sample(x_start.clone(), &batch.t, batch.noise);
-        let estimate = (self.config.is_self_conditioned() && batch.own_estimate).then(|| {
+        let estimate = (self.config.self_conditioning && batch.own_estimate).then(|| {
             let estimate = self.network.forward(x_t.clone(), &batch.t, &batch.text);
-            self.config.x_start_bound.project(estimate.detach())
+            self.config.diffusion.clip().apply(estimate.detach())
         });
         let predicted = self.network.forward_with(x_t, &batch.t, &batch.text, estimate);
         let directions = [&predicted, &x_start].map(|x| l2_normalize(scale.unscale(x.clone().without_autodiff())));
         let [found, expected] = directions;
         let errors = item_mse(predicted, x_start);
         let mse = errors.clone().mean();
-        let total = match self.weight {
-            LossWeight::Uniform => mse.clone(),
-            weight => {
-                let weights = weight.weights(&self.schedule, PredictionType::XStart, &batch.t);
-                let count = weights.len();
-                (errors * Tensor::from_data(TensorData::new(weights, [count]), &mse.device())).mean()
-            }
-        };
+        let total = self.config.diffusion.weighted_mean(&self.schedule, errors, &batch.t);
         PriorLoss { total, mse, cosine: (found * expected).sum_dim(1).mean() }
     }
 }
@@ -170,7 +152,7 @@ mod tests {
     use super::*;
     use burn::optim::{AdamWConfig, GradientsParams};
     use burn::tensor::Distribution;
-    use dalle2_core::diffusion::SeededNoise;
+    use dalle2_core::diffusion::{LossWeight, SeededNoise};
     use dalle2_core::{Captions, Prior, PriorOptions, TokenMask};
 
     const D: usize = 24;
@@ -231,23 +213,27 @@ mod tests {
     #[test]
     fn min_snr_weights_are_applied_and_checked() {
         let device = Device::flex();
-        let task = || PriorTask::new(&config(), &device).unwrap();
+        let weighted = |gamma| {
+            let mut config = config();
+            config.diffusion.loss_weight = Some(LossWeight::MinSnr { gamma });
+            PriorTask::new(&config, &device)
+        };
         let (text, null) = (text(1, 8, &device), text(9, 1, &device));
         let batch = PriorBatch::draw(0, &text, &null, random(3, [8, D], &device), CAPTION_DROPOUT, 1000);
-        let schedule = config().noise_schedule().unwrap();
+        let schedule = config().diffusion.noise_schedule().unwrap();
         let expected: f64 = batch.t.iter().map(|t| schedule.snr(*t).min(5.0)).sum::<f64>() / 8.0;
         // A fresh network predicts 0, so every error is the variance of a scaled embedding, 1.
-        let loss = task().with_loss_weight(LossWeight::MinSnr { gamma: 5.0 }).unwrap().loss_terms(batch);
+        let loss = weighted(5.0).unwrap().loss_terms(batch);
         assert!((f64::from(loss.total.into_scalar::<f32>()) / expected - 1.0).abs() < 1e-4);
         assert!((loss.mse.into_scalar::<f32>() - 1.0).abs() < 1e-5);
-        let error = task().with_loss_weight(LossWeight::MinSnr { gamma: f64::NAN }).unwrap_err().to_string();
+        let error = weighted(f64::NAN).unwrap_err().to_string();
         assert!(error.contains("gamma"), "{error}");
     }
 
     #[test]
     fn an_own_estimate_is_used_in_half_of_the_steps_and_gets_a_gradient() {
         let device = Device::flex().autodiff();
-        let config = DiffusionPriorConfig { self_conditioning: Some(true), ..config() };
+        let config = DiffusionPriorConfig { self_conditioning: true, ..config() };
         let task = PriorTask::new(&config, &device).unwrap();
         let (text, null) = (text(1, 4, &device), text(9, 1, &device));
         let images = random(3, [4, D], &device);

@@ -165,3 +165,11 @@ fn options_out_of_range_are_named() {
     assert_eq!(bad(Sampler::Ddpm, Clip::Range(0.0)), "clip.range");
     assert_eq!(bad(Sampler::Ddpm, Clip::DynamicThreshold { quantile: 1.5 }), "clip.quantile");
 }
+
+#[test]
+fn the_ball_moves_only_items_outside_of_it() {
+    let x = Tensor::<2>::from_floats([[3.0, 4.0, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]], &Device::flex());
+    let expected = TensorData::from([[1.2f32, 1.6, 0.0, 0.0], [0.0, 1.0, -1.0, 0.5]]);
+    let clipped = Clip::Ball.apply(x).into_data();
+    clipped.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-6, 1e-6));
+}

@@ -207,12 +207,12 @@ fn every_sampler_takes_the_steps_it_is_asked_for() {
 #[test]
 fn a_self_conditioned_prior_samples_from_its_own_estimates() {
     let device = Device::flex();
-    let config = DiffusionPriorConfig { self_conditioning: Some(true), ..DiffusionPriorConfig::tiny(D, W, S) };
+    let config = DiffusionPriorConfig { self_conditioning: true, ..DiffusionPriorConfig::tiny(D, W, S) };
     let mut network = config.init(&device).unwrap();
     network.output = LinearConfig::new(config.d_model, D).init(&device);
     let with = DiffusionPrior::new(config.clone(), network.clone()).unwrap();
     network.estimate_proj = None;
-    let without = DiffusionPrior::new(DiffusionPriorConfig { self_conditioning: None, ..config }, network).unwrap();
+    let without = DiffusionPrior::new(DiffusionPriorConfig { self_conditioning: false, ..config }, network).unwrap();
     let (text, null) = (text(&[5], &device), text(&[2], &device));
     let run = |prior, steps| run(prior, &text, &null, &PriorOptions { steps: Some(steps), ..options() }, &[1]);
     assert_equal(run(&with, 1), run(&without, 1)); // the first step has no estimate yet

@@ -125,7 +125,7 @@ impl Comparison {
         let config = self.parts.prior.config().clone();
         let network = self.parts.prior.network()?;
         let prefix = network.prefix(&null.clone().cat(text.clone()));
-        let plan = SamplingPlan::new(&config.noise_schedule()?, self.manifest.steps.prior)?;
+        let plan = SamplingPlan::new(&config.diffusion.noise_schedule()?, self.manifest.steps.prior)?;
         self.steps(stage, &plan, &config.sampler_options(None), |x_t, t| {
             guide_halves(network.forward_from(&prefix, x_t.repeat_dim(0, 2), t, None), PRIOR_GUIDANCE)
         })

@@ -22,7 +22,7 @@ pub fn split<const D: usize>(output: Tensor<D>, variance: VarianceType) -> Predi
 
 impl Comparison {
     pub fn timesteps(&mut self, file: &Fixture) -> Result<()> {
-        let schedule = self.parts.prior.config().noise_schedule()?;
+        let schedule = self.parts.prior.config().diffusion.noise_schedule()?;
         for name in file.names("n")? {
             let plan = SamplingPlan::new(&schedule, name[1..].parse()?)?;
             let timesteps: Vec<i64> = plan.timesteps().into_iter().map(|t| t as i64).collect();
@@ -33,7 +33,7 @@ impl Comparison {
 
     pub fn prior_scheduler(&mut self, file: &Fixture) -> Result<()> {
         let config = self.parts.prior.config();
-        let (schedule, options) = (config.noise_schedule()?, config.sampler_options(None));
+        let (schedule, options) = (config.diffusion.noise_schedule()?, config.sampler_options(None));
         self.tables(file, &schedule)?;
         self.sequence::<2>(file, &schedule, &options)
     }
