@@ -37,14 +37,14 @@ fn main() -> Result<()> {
 
 fn diffusion(device: &Device) -> Result<DiffusionPrior> {
     let config = DiffusionPriorConfig::small(SIZES[0], SIZES[1], SIZES[2]);
-    DiffusionPrior::new(config.clone(), config.init(device)?)
+    DiffusionPrior::new(config.clone(), config.init(device))
 }
 
 fn autoregressive(device: &Device) -> Result<AutoregressivePrior> {
     let config = AutoregressivePriorConfig::small(SIZES[0], SIZES[1], SIZES[2]);
     let random = || Tensor::random([512, SIZES[0]], Distribution::Normal(0.0, 1.0), device);
     let quantizer = EmbeddingQuantizer::fit(random(), random(), &QuantizerOptions::of(&config))?;
-    AutoregressivePrior::new(config.clone(), config.init(device)?, quantizer)
+    AutoregressivePrior::new(config.clone(), config.init(device), quantizer)
 }
 
 fn text(batch: usize, device: &Device) -> TextCondition {

@@ -230,12 +230,12 @@ fn portable(device: &Device) -> Pipeline {
     Pipeline::builder()
         .text_encoder(ClipTextEncoder::new(clip.text.clone(), &model.text).unwrap())
         .image_encoder(ClipImageEncoder::new(clip.vision.clone(), &model.vision).unwrap())
-        .prior(DiffusionPrior::new(prior.clone(), prior.init(device).unwrap().map(&mut Randomise::new(1))).unwrap())
+        .prior(DiffusionPrior::new(prior.clone(), prior.init(device).map(&mut Randomise::new(1))).unwrap())
         .decoder(
-            UnclipDecoder::new(decoder.clone(), decoder.init(device).unwrap().map(&mut Randomise::new(2))).unwrap(),
+            UnclipDecoder::new(decoder.clone(), decoder.init(device).map(&mut Randomise::new(2))).unwrap(),
         )
         .upsampler(
-            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).unwrap().map(&mut Randomise::new(3)))
+            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).map(&mut Randomise::new(3)))
                 .unwrap(),
         )
         .device(device)
@@ -292,7 +292,7 @@ fn what_the_layout_cannot_express_is_listed_and_written_under_own_names() {
     let pipeline = Pipeline::builder()
         .text_encoder(ClipTextEncoder::load(text.path(), &device).unwrap())
         .prior(DiffusionPrior::load(prior.path(), &device).unwrap())
-        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(&device).unwrap()).unwrap())
+        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(&device)).unwrap())
         .device(&device)
         .build()
         .unwrap();

@@ -47,7 +47,7 @@ fn pipeline_that_reads_masks(device: &Device) -> Pipeline {
     let decoder = DecoderConfig { image_size: 16, ..like }.with_inpainting();
     let upsampler = support::upsampler(16, device).config().clone();
     let upsampler = UpsamplerConfig { input_size: 16, ..upsampler }.with_inpainting();
-    let (network, unet) = (decoder.init(device).unwrap().map(&mut Randomise::new(1)), upsampler.init(device).unwrap());
+    let (network, unet) = (decoder.init(device).map(&mut Randomise::new(1)), upsampler.init(device));
     Pipeline::builder()
         .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
         .image_encoder(ClipImageEncoder::new(config.vision.clone(), &model.vision).unwrap())

@@ -70,7 +70,7 @@ fn an_autoregressive_prior_takes_the_place_of_a_diffusion_prior() {
     };
     let random = || Tensor::random([40, d], Distribution::Normal(0.0, 1.0), &device);
     let quantizer = EmbeddingQuantizer::fit(random(), random(), &QuantizerOptions::of(&prior)).unwrap();
-    let network = prior.init(&device).unwrap();
+    let network = prior.init(&device);
     let saved = Pipeline::builder()
         .text_encoder(ClipTextEncoder::new(config.text.clone(), &model.text).unwrap())
         .prior(AutoregressivePrior::new(prior, network, quantizer).unwrap())

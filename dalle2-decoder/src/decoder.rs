@@ -39,14 +39,10 @@ pub(crate) struct Prepared {
 }
 
 impl DecoderConfig {
-    /// Builds the network with fresh weights.
-    ///
-    /// # Errors
-    /// If the configuration is invalid.
-    pub fn init(&self, device: &Device) -> Result<DecoderNetwork, ConfigError> {
-        self.validate()?;
+    /// Builds the network of a [valid](Self::validate) configuration with fresh weights.
+    pub fn init(&self, device: &Device) -> DecoderNetwork {
         let context_dim = self.unet.context_dim.unwrap_or_default();
-        Ok(DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) })
+        DecoderNetwork { unet: self.unet.init(device), conditioning: Conditioning::new(self, context_dim, device) }
     }
 
     /// Concatenates the input channels: the noisy images, and if the network has channels for them, its previous estimate of
@@ -141,7 +137,7 @@ impl UnclipDecoder {
         let config: DecoderConfig = store::read_config(dir, CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
-        let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
+        let network = options.hold(move |reading| reading.own_module(build.init(&device), &path))?;
         Self::from_network(config, network)
     }
 
@@ -153,7 +149,7 @@ impl UnclipDecoder {
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_decoder(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
-        let network = options.hold(move |reading| import::load_decoder(reading, build.init(&device)?, &root))?;
+        let network = options.hold(move |reading| import::load_decoder(reading, build.init(&device), &root))?;
         Ok(Self { files: Some(files), ..Self::from_network(config, network)? })
     }
 

@@ -122,7 +122,7 @@ mod tests {
         config.unet.head_dim = 16;
         config.unet.context_dim = Some(16);
         // A fresh network predicts v = 0 and the middle of the learned range.
-        let decoder = UnclipDecoder::new(config.clone(), config.init(&device).unwrap()).unwrap();
+        let decoder = UnclipDecoder::new(config.clone(), config.init(&device)).unwrap();
         let text = TextCondition {
             pooled: Tensor::zeros([2, 4], &device),
             tokens: Tensor::zeros([2, 3, 6], &device),

@@ -105,7 +105,8 @@ impl DecoderConfig {
     /// When the configuration is not valid.
     pub fn num_params(&self) -> Result<usize, ConfigError> {
         // Parameters are made when they are first read, and counting reads their shapes only.
-        Ok(self.init(&Device::flex())?.num_params())
+        self.validate()?;
+        Ok(self.init(&Device::flex()).num_params())
     }
 }
 
@@ -168,7 +169,8 @@ impl UpsamplerConfig {
     /// # Errors
     /// When the configuration is not valid.
     pub fn num_params(&self) -> Result<usize, ConfigError> {
-        Ok(self.init(&Device::flex())?.num_params())
+        self.validate()?;
+        Ok(self.init(&Device::flex()).num_params())
     }
 }
 
@@ -225,7 +227,7 @@ mod tests {
     fn counting_agrees_with_the_network() {
         let device = Device::flex();
         let config = DecoderConfig::tiny(8, 6);
-        let network = config.init(&device).unwrap();
+        let network = config.init(&device);
         let mut allocated = Allocated(0);
         network.visit(&mut allocated);
         assert_eq!(config.num_params().unwrap(), allocated.0);

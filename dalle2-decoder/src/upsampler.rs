@@ -27,22 +27,14 @@ const CLASS: &str = "Dalle2Upsampler";
 const LAST_STEP_FILE: &str = "last_step.safetensors";
 
 impl UpsamplerConfig {
-    /// Builds the network with fresh weights.
-    ///
-    /// # Errors
-    /// If the configuration is invalid.
-    pub fn init(&self, device: &Device) -> Result<UNet, ConfigError> {
-        self.validate()?;
-        Ok(self.unet.init(device))
+    /// Builds the network of a [valid](Self::validate) configuration with fresh weights.
+    pub fn init(&self, device: &Device) -> UNet {
+        self.unet.init(device)
     }
 
     /// Builds the network of the last step with fresh weights, if the configuration has one.
-    ///
-    /// # Errors
-    /// If the configuration is invalid.
-    pub fn init_last_step(&self, device: &Device) -> Result<Option<UNet>, ConfigError> {
-        self.validate()?;
-        Ok(self.last_step.as_ref().map(|unet| unet.init(device)))
+    pub fn init_last_step(&self, device: &Device) -> Option<UNet> {
+        self.last_step.as_ref().map(|unet| unet.init(device))
     }
 
     /// Concatenates the input channels: the noisy images, the enlarged small ones with the level of their noise, and the known
@@ -166,8 +158,8 @@ impl DiffusionUpsampler {
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device) = (config.clone(), options.device.clone());
         let networks = options.hold(move |reading| {
-            let first = reading.own_module(build.init(&device)?, dir.join(store::WEIGHTS_FILE))?;
-            let last = build.init_last_step(&device)?;
+            let first = reading.own_module(build.init(&device), dir.join(store::WEIGHTS_FILE))?;
+            let last = build.init_last_step(&device);
             let last = last.map(|last| reading.own_module(last, dir.join(LAST_STEP_FILE))).transpose()?;
             Ok(UpsamplerNetworks { first, last })
         })?;
@@ -184,7 +176,7 @@ impl DiffusionUpsampler {
         let (config, files) = import::read_upsampler(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
         let networks = options.hold(move |reading| {
-            let (first, last) = (build.init(&device)?, build.init_last_step(&device)?);
+            let (first, last) = (build.init(&device), build.init_last_step(&device));
             import::load_upsampler(reading, UpsamplerNetworks { first, last }, &root)
         })?;
         Ok(Self { files: Some(files), ..Self::from_networks(config, networks)? })

@@ -41,7 +41,7 @@ fn decoder_config() -> DecoderConfig {
 }
 
 fn decoder(config: &DecoderConfig) -> UnclipDecoder {
-    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise::new(1, 0.1));
+    let network = config.init(&Device::flex()).map(&mut Randomise::new(1, 0.1));
     UnclipDecoder::new(config.clone(), network).unwrap()
 }
 
@@ -54,7 +54,7 @@ fn upsampler_config() -> UpsamplerConfig {
 }
 
 fn upsampler(config: &UpsamplerConfig) -> DiffusionUpsampler {
-    let network = config.init(&Device::flex()).unwrap().map(&mut Randomise::new(2, 0.1));
+    let network = config.init(&Device::flex()).map(&mut Randomise::new(2, 0.1));
     DiffusionUpsampler::new(config.clone(), network).unwrap()
 }
 
@@ -266,7 +266,7 @@ fn a_residual_upsampler_begins_as_bicubic_enlargement() {
     let mut config = upsampler_config();
     config.residual = true;
     let device = Device::flex();
-    let fresh = DiffusionUpsampler::new(config.clone(), config.init(&device).unwrap()).unwrap();
+    let fresh = DiffusionUpsampler::new(config.clone(), config.init(&device)).unwrap();
     let low = picture(8);
     let draw = |upsampler: &DiffusionUpsampler, options: &UpsamplerOptions| {
         let mut noise = SeededNoise::new(&[5], 3);

@@ -21,7 +21,7 @@ fn decoder(device: &Device) -> UnclipDecoder {
     config.unet.n_groups = 8;
     config.unet.head_dim = 16;
     config.unet.context_dim = Some(16);
-    let network = config.init(device).unwrap().map(&mut Randomise::new(1, 0.1));
+    let network = config.init(device).map(&mut Randomise::new(1, 0.1));
     UnclipDecoder::new(config, network).unwrap()
 }
 
@@ -30,7 +30,7 @@ fn upsampler(device: &Device) -> DiffusionUpsampler {
     config.input_size = 8;
     config.unet.channels = vec![16, 16];
     config.unet.n_groups = 8;
-    let network = config.init(device).unwrap().map(&mut Randomise::new(2, 0.1));
+    let network = config.init(device).map(&mut Randomise::new(2, 0.1));
     DiffusionUpsampler::new(config, network).unwrap()
 }
 

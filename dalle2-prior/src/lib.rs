@@ -19,7 +19,7 @@
 //! # fn main() -> dalle2_core::Result<()> {
 //! let device = Device::flex();
 //! let config = DiffusionPriorConfig::tiny(32, 16, 8); // embeddings of 32, token encodings of 16, 8 tokens
-//! let prior = DiffusionPrior::new(config.clone(), config.init(&device)?)?; // or DiffusionPrior::load(dir, &device)?
+//! let prior = DiffusionPrior::new(config.clone(), config.init(&device))?; // or DiffusionPrior::load(dir, &device)?
 //! let caption = |length| TextCondition {
 //!     pooled: Tensor::ones([1, 32], &device),
 //!     tokens: Tensor::ones([1, 8, 16], &device),

@@ -63,7 +63,7 @@ pub fn prior(embed_dim: usize, device: &Device) -> DiffusionPrior {
     config.d_model = 32;
     config.n_heads = 2;
     config.n_layers = 1;
-    let network = config.init(device).unwrap().map(&mut Randomise::new(1));
+    let network = config.init(device).map(&mut Randomise::new(1));
     DiffusionPrior::new(config, network).unwrap()
 }
 
@@ -74,7 +74,7 @@ pub fn decoder(image_size: usize, device: &Device) -> UnclipDecoder {
     config.unet.n_groups = 8;
     config.unet.head_dim = 16;
     config.unet.context_dim = Some(16);
-    let network = config.init(device).unwrap().map(&mut Randomise::new(2));
+    let network = config.init(device).map(&mut Randomise::new(2));
     UnclipDecoder::new(config, network).unwrap()
 }
 
@@ -83,7 +83,7 @@ pub fn upsampler(input_size: usize, device: &Device) -> DiffusionUpsampler {
     config.input_size = input_size;
     config.unet.channels = vec![16, 16];
     config.unet.n_groups = 8;
-    let network = config.init(device).unwrap().map(&mut Randomise::new(3));
+    let network = config.init(device).map(&mut Randomise::new(3));
     DiffusionUpsampler::new(config, network).unwrap()
 }
 

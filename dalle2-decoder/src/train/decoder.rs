@@ -89,7 +89,8 @@ impl DecoderTask {
     /// # Errors
     /// When the configuration is not valid.
     pub fn new(config: &DecoderConfig, device: &Device) -> Result<Self> {
-        let network = config.init(device)?;
+        config.validate()?;
+        let network = config.init(device);
         Ok(Self { network, config: config.clone(), schedule: config.diffusion.noise_schedule()? })
     }
 

@@ -196,7 +196,8 @@ impl UpsamplerTask {
     /// # Errors
     /// When the configuration is not valid.
     pub fn new(config: &UpsamplerConfig, device: &Device) -> Result<Self> {
-        Ok(Self { network: config.init(device)?, config: config.clone(), schedule: config.diffusion.noise_schedule()? })
+        config.validate()?;
+        Ok(Self { network: config.init(device), config: config.clone(), schedule: config.diffusion.noise_schedule()? })
     }
 
     /// A task that goes on with a trained network, as [`DecoderTask::with_network`](super::DecoderTask::with_network).

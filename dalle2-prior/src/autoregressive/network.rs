@@ -77,12 +77,8 @@ impl AutoregressiveState {
 }
 
 impl AutoregressivePriorConfig {
-    /// Builds the network with fresh weights.
-    ///
-    /// # Errors
-    /// When the configuration is not valid.
-    pub fn init(&self, device: &Device) -> Result<AutoregressiveNetwork, ConfigError> {
-        self.validate()?;
+    /// Builds the network of a [valid](Self::validate) configuration with fresh weights.
+    pub fn init(&self, device: &Device) -> AutoregressiveNetwork {
         let d = self.d_model;
         let token_sized = Initializer::Normal { mean: 0.0, std: POSITION_STD };
         let linear = |d_input, d_output| LinearConfig::new(d_input, d_output).init(device);
@@ -92,7 +88,7 @@ impl AutoregressivePriorConfig {
         let mut output = linear(d, self.buckets);
         output.weight = Param::from_tensor(waves.transpose() * OUTPUT_AMPLITUDE);
         output.bias = Some(Initializer::Zeros.init([self.buckets], device));
-        Ok(AutoregressiveNetwork {
+        AutoregressiveNetwork {
             token_proj: linear(self.token_width, d),
             text_proj: linear(self.embed_dim, d),
             dot_table: EmbeddingConfig::new(self.dot_buckets + 1, d).with_initializer(token_sized.clone()).init(device),
@@ -104,7 +100,7 @@ impl AutoregressivePriorConfig {
             text_scale: self.text_scale.clone(),
             n_heads: self.n_heads,
             context_length: self.context_length,
-        })
+        }
     }
 }
 
@@ -251,7 +247,7 @@ mod tests {
 
     /// A network whose output layer tells everything apart.
     fn network(device: &Device) -> AutoregressiveNetwork {
-        let mut network = config().init(device).unwrap();
+        let mut network = config().init(device);
         network.output = LinearConfig::new(32, 16).init(device);
         network
     }
@@ -354,7 +350,7 @@ mod tests {
     #[test]
     fn the_first_distribution_is_broad() {
         let device = Device::flex();
-        let network = config().init(&device).unwrap();
+        let network = config().init(&device);
         let logits = network.forward(&text(&[4], &device), ids(&[0], &device), tokens(&[[1; K]], &device));
         assert!(largest(logits) < 2.5);
     }

@@ -67,7 +67,8 @@ impl AutoregressivePrior {
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let dir = dir.as_ref();
         let config: AutoregressivePriorConfig = store::read_config(dir, Self::CLASS)?;
-        let network = config.init(device).map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
+        let network = config.init(device);
         let quantizer = EmbeddingQuantizer::load(dir, config.image_scale.clone())?;
         Self::new(config, store::load_module(network, dir.join(store::WEIGHTS_FILE))?, quantizer)
     }

@@ -89,8 +89,9 @@ impl AutoregressiveTask {
     /// # Errors
     /// When the configuration is not valid or the quantizer is not the one it describes.
     pub fn new(config: &AutoregressivePriorConfig, quantizer: EmbeddingQuantizer, device: &Device) -> Result<Self> {
+        config.validate()?;
         quantizer.check(config)?;
-        Ok(Self { network: config.init(device)?, config: config.clone(), quantizer })
+        Ok(Self { network: config.init(device), config: config.clone(), quantizer })
     }
 
     /// The configuration.

@@ -46,16 +46,13 @@ pub struct PriorNetwork {
 }
 
 impl DiffusionPriorConfig {
-    /// Builds the network with fresh weights; its first prediction is 0, the mean of the scaled embeddings.
-    ///
-    /// # Errors
-    /// When the configuration is not valid.
-    pub fn init(&self, device: &Device) -> Result<PriorNetwork, ConfigError> {
-        self.validate()?;
+    /// Builds the network of a [valid](Self::validate) configuration with fresh weights. Its first
+    /// prediction is 0, the mean of the scaled embeddings.
+    pub fn init(&self, device: &Device) -> PriorNetwork {
         let (d, embed) = (self.d_model, self.embed_dim);
         let small = Initializer::Normal { mean: 0.0, std: 0.02 };
         let linear = |d_input, d_output| LinearConfig::new(d_input, d_output).init(device);
-        Ok(PriorNetwork {
+        PriorNetwork {
             token_proj: linear(self.token_width, d),
             text_proj: linear(embed, d),
             time_in: linear(d, d),
@@ -69,7 +66,7 @@ impl DiffusionPriorConfig {
             output: LinearConfig::new(d, embed).with_initializer(Initializer::Zeros).init(device),
             text_scale: self.text_scale.clone(),
             n_heads: self.n_heads,
-        })
+        }
     }
 }
 
@@ -208,7 +205,7 @@ mod tests {
 
     /// A network whose output layer is not zero.
     fn network(device: &Device) -> PriorNetwork {
-        let mut network = DiffusionPriorConfig::tiny(12, 10, S).init(device).unwrap();
+        let mut network = DiffusionPriorConfig::tiny(12, 10, S).init(device);
         network.output = LinearConfig::new(128, 12).init(device);
         network
     }
@@ -220,7 +217,7 @@ mod tests {
     #[test]
     fn the_first_prediction_is_zero() {
         let device = Device::flex();
-        let network = DiffusionPriorConfig::tiny(12, 10, S).init(&device).unwrap();
+        let network = DiffusionPriorConfig::tiny(12, 10, S).init(&device);
         let out = network.forward(random([2, 12], &device), &[3, 800], &text(&[5, 2], &device));
         assert_eq!(out.dims(), [2, 12]);
         assert_eq!(out.abs().max().into_scalar::<f32>(), 0.0);
@@ -288,7 +285,7 @@ mod tests {
         assert_eq!(difference(without, with), 0.0);
 
         let config = DiffusionPriorConfig { self_conditioning: true, ..DiffusionPriorConfig::tiny(12, 10, S) };
-        let mut network = config.init(&device).unwrap();
+        let mut network = config.init(&device);
         network.output = LinearConfig::new(128, 12).init(&device);
         let zeros = network.forward_with(x_t.clone(), &[7; 2], &text, Some(x_t.zeros_like()));
         assert_eq!(difference(network.forward(x_t.clone(), &[7; 2], &text), zeros.clone()), 0.0);

@@ -90,7 +90,7 @@ impl DiffusionPrior {
         let config: DiffusionPriorConfig = store::read_config(dir, Self::CLASS)?;
         config.validate().map_err(|e| Error::format(dir.join(store::CONFIG_FILE), e.to_string()))?;
         let (build, device, path) = (config.clone(), options.device.clone(), dir.join(store::WEIGHTS_FILE));
-        let network = options.hold(move |reading| reading.own_module(build.init(&device)?, &path))?;
+        let network = options.hold(move |reading| reading.own_module(build.init(&device), &path))?;
         Self::from_network(config, network)
     }
 
@@ -102,7 +102,7 @@ impl DiffusionPrior {
     pub fn load_diffusers(root: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let (config, files) = import::read_prior(root.as_ref())?;
         let (build, device, root) = (config.clone(), options.device.clone(), root.as_ref().to_owned());
-        let network = options.hold(move |reading| import::load_prior(reading, build.init(&device)?, &build, &root))?;
+        let network = options.hold(move |reading| import::load_prior(reading, build.init(&device), &build, &root))?;
         Ok(Self { files: Some(files), ..Self::from_network(config, network)? })
     }
 

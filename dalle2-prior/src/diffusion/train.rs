@@ -96,12 +96,13 @@ impl PriorTask {
     /// # Errors
     /// When the configuration is not valid, or its network predicts something else than the clean embedding.
     pub fn new(config: &DiffusionPriorConfig, device: &Device) -> Result<Self> {
+        config.validate()?;
         let prediction = config.diffusion.prediction;
         if prediction != PredictionType::XStart {
             let expected = "training supports the clean embedding only: leave it out";
             return Err(ConfigError::new("prediction", format!("{prediction:?}"), expected).into());
         }
-        let (network, schedule) = (config.init(device)?, config.diffusion.noise_schedule()?);
+        let (network, schedule) = (config.init(device), config.diffusion.noise_schedule()?);
         Ok(Self { network, config: config.clone(), schedule })
     }
 

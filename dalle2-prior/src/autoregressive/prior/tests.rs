@@ -30,7 +30,7 @@ fn quantizer(config: &AutoregressivePriorConfig, device: &Device) -> EmbeddingQu
 /// Its logits differ from bucket to bucket and from caption to caption.
 fn prior(device: &Device) -> AutoregressivePrior {
     let config = config();
-    let mut network = config.init(device).unwrap();
+    let mut network = config.init(device);
     let mut output = LinearConfig::new(config.d_model, config.buckets).init(device);
     output.weight = output.weight.map(|weight| weight * 6.0); // or two captions often draw the same buckets
     network.output = output;
@@ -204,7 +204,7 @@ fn what_does_not_fit_is_refused_with_its_name() {
     expect(message(&good, PriorOptions { sampler: Some(Sampler::Ddpm), ..options() }), &["`sampler`", "temperature"]);
 
     let other = AutoregressivePriorConfig { components: K - 1, ..config() };
-    let network = other.init(&device).unwrap();
+    let network = other.init(&device);
     let error = AutoregressivePrior::new(other, network, prior.quantizer.clone()).unwrap_err().to_string();
     expect(error, &["components", "6", "5"]);
 }

@@ -10,7 +10,7 @@ const S: usize = 5;
 
 fn prior(device: &Device) -> DiffusionPrior {
     let config = DiffusionPriorConfig::tiny(D, W, S);
-    let mut network = config.init(device).unwrap();
+    let mut network = config.init(device);
     network.output = LinearConfig::new(config.d_model, D).init(device);
     DiffusionPrior::new(config, network).unwrap()
 }
@@ -208,7 +208,7 @@ fn every_sampler_takes_the_steps_it_is_asked_for() {
 fn a_self_conditioned_prior_samples_from_its_own_estimates() {
     let device = Device::flex();
     let config = DiffusionPriorConfig { self_conditioning: true, ..DiffusionPriorConfig::tiny(D, W, S) };
-    let mut network = config.init(&device).unwrap();
+    let mut network = config.init(&device);
     network.output = LinearConfig::new(config.d_model, D).init(&device);
     let with = DiffusionPrior::new(config.clone(), network.clone()).unwrap();
     network.estimate_proj = None;
