@@ -231,12 +231,9 @@ fn portable(device: &Device) -> Pipeline {
         .text_encoder(ClipTextEncoder::new(clip.text.clone(), &model.text).unwrap())
         .image_encoder(ClipImageEncoder::new(clip.vision.clone(), &model.vision).unwrap())
         .prior(DiffusionPrior::new(prior.clone(), prior.init(device).map(&mut Randomise::new(1))).unwrap())
-        .decoder(
-            UnclipDecoder::new(decoder.clone(), decoder.init(device).map(&mut Randomise::new(2))).unwrap(),
-        )
+        .decoder(UnclipDecoder::new(decoder.clone(), decoder.init(device).map(&mut Randomise::new(2))).unwrap())
         .upsampler(
-            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).map(&mut Randomise::new(3)))
-                .unwrap(),
+            DiffusionUpsampler::new(upsampler.clone(), upsampler.init(device).map(&mut Randomise::new(3))).unwrap(),
         )
         .device(device)
         .build()

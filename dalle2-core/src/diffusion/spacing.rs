@@ -8,6 +8,9 @@ use crate::ConfigError;
 /// Timesteps per section, cleanest first, of GLIDE's 27-step plan for upsamplers.
 const FAST_27: [usize; 5] = [10, 10, 3, 2, 2];
 
+/// λ of the noisiest timestep of [`Spacing::LogSnr`]; `lambda_min_clipped` in diffusers.
+const MIN_LOG_SNR: f64 = -5.1;
+
 /// How the timesteps of a generation are spread over the T of training.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,7 +18,12 @@ pub enum Spacing {
     /// Evenly from T − 1 to 0: see [`SamplingPlan::new`].
     #[default]
     Even,
-    /// Evenly in the logarithm of the signal-to-noise ratio, from T − 1 to 0 (DPM-Solver, arXiv 2206.00927, section 3.2).
+    /// Evenly from T − 1 in steps of T/n, so that the last timestep is about T/n and not 0 (Lin et al. 2023, arXiv
+    /// 2305.08891, section 3.3; `trailing` in diffusers).
+    Trailing,
+    /// Evenly in λ, half the logarithm of the signal-to-noise ratio, to t = 0 (DPM-Solver, arXiv 2206.00927, section
+    /// 3.2). It begins at the noisiest timestep with λ ≥ −5.1, as in diffusers: the cosine schedule spends a third of its
+    /// range of λ on the last few timesteps.
     LogSnr,
     /// The schedule in as many equal sections as there are numbers, the cleanest first, with so many even timesteps each
     /// (improved DDPM's respacing, which ADM and GLIDE use: "10,10,3,2,2").
@@ -48,6 +56,7 @@ impl Spacing {
             }
             (_, None) => Err(ConfigError::new("steps", "null", "this spacing needs a number of steps")),
             (Self::Even, Some(n)) => SamplingPlan::new(schedule, n),
+            (Self::Trailing, Some(n)) => SamplingPlan::from_timesteps(schedule, &trailing(schedule.num_steps(), n)?),
             (Self::LogSnr, Some(n)) => SamplingPlan::from_timesteps(schedule, &log_snr(schedule, n)?),
         }
     }
@@ -57,7 +66,7 @@ impl Spacing {
         match self {
             Self::Sections(counts) => Some(counts.iter().sum()),
             Self::Fast27 => Some(FAST_27.iter().sum()),
-            Self::Even | Self::LogSnr => None,
+            Self::Even | Self::Trailing | Self::LogSnr => None,
         }
     }
 }
@@ -94,14 +103,27 @@ fn fast_27(total: usize) -> Result<Vec<usize>, ConfigError> {
     Ok(timesteps)
 }
 
-/// For each of n even values of λ the nearest timestep, kept apart where rounding would join two.
+fn check_steps(total: usize, n: usize) -> Result<(), ConfigError> {
+    if (1..=total).contains(&n) {
+        return Ok(());
+    }
+    Err(ConfigError::new("steps", n, format!("must be between 1 and {total}")))
+}
+
+/// round(T − i·T/n) − 1 for i from 0 to n − 1.
+fn trailing(total: usize, n: usize) -> Result<Vec<usize>, ConfigError> {
+    check_steps(total, n)?;
+    let stride = total as f64 / n as f64;
+    Ok((0..n).map(|i| (total as f64 - i as f64 * stride).round_ties_even() as usize - 1).collect())
+}
+
+/// The nearest timesteps to n even values of λ, moved apart where two would be equal.
 fn log_snr(schedule: &NoiseSchedule, n: usize) -> Result<Vec<usize>, ConfigError> {
     let total = schedule.num_steps();
-    if !(1..=total).contains(&n) {
-        return Err(ConfigError::new("steps", n, format!("must be between 1 and {total}")));
-    }
-    let values: Vec<f64> = (0..total).map(|t| schedule.snr(t).ln()).collect();
-    let (first, last) = (values[total - 1], values[0]);
+    check_steps(total, n)?;
+    let values: Vec<f64> = (0..total).map(|t| schedule.snr(t).ln() / 2.0).collect();
+    let start = values.iter().rposition(|lambda| *lambda >= MIN_LOG_SNR).unwrap_or(0);
+    let (first, last) = (values[start], values[0]);
     let mut timesteps = Vec::with_capacity(n);
     let mut bound = total;
     for i in 0..n {
@@ -160,20 +182,36 @@ mod tests {
     }
 
     #[test]
+    fn trailing_ends_before_the_clean_data() {
+        // As diffusers' `DDIMScheduler(timestep_spacing="trailing")`.
+        assert_eq!(timesteps(Spacing::Trailing, Some(4)), [999, 749, 499, 249]);
+        assert_eq!(timesteps(Spacing::Trailing, Some(3)), [999, 666, 332]);
+        assert_eq!(timesteps(Spacing::Trailing, Some(1)), [999]);
+        assert_eq!(timesteps(Spacing::Trailing, Some(1000)), (0..1000).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn log_snr_is_even_in_lambda() {
         let schedule = schedule(1000);
         let found = timesteps(Spacing::LogSnr, Some(20));
-        assert_eq!((found[0], found[19]), (999, 0));
         let lambda = |t: usize| schedule.snr(t).ln() / 2.0;
-        let step = (lambda(0) - lambda(999)) / 19.0;
+        let start = (0..1000).rev().find(|t| lambda(*t) >= -5.1).unwrap();
+        assert_eq!((found[0], found[19]), (start, 0));
+        let step = (lambda(0) - lambda(start)) / 19.0;
         // Where timesteps are dense, rounding to one moves λ little; the noisiest ones are far apart in λ.
         for pair in found.windows(2).filter(|pair| (50..900).contains(&pair[0]) && pair[1] >= 50) {
             let h = lambda(pair[1]) - lambda(pair[0]);
             assert!((h - step).abs() < 0.05 * step, "{pair:?}: {h} is not {step}");
         }
-        // As many steps as timesteps: all of them, however λ crowds.
+        // With one step per timestep the plan visits all of them.
         assert_eq!(timesteps(Spacing::LogSnr, Some(1000)), (0..1000).rev().collect::<Vec<_>>());
-        assert_eq!(timesteps(Spacing::LogSnr, Some(1)), [999]);
+        assert_eq!(timesteps(Spacing::LogSnr, Some(1)), [start]);
+    }
+
+    #[test]
+    fn log_snr_of_the_cosine_schedule_does_not_crowd_at_the_noisiest_timesteps() {
+        let noisiest = timesteps(Spacing::LogSnr, Some(20)).iter().filter(|t| **t >= 990).count();
+        assert!(noisiest <= 3, "{noisiest} of 20 steps");
     }
 
     #[test]
@@ -194,6 +232,7 @@ mod tests {
         for (spacing, text) in [
             (Spacing::Even, "\"even\""),
             (Spacing::LogSnr, "\"log_snr\""),
+            (Spacing::Trailing, "\"trailing\""),
             (Spacing::Fast27, "\"fast27\""),
             (Spacing::Sections(vec![10, 5]), "{\"sections\":[10,5]}"),
         ] {

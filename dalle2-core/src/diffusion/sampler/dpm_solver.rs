@@ -8,10 +8,14 @@ use burn::prelude::*;
 
 use super::PlanStep;
 
-/// Longest step of 2M in multiples of the one before that is extrapolated; longer ones are of first order. Evenly spaced
-/// timesteps end with a step of several times the one before, so far beyond both estimates that their difference, and
-/// with it their error, would be multiplied.
-const LONGEST_STEP: f64 = 2.0;
+/// Maximum length in λ of a second-order step, in multiples of the distance between its two estimates; longer steps are
+/// of first order. Evenly spaced timesteps end with a step of several times the one before, where an extrapolation would
+/// multiply the difference of the estimates and with it their error.
+const MAX_EXTRAPOLATION: f64 = 2.0;
+
+/// Maximum length in λ of a pair of 2S that is of second order. Its midpoint rule assumes an estimate that is linear in
+/// λ, and the first pair of a few evenly spaced timesteps spans most of the schedule.
+const MAX_PAIR: f64 = 3.0;
 
 /// One evaluation of the network.
 #[derive(Debug, Clone)]
@@ -38,7 +42,7 @@ impl<const D: usize> History<D> {
         };
         let before = self.before.as_ref().filter(|_| step.alpha_cumprod_prev < 1.0);
         let direction = match before.map(|before| (before, stretch(before))) {
-            Some((before, stretch)) if stretch <= LONGEST_STEP => {
+            Some((before, stretch)) if stretch <= MAX_EXTRAPOLATION => {
                 let weight = 0.5 * stretch; // 1/(2r) with r = 1/stretch
                 now.x_start.clone() * (1.0 + weight) - before.x_start.clone() * weight
             }
@@ -50,18 +54,19 @@ impl<const D: usize> History<D> {
     }
 
     /// A step of 2S, which takes timesteps in pairs: the first of a pair is a step of first order to the second, where
-    /// the network is asked again, and the pair's second estimate corrects the step from the pair's start to its end.
-    /// A pair that ends at the clean data is two steps of first order.
+    /// the network is evaluated again, and the pair's second estimate corrects the step from the pair's start to its
+    /// end. A pair that is too long for this, or ends at the clean data, is two steps of first order.
     pub fn singlestep(&mut self, step: &PlanStep, x_start: Tensor<D>, x_t: Tensor<D>) -> Tensor<D> {
         let end = step.alpha_cumprod_prev;
         match self.before.take() {
-            Some(start) if end < 1.0 => {
+            Some(start) if is_second_order(&start, step) => {
                 let h = log_snr(end) - log_snr(start.alpha_cumprod);
                 let ratio = (log_snr(step.alpha_cumprod) - log_snr(start.alpha_cumprod)) / h;
                 let weight = 0.5 / ratio;
                 let direction = start.x_start * (1.0 - weight) + x_start * weight;
                 advance(start.alpha_cumprod, end, start.x_t, direction)
             }
+            Some(_) if end < 1.0 => advance(step.alpha_cumprod, end, x_t, x_start),
             Some(_) => x_start,
             None => {
                 let next = advance(step.alpha_cumprod, end, x_t.clone(), x_start.clone());
@@ -70,6 +75,12 @@ impl<const D: usize> History<D> {
             }
         }
     }
+}
+
+/// Whether the pair of 2S that `step` ends is short enough, and ends before the clean data.
+fn is_second_order<const D: usize>(start: &Evaluation<D>, step: &PlanStep) -> bool {
+    let [from, middle, to] = [start.alpha_cumprod, step.alpha_cumprod, step.alpha_cumprod_prev].map(log_snr);
+    to - middle <= MAX_EXTRAPOLATION * (middle - from) && to - from <= MAX_PAIR
 }
 
 /// λ = log(√ᾱ/√(1−ᾱ)), half the logarithm of the signal-to-noise ratio.
