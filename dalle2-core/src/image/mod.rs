@@ -7,6 +7,11 @@
 mod axis;
 mod convert;
 mod files;
+#[cfg(feature = "labels")]
+mod label;
+#[cfg(not(feature = "labels"))]
+#[path = "no_label.rs"]
+mod label;
 mod mask;
 mod provenance;
 mod sheet;

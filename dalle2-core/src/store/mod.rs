@@ -5,13 +5,15 @@
 //! module's. On disk the layout is PyTorch's: linear weights are `[out, in]`, and the parameters of norms are called
 //! `weight` and `bias`.
 //!
-//! [`Weights`] is a checkpoint that other programs wrote: safetensors or a PyTorch state dict, in one file or several.
+//! [`Weights`] is a checkpoint of another program: safetensors or, with the feature `pytorch`, a PyTorch state dict, in
+//! one file or several.
 
 mod fields;
 mod find;
 mod json;
 mod load;
 mod names;
+#[cfg(feature = "pytorch")]
 mod pytorch;
 mod safetensors_header;
 mod source;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::{pytorch, read_json, safetensors_header};
+use super::{read_json, safetensors_header};
 use crate::{Error, Result};
 
 /// Bytes that are read and converted at a time.
@@ -293,11 +293,21 @@ fn read_table(path: &Path, file: &mut File, size: u64, part: usize) -> Result<BT
     let table = if is(&["safetensors"]) {
         safetensors_header::read(file, size, part)
     } else if is(&["bin", "pt", "pth", "ckpt"]) {
-        pytorch::read(file, size, part)
+        read_pytorch(file, size, part)
     } else {
         Err("is not a weights file: its name should end in .safetensors, .bin, .pt, .pth or .index.json".into())
     };
     table.map_err(|message| Error::format(path, message))
+}
+
+#[cfg(feature = "pytorch")]
+fn read_pytorch(file: &mut File, size: u64, part: usize) -> Result<BTreeMap<String, Entry>, String> {
+    super::pytorch::read(file, size, part)
+}
+
+#[cfg(not(feature = "pytorch"))]
+fn read_pytorch(_: &mut File, _: u64, _: usize) -> Result<BTreeMap<String, Entry>, String> {
+    Err("this build cannot read PyTorch files: enable the feature `pytorch`".into())
 }
 
 /// Bytes of an element that can be read as a float.
