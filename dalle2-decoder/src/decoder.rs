@@ -8,8 +8,8 @@ use dalle2_core::diffusers::IndexEntry;
 use dalle2_core::diffusion::{Known, NoiseSchedule, NoiseSource, Resampling};
 use dalle2_core::store;
 use dalle2_core::{
-    Captions, Component, ConfigError, DdimInversion, Decoder, DiffusionOptions, Error, FloatType, Inpainting,
-    LoadOptions, Network, Result, StepHook, on_pool,
+    Captions, Component, DdimInversion, Decoder, DiffusionOptions, Error, FloatType, Inpainting, LoadOptions, Network,
+    Result, StepHook, on_pool,
 };
 
 use crate::DecoderConfig;

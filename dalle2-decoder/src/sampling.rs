@@ -2,8 +2,8 @@
 
 use burn::prelude::*;
 use dalle2_core::diffusion::{
-    Clip, DiffusionConfig, GuidanceInterval, InversionOptions, Known, NoiseSchedule, NoiseSource, Prediction, Resampling,
-    SamplerOptions, SamplingPlan, draw, guide, invert, repaint, sample,
+    Clip, DiffusionConfig, GuidanceInterval, InversionOptions, Known, NoiseSchedule, NoiseSource, Prediction,
+    Resampling, SamplerOptions, SamplingPlan, draw, guide, invert, repaint, sample,
 };
 use dalle2_core::{DiffusionOptions, Error, Inpainting, Result, StepEvent, StepHook};
 

@@ -199,7 +199,7 @@ fn mixture_samples(plan: &SamplingPlan, schedule: &NoiseSchedule, sampler: Sampl
     };
     let options = SamplerOptions { prediction: PredictionType::XStart, ..options(sampler, VarianceType::FixedSmall) };
     let mut noise = SeededNoise::new(&[3], 1);
-    let x = sample(plan, &options, x_t, &mut denoise, &mut noise, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+    let x = sample(plan, &options, x_t, &mut denoise, &mut noise, &mut |_, _, _| Ok(())).unwrap();
     x.into_data().try_to_vec::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
