@@ -172,7 +172,7 @@ impl Pipeline {
         for (mut group, sizes) in groups {
             if sizes.len() > 1 {
                 group.request.num_images = group.items.len();
-                group.stages = self.check(group.request.clone(), None)?.stages;
+                group.stages = self.stages_of(&group.request, group.upsamplers, None)?;
             }
             let generation = self.execute(&group, Inputs::default(), &mut controls)?;
             generations.extend(generation.split(&sizes));

@@ -159,7 +159,7 @@ impl Pipeline {
     }
 
     /// Checks the options of every stage, and lists the stages that run.
-    fn stages_of(
+    pub(crate) fn stages_of(
         &self,
         request: &GenerateRequest,
         upsamplers: usize,

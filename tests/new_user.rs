@@ -217,7 +217,7 @@ fn a_filter_and_a_translating_text_encoder() -> Result<()> {
     ] {
         assert!(matches!(result, Err(Error::Refused(reason)) if reason == "please do not shout"));
     }
-    assert_eq!(calls.load(Ordering::Relaxed), 8);
+    assert_eq!(calls.load(Ordering::Relaxed), 9);
     Ok(())
 }
 

@@ -63,12 +63,12 @@ impl Region {
         })
     }
 
-    /// The region of a mask; pixels beyond its borders are not edited.
+    /// The region of a mask; beyond its borders the edge is repeated.
     pub(super) fn crop_mask(self, mask: &Mask) -> Mask {
         let size = mask.size();
         Mask::edit_where(self.side, self.side, |x, y| {
-            let [source_x, source_y] = self.source([x, y], size);
-            self.covers([x, y], size) && mask.edits(source_x, source_y)
+            let [x, y] = self.source([x, y], size);
+            mask.edits(x, y)
         })
     }
 
@@ -81,7 +81,7 @@ impl Region {
         let (surroundings, distances) = spread(&self.crop(photo), &edited);
         let mut result = photo.clone();
         for (x, y, pixel) in filled.enumerate_pixels() {
-            if !edited.edits(x, y) {
+            if !edited.edits(x, y) || !self.covers([x, y], [photo.width(), photo.height()]) {
                 continue;
             }
             let weight = (f64::from(distances[(y * self.side + x) as usize]) / (scale + 1.0)).min(1.0);
@@ -159,7 +159,7 @@ mod tests {
         let fill = RgbImage::from_pixel(8, 8, ::image::Rgb([255, 0, 0]));
         let small = Mask::edit_where(40, 24, |x, y| (30..38).contains(&x) && (4..20).contains(&y));
         let wide = Mask::edit_where(40, 24, |x, y| (2..38).contains(&x) && y > 10);
-        for mask in [small, wide] {
+        for (mask, [inner_x, inner_y]) in [(small, [34, 12]), (wide, [20, 17])] {
             let region = Region::around(&mask);
             let pasted = region.paste(&photo, &mask, &fill);
             for (x, y, pixel) in pasted.enumerate_pixels() {
@@ -167,7 +167,7 @@ mod tests {
                     assert_eq!(pixel, photo.get_pixel(x, y), "({x}, {y}) is unedited");
                 }
             }
-            assert_eq!(pasted.get_pixel(34, 16).0, [255, 0, 0], "inside, the fill alone");
+            assert_eq!(pasted.get_pixel(inner_x, inner_y).0, [255, 0, 0], "inside, the fill alone");
         }
     }
 }
