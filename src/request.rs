@@ -287,7 +287,7 @@ impl GenerateRequest {
             Start::EmbeddingOf(_) => "the embedding of an image",
             Start::Images(_) => "images to enlarge",
         };
-        Err(Error::Input(format!("this operation has a start of its own, but the request starts from {start}")))
+        Err(Error::Input(format!("this operation provides the embeddings, but the request starts from {start}")))
     }
 
     /// The options of an upsampler.

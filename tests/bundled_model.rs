@@ -1,4 +1,4 @@
-//! The model of the quick start loads and draws.
+//! The bundled model loads and generates.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
@@ -18,29 +18,29 @@ fn model() -> PathBuf {
 fn the_bundled_model_draws_from_its_caption_and_seed() {
     let pipeline = Pipeline::from_pretrained(model(), &Device::flex()).unwrap();
     assert_eq!((pipeline.decoder().image_size(), pipeline.image_size()), (32, 128));
-    let draw = |caption: &str| {
+    let generate = |caption: &str| {
         let request = GenerateRequest::new(caption).seed(1).decoder_steps(10).upsampler_steps(2);
         pipeline.generate(request).unwrap().images.remove(0)
     };
-    let apple = draw("red apple");
+    let apple = generate("red apple");
     assert_eq!(apple.dimensions(), (128, 128));
-    assert_eq!(apple, draw("red apple"));
-    assert_ne!(apple, draw("koala"));
+    assert_eq!(apple, generate("red apple"));
+    assert_ne!(apple, generate("koala"));
 }
 
 #[test]
 fn weights_of_16_bits_draw_nearly_the_same() {
     let device = Device::flex();
-    let draw = |compute_type| {
+    let generate = |compute_type| {
         let options = LoadOptions::new(&device).compute_type(compute_type);
         let pipeline = Pipeline::from_pretrained_with(model(), &options).unwrap();
         let request = GenerateRequest::new("red apple").seed(3).num_images(2).decoder_steps(20);
         to_tensor(&pipeline.generate(request).unwrap().images, &device).unwrap()
     };
-    let exact = draw(FloatType::F32);
+    let exact = generate(FloatType::F32);
     // The files hold f16, which is widened to what f32 would have been.
-    assert_eq!(psnr(draw(FloatType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
-    let found = psnr(draw(FloatType::Bf16), exact).unwrap();
+    assert_eq!(psnr(generate(FloatType::F16), exact.clone()).unwrap(), [f64::INFINITY; 2]);
+    let found = psnr(generate(FloatType::Bf16), exact).unwrap();
     assert!(found.iter().all(|psnr| *psnr > 35.0 && psnr.is_finite()), "{found:?} dB");
 }
 
@@ -56,15 +56,15 @@ fn the_bundled_model_draws_what_its_captions_say() {
     let store = EmojiStore::open(&[], cache.path()).unwrap();
     let items = Subset::Tiny.select(store.catalogue(), Split::Seen).unwrap();
     let renderings: Vec<RgbImage> = items.iter().map(|&item| store.image(item, 32).unwrap()).collect();
-    let drawn = items.iter().step_by(8).map(|&item| {
+    let output = items.iter().step_by(8).map(|&item| {
         let caption = store.emoji(item).unwrap().name.as_str();
         let image = pipeline.generate(GenerateRequest::new(caption).max_upsamplers(0)).unwrap().images.remove(0);
         let nearest = (0..items.len()).min_by_key(|&i| distance(&image, &renderings[i])).unwrap();
         (items[nearest] == item, caption)
     });
-    let drawn: Vec<(bool, &str)> = drawn.collect();
-    let right = drawn.iter().filter(|(right, _)| *right).count();
-    assert!(right >= 5, "the nearest of 48 pictures is the right one for {right} of 6: {drawn:?}");
+    let output: Vec<(bool, &str)> = output.collect();
+    let right = output.iter().filter(|(right, _)| *right).count();
+    assert!(right >= 5, "the nearest of 48 images is the right one for {right} of 6: {output:?}");
 }
 
 #[test]
@@ -83,9 +83,9 @@ fn a_hole_is_filled_with_what_the_caption_says_and_the_rest_stays() {
         let request = GenerateRequest::new(caption).seed(2).decoder_steps(10).max_upsamplers(0);
         let fill = pipeline.inpaint(&renderings[shown], &mask).request(request).run().unwrap().images.remove(0);
         assert_eq!(half(&fill, 0), half(&renderings[shown], 0));
-        let drawn = half(&fill, 16);
+        let output = half(&fill, 16);
         right +=
-            usize::from((0..items.len()).min_by_key(|&i| distance(&drawn, &half(&renderings[i], 16))).unwrap() == said);
+            usize::from((0..items.len()).min_by_key(|&i| distance(&output, &half(&renderings[i], 16))).unwrap() == said);
     }
     assert!(right >= 3, "the nearest of 48 halves is the caption's for {right} of 4");
 }

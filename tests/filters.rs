@@ -29,8 +29,8 @@ fn captions_are_refused_before_anything_is_drawn() {
     let free = pipeline(&Device::flex());
     free.generate(request()).unwrap();
     let filtered = free.clone().with_prompt_filter(BlockList::new(["apple"]).unwrap());
-    let drawn = |_: dalle2::Event<'_>| -> Result<()> { panic!("a stage ran") };
-    assert!(reason(filtered.generate_with(request(), drawn)).contains("apple"));
+    let output = |_: dalle2::Event<'_>| -> Result<()> { panic!("a stage ran") };
+    assert!(reason(filtered.generate_with(request(), output)).contains("apple"));
     let image = RgbImage::from_pixel(16, 16, image::Rgb([9, 200, 90]));
     let quick = || request().max_upsamplers(0);
     let unnamed = || dalle2::GenerateRequest::default().seed(1).decoder_steps(2).max_upsamplers(0);
@@ -38,8 +38,8 @@ fn captions_are_refused_before_anything_is_drawn() {
     assert!(reason(filtered.interpolate(&image, "apple").request(unnamed()).run()).contains("apple"));
     assert!(reason(filtered.mix([("apple".into(), 1.0)]).request(unnamed()).run()).contains("apple"));
     let hole = Mask::edit_where(16, 16, |x, _| x < 8);
-    assert!(reason(filtered.inpaint(&image, &hole).request(request()).hook(drawn).run()).contains("apple"));
-    assert!(reason(filtered.vary(&image).request(request()).hook(drawn).run()).contains("apple"));
+    assert!(reason(filtered.inpaint(&image, &hole).request(request()).hook(output).run()).contains("apple"));
+    assert!(reason(filtered.vary(&image).request(request()).hook(output).run()).contains("apple"));
     let negative = unnamed().caption("koala").guidance(3.0).negative_caption("apple");
     assert!(reason(filtered.validate(&negative)).contains("apple"));
     assert!(reason(filtered.generate(negative)).contains("apple"));

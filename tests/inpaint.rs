@@ -15,7 +15,7 @@ use dalle2::{
     Borders, Canvas, Device, DiffusionOptions, Error, GenerateRequest, Generation, Pipeline, RgbImage, Stage,
 };
 
-use support::{Randomise, clip, picture, pipeline, request};
+use support::{Randomise, clip, gradient, pipeline, request};
 
 /// Two rounds, so that resampling takes effect.
 const TWICE: Resampling = Resampling { rounds: 2, jump: 1 };
@@ -26,11 +26,11 @@ fn disc(size: u32) -> Mask {
     Mask::edit_where(size, size, move |x, y| square(x) + square(y) < (0.3 * f64::from(size)).powi(2))
 }
 
-/// Kept pixels of `drawn` that are not those of `image`, and edited ones that are not.
-fn changed(drawn: &RgbImage, image: &RgbImage, mask: &Mask) -> [usize; 2] {
-    assert_eq!(drawn.dimensions(), image.dimensions());
+/// Kept pixels of `output` that are not those of `image`, and edited ones that are not.
+fn changed(output: &RgbImage, image: &RgbImage, mask: &Mask) -> [usize; 2] {
+    assert_eq!(output.dimensions(), image.dimensions());
     let mut changed = [0; 2];
-    for (x, y, pixel) in drawn.enumerate_pixels() {
+    for (x, y, pixel) in output.enumerate_pixels() {
         changed[usize::from(mask.edits(x, y))] += usize::from(pixel != image.get_pixel(x, y));
     }
     changed
@@ -63,7 +63,7 @@ fn pipeline_that_reads_masks(device: &Device) -> Pipeline {
 fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
     let device = Device::flex();
     for pipeline in [pipeline(&device), pipeline_that_reads_masks(&device)] {
-        let (image, mask) = (picture(64, 64, 90), disc(64));
+        let (image, mask) = (gradient(64, 64, 90), disc(64));
         let fills = pipeline
             .inpaint(&image, &mask)
             .resampling(TWICE)
@@ -72,9 +72,9 @@ fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
             .unwrap();
         assert_eq!(fills.images.len(), 2);
         for fill in &fills.images {
-            let [kept, edited] = changed(fill, &image, &mask);
-            assert_eq!(kept, 0);
-            assert!(edited > 100, "{edited} pixels were drawn");
+            let [unedited, edited] = changed(fill, &image, &mask);
+            assert_eq!(unedited, 0);
+            assert!(edited > 100, "{edited} pixels were output");
         }
         assert!(changed(&fills.images[0], &fills.images[1], &mask)[1] > 100, "another seed gives another fill");
         let again = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).run().unwrap();
@@ -86,8 +86,8 @@ fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
             let around = |at: u32| at.saturating_sub(8)..(at + 9).min(64);
             around(x).any(|x| around(y).any(|y| mask.edits(x, y)))
         });
-        let [kept, edited] = changed(&small.images[0], &fit_square(&image, 16), &near.resized([16, 16]).unwrap());
-        assert!(near.edited_share() < 0.8 && kept == 0 && edited > 10, "{kept} {edited}");
+        let [unedited, edited] = changed(&small.images[0], &fit_square(&image, 16), &near.resized([16, 16]).unwrap());
+        assert!(near.edited_share() < 0.8 && unedited == 0 && edited > 10, "{unedited} {edited}");
     }
 }
 
@@ -95,7 +95,7 @@ fn known_pixels_stay_as_they_were_with_either_kind_of_network() {
 fn what_the_hole_shows_does_not_matter() {
     let pipeline = pipeline(&Device::flex());
     let mask = disc(40);
-    let image = picture(40, 40, 90);
+    let image = gradient(40, 40, 90);
     let mut other = image.clone();
     for (x, y, pixel) in other.enumerate_pixels_mut() {
         if mask.edits(x, y) {
@@ -106,7 +106,7 @@ fn what_the_hole_shows_does_not_matter() {
         pipeline.inpaint(image, &mask).request(request).run().unwrap().images
     };
     assert_eq!(fill(&image, request()), fill(&other, request()));
-    assert_ne!(fill(&image, request().num_images(1)), fill(&picture(40, 40, 10), request()), "but the rest does");
+    assert_ne!(fill(&image, request().num_images(1)), fill(&gradient(40, 40, 10), request()), "but the rest does");
     // Without a caption the embedding is that of the image, hole and all.
     assert_ne!(fill(&image, request_without_caption()), fill(&other, request_without_caption()));
 }
@@ -118,22 +118,22 @@ fn request_without_caption() -> GenerateRequest {
 #[test]
 fn a_caption_is_drawn_by_the_prior_and_without_one_the_image_is_embedded() {
     let pipeline = pipeline(&Device::flex());
-    let (image, mask) = (picture(30, 20, 90), Mask::edit_where(30, 20, |x, _| x < 15));
+    let (image, mask) = (gradient(30, 20, 90), Mask::edit_where(30, 20, |x, _| x < 15));
     let embedding = |request: GenerateRequest| {
-        let drawn = pipeline.inpaint(&image, &mask).request(request).run().unwrap();
-        let stages: Vec<Stage> = drawn.times.iter().map(|time| time.stage).collect();
-        (drawn.embeddings.unwrap().into_data(), stages)
+        let output = pipeline.inpaint(&image, &mask).request(request).run().unwrap();
+        let stages: Vec<Stage> = output.times.iter().map(|time| time.stage).collect();
+        (output.embeddings.unwrap().into_data(), stages)
     };
     let rest = [Stage::Decoder, Stage::Upsampler(0)];
-    let (drawn, stages) = embedding(request());
+    let (output, stages) = embedding(request());
     let prior = pipeline.generate(request().stop_after(Stage::Prior)).unwrap();
-    assert_eq!(drawn, prior.embeddings.clone().unwrap().into_data());
+    assert_eq!(output, prior.embeddings.clone().unwrap().into_data());
     assert_eq!(stages, [&[Stage::TextEncoder, Stage::Prior], &rest[..]].concat());
     let (own, stages) = embedding(request_without_caption());
     assert_eq!(own, pipeline.embed_image(&image).unwrap().into_data());
     assert_eq!(stages, [&[Stage::TextEncoder, Stage::ImageEncoder], &rest[..]].concat());
     let (given, stages) = embedding(request().embeddings(prior.embeddings.unwrap()));
-    assert_eq!((given, stages), (drawn, [&[Stage::TextEncoder], &rest[..]].concat()));
+    assert_eq!((given, stages), (output, [&[Stage::TextEncoder], &rest[..]].concat()));
 }
 
 #[test]
@@ -147,27 +147,27 @@ fn a_mask_that_keeps_nothing_leaves_a_plain_generation() {
         ..Default::default()
     };
     let request = || request().decoder_options(still(3)).upsampler_options(still(2).into());
-    let filled = pipeline.inpaint(&picture(9, 9, 3), &everything).resampling(once).request(request()).run().unwrap();
+    let filled = pipeline.inpaint(&gradient(9, 9, 3), &everything).resampling(once).request(request()).run().unwrap();
     assert_eq!(filled.images, pipeline.generate(request()).unwrap().images);
 }
 
 #[test]
 fn outpainting_is_inpainting_on_a_larger_canvas() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(32, 32, 200);
+    let image = gradient(32, 32, 200);
     let borders = Borders { left: 8, top: 32, right: 24, bottom: 0 };
-    let drawn = pipeline.outpaint(&image, borders).resampling(TWICE).request(request()).run().unwrap();
+    let output = pipeline.outpaint(&image, borders).resampling(TWICE).request(request()).run().unwrap();
     let canvas = Canvas::extended(&image, borders).unwrap();
     assert_eq!(
-        drawn.images,
+        output.images,
         pipeline.inpaint(&canvas.image, &canvas.mask).resampling(TWICE).request(request()).run().unwrap().images
     );
     for (x, y, pixel) in image.enumerate_pixels() {
-        assert_eq!(drawn.images[0].get_pixel(x + 8, y + 32), pixel);
+        assert_eq!(output.images[0].get_pixel(x + 8, y + 32), pixel);
     }
     // Without a caption it is the image that is embedded, not its canvas.
-    let drawn = pipeline.outpaint(&image, borders).request(request_without_caption()).run().unwrap();
-    assert_eq!(drawn.embeddings.unwrap().into_data(), pipeline.embed_image(&image).unwrap().into_data());
+    let output = pipeline.outpaint(&image, borders).request(request_without_caption()).run().unwrap();
+    assert_eq!(output.embeddings.unwrap().into_data(), pipeline.embed_image(&image).unwrap().into_data());
 
     let oblong = Borders { left: 1, ..Default::default() };
     let oblong = message(pipeline.outpaint(&image, oblong).request(request()).run());
@@ -179,31 +179,31 @@ fn outpainting_is_inpainting_on_a_larger_canvas() {
 #[test]
 fn an_inpainting_begins_and_ends_at_any_stage() {
     let pipeline = pipeline(&Device::flex());
-    let (image, mask) = (picture(64, 64, 90), disc(64));
-    let draw =
+    let (image, mask) = (gradient(64, 64, 90), disc(64));
+    let generate =
         |request: GenerateRequest| pipeline.inpaint(&image, &mask).resampling(TWICE).request(request).run().unwrap();
-    let whole = draw(request());
-    let small = draw(request().stop_after(Stage::Decoder));
+    let whole = generate(request());
+    let small = generate(request().stop_after(Stage::Decoder));
     assert_eq!(small.images[0].dimensions(), (16, 16));
-    assert_eq!(small.images, draw(request().max_upsamplers(0)).images);
-    let prior = draw(request().stop_after(Stage::Prior));
+    assert_eq!(small.images, generate(request().max_upsamplers(0)).images);
+    let prior = generate(request().stop_after(Stage::Prior));
     assert!(prior.images.is_empty() && prior.embeddings.is_some());
-    assert_eq!(draw(request().embeddings(prior.embeddings.unwrap())).images, whole.images);
-    let large = draw(request().low_images(small.images.clone()));
+    assert_eq!(generate(request().embeddings(prior.embeddings.unwrap())).images, whole.images);
+    let large = generate(request().low_images(small.images.clone()));
     assert_eq!(large.times.iter().map(|time| time.stage).collect::<Vec<_>>(), [Stage::Upsampler(0)]);
     assert_eq!(changed(&large.images[0], &image, &mask)[0], 0);
     // The small image passes through bytes on its way, which an upsampler hardly sees.
     let most = large.images[0].as_raw().iter().zip(whole.images[0].as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(most.unwrap() < 32, "{most:?}");
     let oblong =
-        pipeline.inpaint(&image, &mask).resampling(TWICE).request(request().low_images([picture(16, 32, 1)])).run();
+        pipeline.inpaint(&image, &mask).resampling(TWICE).request(request().low_images([gradient(16, 32, 1)])).run();
     assert!(message(oblong).contains("16×32"));
 }
 
 #[test]
 fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
     let pipeline = pipeline(&Device::flex());
-    let (image, mask) = (picture(64, 64, 90), disc(64));
+    let (image, mask) = (gradient(64, 64, 90), disc(64));
     let expected = pipeline.generate(request()).unwrap().images;
     let evaluations = TWICE.evaluations(3);
     assert!(evaluations > 3, "a stretch is gone through twice");
@@ -232,7 +232,7 @@ fn cancelling_stops_within_the_rounds_and_leaves_the_pipeline_as_it_was() {
 #[test]
 fn previews_show_the_known_part_in_place() {
     let pipeline = pipeline(&Device::flex());
-    let (image, mask) = (picture(64, 64, 90), disc(64));
+    let (image, mask) = (gradient(64, 64, 90), disc(64));
     let mut seen = 0;
     let inpaint = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).hook(|event| {
         if event.stage == Stage::Upsampler(0) {
@@ -271,8 +271,8 @@ fn images_of_any_mode_and_size_are_filled() {
         let filled = pipeline.inpaint(&image, &mask).request(quick()).run().unwrap().images.remove(0);
         assert_eq!(filled.dimensions(), (64, 64), "{name}");
         if w > 1 {
-            let kept = fit_square(&image, 64).get_pixel(0, 32).0;
-            assert_eq!(filled.get_pixel(0, 32).0, kept, "{name}");
+            let unedited = fit_square(&image, 64).get_pixel(0, 32).0;
+            assert_eq!(filled.get_pixel(0, 32).0, unedited, "{name}");
         }
     }
 }
@@ -280,7 +280,7 @@ fn images_of_any_mode_and_size_are_filled() {
 #[test]
 fn bad_input_is_named() {
     let pipeline = pipeline(&Device::flex());
-    let (image, mask) = (picture(20, 30, 90), Mask::edit_where(20, 30, |_, y| y > 10));
+    let (image, mask) = (gradient(20, 30, 90), Mask::edit_where(20, 30, |_, y| y > 10));
     let fill = |image: &RgbImage, mask: &Mask| message(pipeline.inpaint(image, mask).request(request()).run());
     let size = pipeline.inpaint(&image, &Mask::edit_where(30, 20, |_, _| true)).request(request()).run().unwrap_err();
     assert!(matches!(size, Error::MaskSize { mask: [30, 20], image: [20, 30] }), "{size}");
@@ -309,12 +309,12 @@ fn bad_input_is_named() {
 #[test]
 fn a_photo_keeps_its_size_and_its_unedited_pixels() {
     let pipeline = pipeline(&Device::flex());
-    let photo = picture(90, 40, 90);
+    let photo = gradient(90, 40, 90);
     for mask in [Mask::edit_rect([90, 40], [70, 5], [12, 20]), Mask::edit_where(90, 40, |x, y| x > 3 && y > 30)] {
         let fills = pipeline.inpaint(&photo, &mask).at_photo_size().request(request().num_images(2)).run().unwrap();
         for fill in &fills.images {
-            let [kept, edited] = changed(fill, &photo, &mask);
-            assert!(kept == 0 && edited > 100, "{kept} kept pixels changed, {edited} edited ones");
+            let [unedited, edited] = changed(fill, &photo, &mask);
+            assert!(unedited == 0 && edited > 100, "{unedited} unedited pixels changed, {edited} edited ones");
         }
     }
 }
@@ -333,9 +333,9 @@ fn a_model_whose_own_sampler_cannot_inpaint_draws_with_another() {
         .device(&device)
         .build()
         .unwrap();
-    let (image, mask) = (picture(16, 16, 90), disc(16));
-    let drawn = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).run().unwrap();
-    assert_eq!(changed(&drawn.images[0], &image, &mask)[0], 0);
+    let (image, mask) = (gradient(16, 16, 90), disc(16));
+    let output = pipeline.inpaint(&image, &mask).resampling(TWICE).request(request()).run().unwrap();
+    assert_eq!(changed(&output.images[0], &image, &mask)[0], 0);
     let blind = message(pipeline.inpaint(&image, &mask).request(request_without_caption()).run());
     assert!(blind.contains("no image encoder"), "{blind}");
 }

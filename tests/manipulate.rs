@@ -8,7 +8,7 @@ use dalle2::base::metrics::cosine_similarity;
 use dalle2::base::{Components, EmbeddingPca, UpsamplerOptions};
 use dalle2::{Device, Error, GenerateRequest, Generation, NoisePath, Pipeline, RgbImage, Source, Stage, StartNoise};
 
-use support::{picture, pipeline, request};
+use support::{gradient, pipeline, request};
 
 /// No caption, few steps.
 fn quick() -> GenerateRequest {
@@ -38,27 +38,27 @@ fn cosines(a: Tensor<2>, b: Tensor<2>) -> Vec<f32> {
 #[test]
 fn variations_without_noise_are_the_reconstruction() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(40, 24, 90);
+    let image = gradient(40, 24, 90);
     let reconstruction = pipeline.invert(&image).request(quick()).run().unwrap().reconstruction;
     assert_eq!(reconstruction.dimensions(), (16, 16));
     let still = pipeline.vary(&image).eta(0.0).request(quick().num_images(2)).run().unwrap();
     still.images.iter().for_each(|image| assert_same(image, &reconstruction));
 
-    let draw = |start, seed| {
+    let generate = |start, seed| {
         pipeline.vary(&image).start_noise(start).request(quick().seed(seed)).run().unwrap().images.remove(0)
     };
     for start in [StartNoise::Inverted, StartNoise::Random] {
-        assert_eq!(draw(start, 1), draw(start, 1));
-        assert_ne!(draw(start, 1), draw(start, 2));
-        assert_ne!(draw(start, 1), reconstruction);
+        assert_eq!(generate(start, 1), generate(start, 1));
+        assert_ne!(generate(start, 1), generate(start, 2));
+        assert_ne!(generate(start, 1), reconstruction);
     }
-    assert_ne!(draw(StartNoise::Inverted, 1), draw(StartNoise::Random, 1));
+    assert_ne!(generate(StartNoise::Inverted, 1), generate(StartNoise::Random, 1));
 }
 
 #[test]
 fn upsamplers_are_inverted_on_request() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(64, 64, 10);
+    let image = gradient(64, 64, 10);
     let inversion = pipeline.invert(&image).evaluations(1).upsamplers(1).request(quick()).run().unwrap();
     assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
     assert_eq!((inversion.noise.dims(), inversion.upsampler_noise[0].dims()), ([1, 3, 16, 16], [1, 3, 64, 64]));
@@ -69,7 +69,7 @@ fn upsamplers_are_inverted_on_request() {
 #[test]
 fn the_ends_of_an_interpolation_are_the_two_reconstructions() {
     let pipeline = pipeline(&Device::flex());
-    let (a, b) = (picture(16, 16, 20), picture(30, 20, 230));
+    let (a, b) = (gradient(16, 16, 20), gradient(30, 20, 230));
     let reconstruction = |image| pipeline.invert(image).request(quick()).run().unwrap();
     let frames = pipeline.interpolate(&a, &b).frames(5).request(quick()).run().unwrap();
     assert_eq!(frames.images.len(), 5);
@@ -84,14 +84,14 @@ fn the_ends_of_an_interpolation_are_the_two_reconstructions() {
 #[test]
 fn captions_and_embeddings_can_be_ends() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 20);
+    let image = gradient(16, 16, 20);
     let fixed = |request| {
         pipeline.interpolate("red apple", &image).frames(3).noise_path(NoisePath::Fixed).request(request).run()
     };
     let both = fixed(quick()).unwrap();
-    let drawn = pipeline.generate(quick_caption("red apple").stop_after(Stage::Prior)).unwrap();
-    assert!(drawn.images.is_empty());
-    assert!(cosines(embeddings(&both).slice_dim(0, 0..1), embeddings(&drawn))[0] > 0.99999);
+    let output = pipeline.generate(quick_caption("red apple").stop_after(Stage::Prior)).unwrap();
+    assert!(output.images.is_empty());
+    assert!(cosines(embeddings(&both).slice_dim(0, 0..1), embeddings(&output))[0] > 0.99999);
     // With fixed noise the last frame is what the seed gives for the image's embedding.
     let alone = quick().guidance(1.0).embeddings(pipeline.embed_image(&image).unwrap());
     assert_same(&both.images[2], &pipeline.generate(alone).unwrap().images[0]);
@@ -101,7 +101,7 @@ fn captions_and_embeddings_can_be_ends() {
     let alone = full().guidance(1.0).embeddings(pipeline.embed_image(&image).unwrap());
     assert_eq!(large.images[2].dimensions(), (64, 64));
     assert_same(&large.images[2], &pipeline.generate(alone).unwrap().images[0]);
-    let apples = pipeline.interpolate(embeddings(&drawn), "apple").request(quick()).run().unwrap();
+    let apples = pipeline.interpolate(embeddings(&output), "apple").request(quick()).run().unwrap();
     assert_eq!(apples.images.len(), 8);
 }
 
@@ -112,7 +112,7 @@ fn quick_caption(caption: &str) -> GenerateRequest {
 #[test]
 fn a_text_diff_turns_the_embedding_by_its_strength() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 120);
+    let image = gradient(16, 16, 120);
     let frames = pipeline.text_diff(&image, "apple", "red apple").strength(0.5).frames(4);
     let frames = frames.request(quick()).run().unwrap();
     let own = pipeline.embed_image(&image).unwrap();
@@ -135,7 +135,7 @@ fn a_text_diff_turns_the_embedding_by_its_strength() {
 #[test]
 fn a_mix_of_one_is_that_one() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 120);
+    let image = gradient(16, 16, 120);
     let own = pipeline.embed_image(&image).unwrap();
     let alone = pipeline.mix([(Source::from(&image), 2.0)]).request(quick()).run().unwrap();
     assert_same(&alone.images[0], &pipeline.generate(quick().embeddings(own.clone())).unwrap().images[0]);
@@ -172,13 +172,13 @@ fn a_generation_begins_and_ends_at_any_stage() {
 #[test]
 fn negative_captions_and_overrides_act_where_they_should() {
     let pipeline = pipeline(&Device::flex());
-    let draw = |request: GenerateRequest| pipeline.generate(request).unwrap().images;
+    let generate = |request: GenerateRequest| pipeline.generate(request).unwrap().images;
     let guided = || request().prior_guidance(1.0).guidance(3.0);
-    assert_ne!(draw(guided()), draw(guided().negative_caption("apple")));
+    assert_ne!(generate(guided()), generate(guided().negative_caption("apple")));
     let unguided = guided().guidance(1.0).negative_caption("apple");
     assert!(message(pipeline.generate(unguided)).contains("negative_caption"));
     let one = UpsamplerOptions { steps: Some(1), ..Default::default() };
-    assert_eq!(draw(request().upsampler_options_of(0, one.clone())), draw(request().upsampler_steps(1)));
+    assert_eq!(generate(request().upsampler_options_of(0, one.clone())), generate(request().upsampler_steps(1)));
     let missing = message(pipeline.generate(request().upsampler_options_of(1, one)));
     assert!(missing.contains("upsampler_options_of"), "{missing}");
 }
@@ -186,7 +186,7 @@ fn negative_captions_and_overrides_act_where_they_should() {
 #[test]
 fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 50);
+    let image = gradient(16, 16, 50);
     let expected = pipeline.generate(request()).unwrap().images;
     let all = 3 * 2 + 3; // inversion, variation
     for stop in 1..=all {
@@ -205,7 +205,7 @@ fn cancelling_returns_after_one_evaluation_and_leaves_the_pipeline_as_it_was() {
 #[test]
 fn bad_input_is_named() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 50);
+    let image = gradient(16, 16, 50);
     let vary = |eta| message(pipeline.vary(&image).eta(eta).request(quick()).run());
     assert!(vary(1.5).contains("eta") && vary(f64::NAN).contains("eta"));
     let empty = message(pipeline.vary(&RgbImage::new(0, 9)).request(quick()).run());
@@ -254,27 +254,27 @@ fn without_an_image_encoder_images_cannot_be_read() {
         .device(&device)
         .build()
         .unwrap();
-    let error = message(blind.vary(&picture(16, 16, 1)).request(quick()).run());
+    let error = message(blind.vary(&gradient(16, 16, 1)).request(quick()).run());
     assert!(error.contains("no image encoder"), "{error}");
 }
 
 #[test]
 fn components_are_added_one_after_another() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(16, 16, 50);
+    let image = gradient(16, 16, 50);
     let rows: Vec<f32> = (0..90 * 64).map(|i| (i as f32 * i as f32 * 0.37).sin()).collect();
     let rows = Tensor::from_data(TensorData::new(rows, [90, 64]), &Device::flex());
     let pca = EmbeddingPca::fit(rows.clone(), Components::Fixed(64)).unwrap();
     let counts = [1, 4, 16, 63, 64];
-    let drawn = pipeline.pca_reconstructions(&image, &pca, &counts).request(quick()).run().unwrap();
-    assert_eq!(drawn.images.len(), 5);
+    let output = pipeline.pca_reconstructions(&image, &pca, &counts).request(quick()).run().unwrap();
+    assert_eq!(output.images.len(), 5);
     let own = pipeline.embed_image(&image).unwrap();
-    let missing = (embeddings(&drawn) - own.clone()).square().sum_dim(1);
+    let missing = (embeddings(&output) - own.clone()).square().sum_dim(1);
     let missing = missing.into_data().try_to_vec::<f32>().unwrap();
     assert!(missing.is_sorted_by(|a, b| a > b), "{missing:?}");
     assert!(missing[4] < 1e-6 && missing[3] > 1e-6, "all components are the embedding itself: {missing:?}");
     // All of them start from the seed's noise, and the last one is what it gives for the embedding.
-    assert_same(&drawn.images[4], &pipeline.generate(quick().embeddings(own)).unwrap().images[0]);
+    assert_same(&output.images[4], &pipeline.generate(quick().embeddings(own)).unwrap().images[0]);
     // From the image's own noise, all components reconstruct it.
     let whole = pipeline.pca_reconstructions(&image, &pca, &[64]).start_noise(StartNoise::Inverted);
     let whole = whole.request(quick()).run().unwrap();
@@ -314,7 +314,7 @@ fn a_cancelled_pipeline_draws_what_a_fresh_one_does() {
 #[test]
 fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
     let pipeline = pipeline(&Device::flex());
-    let image = picture(64, 64, 50);
+    let image = gradient(64, 64, 50);
     let count = |stop: Option<usize>| {
         let mut stages = Vec::new();
         let inversion = pipeline.invert(&image).evaluations(2).upsamplers(1).request(quick());
@@ -342,7 +342,7 @@ fn upsamplers_stop_within_one_evaluation_of_their_inversion() {
 fn an_inversion_goes_as_far_as_its_options_say() {
     let pipeline = pipeline(&Device::flex());
     for request in [quick().size(16), quick().stop_after(Stage::Decoder), quick().max_upsamplers(0).num_images(3)] {
-        let image = picture(64, 64, 9);
+        let image = gradient(64, 64, 9);
         let inversion = pipeline.invert(&image).evaluations(1).upsamplers(1).request(request).run().unwrap();
         assert_eq!(inversion.reconstruction.dimensions(), (64, 64));
     }
@@ -351,7 +351,7 @@ fn an_inversion_goes_as_far_as_its_options_say() {
 #[test]
 fn embeddings_that_are_no_directions_are_refused_as_ends() {
     let pipeline = pipeline(&Device::flex());
-    let own = pipeline.embed_image(&picture(16, 16, 50)).unwrap();
+    let own = pipeline.embed_image(&gradient(16, 16, 50)).unwrap();
     let to = |end: Tensor<2>| {
         message(pipeline.interpolate(own.clone(), end).frames(3).noise_path(NoisePath::Fixed).request(quick()).run())
     };

@@ -1,4 +1,4 @@
-//! What a request can ask for, asked of every manipulation.
+//! Every setting of a request, on every operation.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -15,14 +15,14 @@ use dalle2::{
     Borders, Controls, Device, Error, GenerateRequest, Generation, NoisePath, Pipeline, RgbImage, Stage, StartNoise,
 };
 
-use support::{picture, pipeline};
+use support::{gradient, pipeline};
 
 type Run = Box<dyn for<'a> Fn(&'a Pipeline, GenerateRequest, Controls<'a>) -> Result<Generation, Error> + Sync>;
 
 /// Every operation that samples, each with a name.
 fn manipulations() -> Vec<(&'static str, Run)> {
     let rounds = Resampling { rounds: 2, jump: 1 };
-    let image = || picture(20, 20, 40);
+    let image = || gradient(20, 20, 40);
     let mut all: Vec<(&'static str, Run)> = Vec::new();
     for (name, start) in [("variations", StartNoise::Inverted), ("random variations", StartNoise::Random)] {
         all.push((
@@ -82,7 +82,7 @@ fn quick() -> GenerateRequest {
     GenerateRequest::default().seed(7).prior_steps(2).decoder_steps(2).upsampler_steps(2)
 }
 
-/// What a manipulation draws, and the events that it reports.
+/// Runs an operation and records its events.
 fn watch(
     run: &Run,
     pipeline: &Pipeline,
@@ -95,11 +95,11 @@ fn watch(
         events.push((event.stage, event.total));
         if Some(events.len()) == stop_at { Err(Error::Cancelled) } else { Ok(()) }
     });
-    let drawn = run(pipeline, request, controls);
-    (drawn, events)
+    let output = run(pipeline, request, controls);
+    (output, events)
 }
 
-fn draw(run: &Run, pipeline: &Pipeline, request: GenerateRequest) -> Vec<RgbImage> {
+fn generate(run: &Run, pipeline: &Pipeline, request: GenerateRequest) -> Vec<RgbImage> {
     watch(run, pipeline, request, None).0.unwrap().images
 }
 
@@ -107,10 +107,10 @@ fn draw(run: &Run, pipeline: &Pipeline, request: GenerateRequest) -> Vec<RgbImag
 fn a_seed_gives_the_same_images_and_another_one_others() {
     let pipeline = pipeline(&Device::flex());
     for (name, run) in manipulations() {
-        let images = draw(&run, &pipeline, quick());
+        let images = generate(&run, &pipeline, quick());
         assert!(images.iter().all(|image| image.dimensions() == (64, 64)), "{name}");
-        assert_eq!(images, draw(&run, &pipeline, quick()), "{name}");
-        assert_ne!(images, draw(&run, &pipeline, quick().seed(8)), "{name}");
+        assert_eq!(images, generate(&run, &pipeline, quick()), "{name}");
+        assert_ne!(images, generate(&run, &pipeline, quick().seed(8)), "{name}");
     }
 }
 
@@ -126,7 +126,7 @@ fn a_manipulation_stops_at_any_evaluation_and_leaves_the_pipeline_as_it_was() {
             assert!(matches!(stopped, Err(Error::Cancelled)), "{name}, stopped at {stop}");
             assert_eq!(seen, events[..stop], "{name}: nothing runs after the hook has stopped it");
         }
-        assert_eq!(images, draw(&run, &pipeline, quick()), "{name}");
+        assert_eq!(images, generate(&run, &pipeline, quick()), "{name}");
     }
 }
 
@@ -134,13 +134,13 @@ fn a_manipulation_stops_at_any_evaluation_and_leaves_the_pipeline_as_it_was() {
 fn threads_share_a_pipeline() {
     let pipeline = pipeline(&Device::flex());
     let all = manipulations();
-    let alone: Vec<_> = all.iter().map(|(_, run)| draw(run, &pipeline, quick())).collect();
+    let alone: Vec<_> = all.iter().map(|(_, run)| generate(run, &pipeline, quick())).collect();
     let together: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = all
             .iter()
             .map(|(_, run)| {
                 let pipeline = &pipeline;
-                scope.spawn(move || draw(run, pipeline, quick()))
+                scope.spawn(move || generate(run, pipeline, quick()))
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -199,8 +199,8 @@ fn overrides_reach_their_stage() {
     let one = UpsamplerOptions { steps: Some(1), ..Default::default() };
     for (name, run) in manipulations() {
         let request = quick().upsampler_options_of(0, one.clone()).decoder_steps(3);
-        let (drawn, events) = watch(&run, &pipeline, request, None);
-        drawn.unwrap();
+        let (output, events) = watch(&run, &pipeline, request, None);
+        output.unwrap();
         let totals = |wanted: Stage| -> Vec<usize> {
             let mut totals: Vec<usize> =
                 events.iter().filter(|(stage, _)| *stage == wanted).map(|(_, total)| *total).collect();
@@ -229,10 +229,10 @@ fn negative_captions_act_where_there_is_guidance() {
     let pipeline = pipeline(&Device::flex());
     for (name, run) in manipulations() {
         let small = || quick().max_upsamplers(0);
-        let against = |request: GenerateRequest| draw(&run, &pipeline, request.negative_caption("red"));
+        let against = |request: GenerateRequest| generate(&run, &pipeline, request.negative_caption("red"));
         // Random parts hear a caption faintly: much guidance makes it plain in eight bits.
         let guided = || small().guidance(50.0);
-        assert_ne!(draw(&run, &pipeline, guided()), against(guided()), "{name}");
+        assert_ne!(generate(&run, &pipeline, guided()), against(guided()), "{name}");
         let unguided = small().guidance(1.0).prior_guidance(1.0).negative_caption("red");
         let refused = watch(&run, &pipeline, unguided, None).0.unwrap_err().to_string();
         assert!(refused.contains("negative_caption"), "{name}: {refused}");
@@ -243,15 +243,15 @@ fn negative_captions_act_where_there_is_guidance() {
 fn a_manipulation_ends_at_any_stage_and_goes_on_from_there() {
     let pipeline = pipeline(&Device::flex());
     for (name, run) in manipulations() {
-        let small = draw(&run, &pipeline, quick().stop_after(Stage::Decoder));
+        let small = generate(&run, &pipeline, quick().stop_after(Stage::Decoder));
         assert!(small.iter().all(|image| image.dimensions() == (16, 16)), "{name}");
-        assert_eq!(small, draw(&run, &pipeline, quick().size(16)), "{name}");
-        assert_eq!(small, draw(&run, &pipeline, quick().max_upsamplers(0)), "{name}");
+        assert_eq!(small, generate(&run, &pipeline, quick().size(16)), "{name}");
+        assert_eq!(small, generate(&run, &pipeline, quick().max_upsamplers(0)), "{name}");
         let (early, events) = watch(&run, &pipeline, quick().stop_after(Stage::Prior), None);
         let early = early.unwrap();
         assert!(early.images.is_empty(), "{name}");
-        let drawn = [Stage::Decoder, Stage::Inversion, Stage::Upsampler(0)];
-        assert!(events.iter().all(|(stage, _)| !drawn.contains(stage)), "{name}: {events:?}");
+        let output = [Stage::Decoder, Stage::Inversion, Stage::Upsampler(0)];
+        assert!(events.iter().all(|(stage, _)| !output.contains(stage)), "{name}: {events:?}");
         let late = watch(&run, &pipeline, quick(), None).0.unwrap();
         assert_eq!(early.embeddings.unwrap().into_data(), late.embeddings.unwrap().into_data(), "{name}");
 
@@ -268,14 +268,14 @@ fn only_inpainting_reads_where_a_request_begins() {
     for (name, run) in manipulations() {
         for (request, part) in [
             (quick().embeddings(given.clone()), "embeddings"),
-            (quick().embedding_of(picture(9, 9, 3)), "embedding of an image"),
-            (quick().low_images([picture(16, 16, 3)]), "images to enlarge"),
+            (quick().embedding_of(gradient(9, 9, 3)), "embedding of an image"),
+            (quick().low_images([gradient(16, 16, 3)]), "images to enlarge"),
         ] {
-            let drawn = watch(&run, &pipeline, request, None).0;
+            let output = watch(&run, &pipeline, request, None).0;
             if name.contains("paint") {
-                assert_eq!(drawn.unwrap().images.len(), 1, "{name}");
+                assert_eq!(output.unwrap().images.len(), 1, "{name}");
             } else {
-                let message = drawn.unwrap_err().to_string();
+                let message = output.unwrap_err().to_string();
                 assert!(message.contains("starts from") && message.contains(part), "{name}: {message}");
             }
         }

@@ -9,11 +9,11 @@
 //! | `train` | what a model and its batches offer a trainer (feature `train`) |
 //! | [`store`] | strict safetensors storage with the configuration beside the weights |
 //! | [`diffusers`] | what reading and writing the layout of diffusers has in common for all parts |
-//! | [`metrics`] | figures for embeddings and images |
+//! | [`metrics`] | metrics of embeddings and images |
 //!
 //! The crates for CLIP, the priors and the decoder never see one another: they meet in the conditioning types and
 //! traits at the root of this crate ([`TextCondition`], [`TextEncoder`], [`ImageEncoder`], [`Prior`], [`Decoder`],
-//! [`Upsampler`]), so any of them can be replaced by an implementation of your own.
+//! [`Upsampler`]), so your own implementation can replace any of them.
 
 mod condition;
 mod device;

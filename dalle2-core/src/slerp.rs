@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// Below this angle, in radians, the arc is a straight line to double precision.
 const PARALLEL: f64 = 1e-7;
-/// Within this of half a turn there is no shortest arc.
+/// Distance from π, in radians, below which there is no shortest arc.
 const OPPOSITE: f64 = 1e-3;
 
 /// Interpolates from `a` to `b` along the shortest arc between their directions, and linearly between their lengths.
@@ -63,11 +63,12 @@ fn arc(a: &[f64], b: &[f64], t: f64) -> Result<Vec<f64>, String> {
     let along = pairs().map(|(a, b)| (a + b).powi(2)).sum::<f64>().sqrt();
     let angle = 2.0 * apart.atan2(along);
     if std::f64::consts::PI - angle < OPPOSITE {
-        return Err("they are opposite, so no way between them is the shortest".into());
+        return Err("they are opposite, so there is no shortest arc".into());
     }
-    let (weight_a, weight_b) = match angle < PARALLEL {
-        true => (1.0 - t, t),
-        false => (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()),
+    let (weight_a, weight_b) = if angle < PARALLEL {
+        (1.0 - t, t)
+    } else {
+        (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
     };
     let length = length_a + t * (length_b - length_a);
     Ok(pairs().map(|(a, b)| length * (weight_a * a + weight_b * b)).collect())

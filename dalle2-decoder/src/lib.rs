@@ -6,7 +6,7 @@
 //! | [`UnclipDecoder`] | P(x \| z_i, y), a [`dalle2_core::Decoder`] |
 //! | [`DiffusionUpsampler`] | P(x_high \| x_low), a [`dalle2_core::Upsampler`] |
 //! | [`unet::UNet`] | the network under both |
-//! | [`degradation`] | blur, noise and compression that an upsampler learns to mend |
+//! | [`degradation`] | blur, noise and compression of an upsampler's training images |
 //! | `train` | their training steps (feature `train`) |
 
 mod caption;

@@ -35,7 +35,7 @@ impl Borders {
     }
 }
 
-/// An image on a larger canvas, whose empty part is to be drawn: outpainting as a case of inpainting.
+/// An image on a larger canvas, whose empty part is edited: outpainting as a case of inpainting.
 ///
 /// ```
 /// use dalle2::{Borders, Canvas, RgbImage};

@@ -105,6 +105,6 @@ pub fn request() -> GenerateRequest {
 }
 
 /// Shades from one corner to the other.
-pub fn picture(width: u32, height: u32, tint: u8) -> RgbImage {
+pub fn gradient(width: u32, height: u32, tint: u8) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| image::Rgb([tint, (x * 255 / width) as u8, (y * 255 / height) as u8]))
 }

@@ -59,7 +59,7 @@ pub struct UpsamplerOptions {
 /// Options of DDIM inversion in a stage with options `O`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DdimInversion<O> {
-    /// Options of sampling; the sampler is DDIM with η = 0 whatever they contain.
+    /// Options of sampling; their sampler is ignored in favour of DDIM with η = 0.
     pub sampling: O,
     /// Evaluations of the network per step, from 1 to 100.
     pub evaluations: usize,
