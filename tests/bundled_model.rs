@@ -84,8 +84,9 @@ fn a_hole_is_filled_with_what_the_caption_says_and_the_rest_stays() {
         let fill = pipeline.inpaint(&renderings[shown], &mask).request(request).run().unwrap().images.remove(0);
         assert_eq!(half(&fill, 0), half(&renderings[shown], 0));
         let output = half(&fill, 16);
-        right +=
-            usize::from((0..items.len()).min_by_key(|&i| distance(&output, &half(&renderings[i], 16))).unwrap() == said);
+        right += usize::from(
+            (0..items.len()).min_by_key(|&i| distance(&output, &half(&renderings[i], 16))).unwrap() == said,
+        );
     }
     assert!(right >= 3, "the nearest of 48 halves is the caption's for {right} of 4");
 }
