@@ -67,10 +67,10 @@ fn source(attributes: &[Attribute], dir: &Path, name: &str) -> Result<PathBuf> {
     path.cloned().with_context(|| format!("mod {name}: neither of {candidates:?} exists"))
 }
 
-/// Whether an item is for tests or hidden from the documentation.
+/// Whether an item is for tests, hidden from the documentation, or the replacement of a feature that is off.
 fn is_excluded(attribute: &Attribute) -> bool {
     let text = super::print::tokens(attribute);
-    ["#[cfg(test)]", "#[cfg(doctest)]", "#[doc(hidden)]"].contains(&text.as_str())
+    ["#[cfg(test)]", "#[cfg(doctest)]", "#[doc(hidden)]"].contains(&text.as_str()) || text.starts_with("#[cfg(not(")
 }
 
 /// Whether an item is visible outside of its crate, if its module is.
