@@ -48,6 +48,7 @@ pub use dalle2_clip as clip;
 pub use dalle2_core as base;
 pub use dalle2_core::diffusion::{NoiseSource, Sampler, Spacing};
 pub use dalle2_core::image::{Mask, RgbImage};
+pub use dalle2_core::store::PipelineDir;
 pub use dalle2_core::{
     Captions, Component, ConfigError, Decoder, DiffusionOptions, Error, ErrorKind, FloatType, ImageEncoder,
     LoadOptions, Prior, PriorOptions, Residency, Result, StepEvent, StepHook, TextCondition, TextEncoder, Upsampler,
@@ -67,7 +68,6 @@ pub use manipulate::{
 };
 pub use pipeline::Pipeline;
 pub use plan::PlannedStage;
-pub use pretrained::install_part;
 pub use request::GenerateRequest;
 
 /// The program on the first page of the repository compiles.

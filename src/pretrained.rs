@@ -1,12 +1,11 @@
 //! Pipelines as directories: `model_index.json` and a folder per part.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::prelude::Device;
 use dalle2_clip::{ClipImageEncoder, ClipTextEncoder};
-use dalle2_core::store::{read_json, write_json};
+use dalle2_core::store::{PipelineDir, read_json, write_json};
 use dalle2_core::{Component, Error, FloatType, LoadOptions, Residency, Result};
 use dalle2_decoder::{DiffusionUpsampler, UnclipDecoder};
 use dalle2_prior::{AutoregressivePrior, DiffusionPrior};
@@ -16,11 +15,11 @@ use crate::on_demand::OnDemand;
 use crate::{Pipeline, PipelineBuilder, diffusers};
 
 /// Name of the file that lists the parts.
-pub(crate) const INDEX_FILE: &str = "model_index.json";
+pub(crate) const INDEX_FILE: &str = PipelineDir::INDEX_FILE;
 /// Class name of a pipeline directory written by this library.
-const CLASS: &str = "Dalle2Pipeline";
+const CLASS: &str = PipelineDir::CLASS;
 /// Library name beside the class names of the parts.
-const LIBRARY: &str = "dalle2";
+const LIBRARY: &str = PipelineDir::LIBRARY;
 
 impl Pipeline {
     /// Loads a pipeline directory: of [`Pipeline::save_pretrained`] or of training, or one in the layout of diffusers with an
@@ -131,28 +130,6 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<(PipelineBuilder
         builder = part.load(builder, options)?;
     }
     Ok((builder, None))
-}
-
-/// Adds a part to a pipeline directory or replaces it there.
-///
-/// `name` is the part's folder: `text_encoder`, `image_encoder`, `prior`, `decoder`, `upsampler_1`, `upsampler_2`, …
-///
-/// # Errors
-/// If a file cannot be written, or the directory has an index of another library.
-pub fn install_part(dir: impl AsRef<Path>, name: &str, part: &dyn Component, float_type: FloatType) -> Result<()> {
-    let dir = dir.as_ref();
-    let path = dir.join(INDEX_FILE);
-    let mut index: BTreeMap<String, Value> = if path.exists() { read_json(&path)? } else { BTreeMap::new() };
-    match index.get("_class_name").map(Value::as_str) {
-        None if index.is_empty() => {}
-        Some(Some(CLASS)) => {}
-        _ => return Err(Error::format(&path, format!("is not the index of a {CLASS}: choose another directory"))),
-    }
-    part.save(&dir.join(name), float_type)?;
-    index.insert("_class_name".into(), CLASS.into());
-    index.insert("_dalle2_version".into(), env!("CARGO_PKG_VERSION").into());
-    index.insert(name.to_owned(), json!([LIBRARY, part.class_name()]));
-    write_json(&path, &index)
 }
 
 /// The supported classes of pipelines.

@@ -1,4 +1,4 @@
-//! The memory that training is said to need, against the memory that a step allocates.
+//! The estimated memory of training against the memory that a step allocates.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use burn::prelude::*;
@@ -48,8 +48,8 @@ fn device() -> Device {
 
 /// The estimate may be off by a third: it leaves out what lives for one operation only.
 #[track_caller]
-fn assert_close(name: &str, kept: u64, items: usize, parameters: usize, measured: f64) {
-    let estimate = MemoryEstimate::new(parameters as u64, kept, items as u64, &TrainConfig::default());
+fn assert_close(name: &str, activations: u64, items: usize, parameters: usize, measured: f64) {
+    let estimate = MemoryEstimate::new(parameters as u64, activations, items as u64, &TrainConfig::default());
     assert_eq!(estimate.states, 20 * parameters as u64, "weights, gradients, two moments and the average");
     // The gradients are allocated in the step, too, as the activations are freed.
     let ratio = measured / estimate.activations as f64;
@@ -69,8 +69,8 @@ fn the_estimates_are_near_what_a_step_allocates() {
         patches: None,
         seed: 0,
     };
-    let kept = clip.kept_per_pair(clip.vision.n_patches());
-    assert_close("CLIP", kept, 32, clip.num_params(), measured(&task, batch));
+    let activations = clip.kept_per_pair(clip.vision.n_patches());
+    assert_close("CLIP", activations, 32, clip.num_params(), measured(&task, batch));
 
     let prior = DiffusionPriorConfig::tiny(D, D, S);
     let task = PriorTask::new(&prior, &device).unwrap();
@@ -98,7 +98,7 @@ fn the_estimates_are_near_what_a_step_allocates() {
     assert_close("upsampler", upsampler.kept_per_crop(&options), 64, parameters, measured(&task, batch));
 }
 
-/// As the small decoder, but narrow.
+/// The small decoder with fewer channels.
 fn wide() -> DecoderConfig {
     let mut config = DecoderConfig::small(D, D);
     config.unet.channels = vec![32, 64, 64, 96];

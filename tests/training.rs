@@ -29,7 +29,7 @@ const S: usize = 4;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Dropout draws from a generator that all tests share.
+/// Dropout uses a generator that all tests share.
 fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -154,19 +154,19 @@ where
         materialize(&model, &device(), 3);
         Trainer::new(config.clone(), dir).options(options).run(model, source, &mut ()).unwrap()
     };
-    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = train(whole.path(), None);
+    let (uninterrupted, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = train(uninterrupted.path(), None);
     for stop in [2, 5] {
         train(parts.path(), Some(stop));
     }
-    let found = train(parts.path(), None);
-    assert!(bits(&found.model) == bits(&expected.model), "the models differ");
-    assert!(bits(found.ema.as_ref().unwrap()) == bits(expected.ema.as_ref().unwrap()), "the averages differ");
+    let actual = train(parts.path(), None);
+    assert!(bits(&actual.model) == bits(&expected.model), "the models differ");
+    assert!(bits(actual.ema.as_ref().unwrap()) == bits(expected.ema.as_ref().unwrap()), "the averages differ");
     let losses = |dir: &Path| -> Vec<_> {
         read_metrics(dir.join("metrics.jsonl")).unwrap().into_iter().map(|record| (record.step, record.loss)).collect()
     };
-    assert_eq!(losses(parts.path()), losses(whole.path()));
-    assert!(losses(whole.path()).iter().all(|(_, loss)| loss.is_some()));
+    assert_eq!(losses(parts.path()), losses(uninterrupted.path()));
+    assert!(losses(uninterrupted.path()).iter().all(|(_, loss)| loss.is_some()));
     let start = make();
     materialize(&start, &device(), 3);
     assert!(bits(&start) != bits(&expected.model), "nothing was learned");
@@ -290,7 +290,7 @@ where
         assert!((found / expected - 1.0).abs() < 0.05, "{found} {expected}");
     }
     assert_ne!(losses(&found), losses(&expected), "it did compute in another type");
-    // The weights are f32: those of a 16-bit type would leave the low bits empty.
+    // The weights are f32: a 16-bit type would leave the low bits empty.
     let low = |module: &M| bits(module).iter().filter(|bits| **bits & 0x1fff != 0).count();
     assert!(low(&mixed) * 10 > low(&full) * 9);
 }
@@ -376,8 +376,8 @@ fn clip_trains_on_two_devices_as_on_one_and_resumes() {
         assert!((a - b).abs() < 1e-5, "{:?} {:?}", one.1, two.1);
     }
     run("parts", 2, Some(2));
-    assert!(run("parts", 2, None) == two, "a run on two devices goes on bit for bit");
-    // Another number of devices goes on with it too.
+    assert!(run("parts", 2, None) == two, "a run on two devices resumes bit for bit");
+    // Another number of devices resumes it too.
     run("changed", 1, Some(3));
     let changed = run("changed", 2, None);
     assert!(changed.1.iter().zip(&one.1).all(|(a, b)| (a - b).abs() < 1e-5), "{:?} {:?}", changed.1, one.1);

@@ -1,4 +1,4 @@
-//! Training from webdataset shards of which one sample in a hundred is broken.
+//! Training from webdataset shards with one broken sample in a hundred.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../dalle2-cli/src/webdataset.rs"]
@@ -21,7 +21,7 @@ use webdataset::{Damage, Recipe, words, write_webdataset};
 
 const BATCH: usize = 50;
 
-/// What was logged by all tests of this file.
+/// The log of all tests of this file.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -97,16 +97,16 @@ fn train(source: &Source, run: &Path, steps: u64, options: RunOptions) -> TrainR
 
 /// Every file and link below a directory.
 fn tree(dir: &Path) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.is_symlink() {
-            found.extend(tree(&path));
+            names.extend(tree(&path));
         } else {
-            found.insert(path);
+            names.insert(path);
         }
     }
-    found
+    names
 }
 
 /// Trains through all samples and looks at everything that the broken ones could have done.
@@ -165,14 +165,14 @@ fn a_resumed_run_from_compressed_shards_equals_an_uninterrupted_one_from_plain_s
     write_webdataset(&packed, &Recipe { compressed: true, ..recipe }).unwrap();
     let (steps, window) = (10, "#window=64");
     let source = Source::open(&format!("{}/*.tar{window}", plain.display()));
-    let whole = train(&source, &root.path().join("whole"), steps, RunOptions::default());
+    let uninterrupted = train(&source, &root.path().join("uninterrupted"), steps, RunOptions::default());
     assert_eq!(source.mixture.problems().len(), broken.len());
 
     let open = || Source::open(&format!("{}/*.tar.gz{window}", packed.display()));
     let run = root.path().join("parts");
     train(&open(), &run, steps, RunOptions { stop_after: Some(4), ..Default::default() });
     let resumed = train(&open(), &run, steps, RunOptions { resume: true, ..Default::default() });
-    assert_eq!(resumed.loss, whole.loss);
+    assert_eq!(resumed.loss, uninterrupted.loss);
     // Every step of both saw the same batch and the same weights.
     let losses = |dir: &str| {
         read_metrics(root.path().join(dir).join("metrics.jsonl"))
@@ -181,7 +181,7 @@ fn a_resumed_run_from_compressed_shards_equals_an_uninterrupted_one_from_plain_s
             .map(|step| step.loss)
             .collect::<Vec<_>>()
     };
-    assert_eq!((losses("parts").len(), losses("parts")), (10, losses("whole")));
+    assert_eq!((losses("parts").len(), losses("parts")), (10, losses("uninterrupted")));
 }
 
 /// Shares of sources in what training sees.

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::shared::data::CACHE;
-use crate::shared::embed::{CLIP_JITTER, Encoders, Pictures, Splits, Variations, embed, emoji_splits, own_splits};
 use anyhow::{Result, ensure};
-use burn::data::dataset::Dataset;
 use clap::{Parser, ValueEnum};
 use dalle2::clip::train::Jitter;
-use dalle2_emoji::{EmojiStore, Subset};
-use dalle2_train::data::{CaptionedImage, DataSpec};
+use dalle2_emoji::{CACHE, EmojiStore, Subset, pair_splits};
+use dalle2_train::recipes::{
+    CLIP_JITTER, EmbedJob, FrozenClip, ImageData, PairImages, PairSplits, Variations,
+};
 
 /// Embed a data set.
 #[derive(Debug, Parser)]
@@ -73,29 +72,30 @@ pub fn run(cli: &Cli) -> Result<()> {
     }
     ensure!(cli.variations > 0, "--variations 0: at least one image of each pair");
     ensure!(cli.hold_out > 1, "--hold-out {}: at least 2, or nothing is left to train on", cli.hold_out);
-    let (pictures, splits) = open(cli)?;
+    let (images, splits) = open(cli)?;
     let pairs = match cli.split {
         Part::Train => &splits.train,
         Part::HeldOut => &splits.held_out,
     };
     ensure!(!pairs.is_empty(), "there is no pair in this part of {}", cli.data);
-    let encoders = Encoders::load(&cli.model, &dalle2::device(&cli.device)?)?;
+    let clip = FrozenClip::load(&cli.model, &dalle2::device(&cli.device)?)?;
     let jitter = Jitter { shift: cli.shift, scale: cli.scale };
     let variations = Variations { count: cli.variations, jitter, seed: cli.seed };
     let source = format!("{} {} {:?} of {}", cli.data, cli.subset, cli.split, cli.model.display());
-    let set = embed(&cli.out, source, (&pictures, pairs), &variations, &encoders, cli.shard_size)?;
+    let job = EmbedJob { source, images: &*images, pairs, variations, shard_size: cli.shard_size };
+    let set = job.run(&cli.out, &clip)?;
     let seconds = start.elapsed().as_secs_f64();
     println!("{} pairs of {} captions in {} ({seconds:.0} s)", set.len(), pairs.len(), cli.out.display());
     Ok(())
 }
 
-fn open(cli: &Cli) -> Result<(Pictures, Splits)> {
+fn open(cli: &Cli) -> Result<(Arc<dyn PairImages>, PairSplits)> {
     if cli.data == "emoji" {
         let store = Arc::new(EmojiStore::open(&[], Path::new(CACHE))?);
-        let splits = emoji_splits(&store, cli.subset)?;
-        return Ok((Pictures::Emoji(store), splits));
+        let splits = pair_splits(&store, cli.subset)?;
+        return Ok((store, splits));
     }
-    let own: Arc<dyn Dataset<CaptionedImage>> = cli.data.parse::<DataSpec>()?.open()?;
-    let splits = own_splits(&*own, cli.hold_out)?;
-    Ok((Pictures::Own(own), splits))
+    let data = Arc::new(ImageData::open(&[&cli.data], None)?);
+    let splits = data.pair_splits(cli.hold_out)?;
+    Ok((data, splits))
 }

@@ -19,9 +19,6 @@ mod inspect;
 mod make_webdataset;
 mod probe;
 mod report;
-#[path = "../../examples/shared/mod.rs"]
-#[allow(dead_code, reason = "the training examples use the rest")]
-mod shared;
 #[cfg(feature = "studio")]
 mod studio;
 mod webdataset;
@@ -30,6 +27,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     dalle2::keep_memory();
-    shared::cli::init_logging();
+    dalle2_train::cli::init_logging();
     cli::main()
 }

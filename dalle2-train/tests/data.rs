@@ -1,4 +1,4 @@
-//! Data sets on disk: what is read, in which order, and what becomes of items that cannot be used.
+//! Data sets on disk: contents, order, and items that cannot be used.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{fs, path::Path};
@@ -12,12 +12,12 @@ use dalle2_core::Error;
 use dalle2_core::image::{RgbImage, save_png};
 use dalle2_train::data::{CaptionedImage, CaptionedImages, Columns, ImageFiles};
 
-fn picture(dir: &Path, name: &str, shade: u8) {
+fn write_image(dir: &Path, name: &str, shade: u8) {
     save_png(&RgbImage::from_pixel(4, 4, image::Rgb([shade; 3])), dir.join(name)).unwrap();
 }
 
 fn captioned(dir: &Path, name: &str, shade: u8, caption: &str) {
-    picture(dir, name, shade);
+    write_image(dir, name, shade);
     fs::write(dir.join(name).with_extension("txt"), caption).unwrap();
 }
 
@@ -45,11 +45,11 @@ fn a_folder_is_read_in_order_with_the_folders_in_it() {
 fn unusable_items_of_a_folder_are_reported_and_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     captioned(dir.path(), "a.png", 1, "first");
-    picture(dir.path(), "b.png", 2);
+    write_image(dir.path(), "b.png", 2);
     captioned(dir.path(), "c.png", 3, " \n ");
     captioned(dir.path(), "d.png", 4, "fourth");
-    fs::write(dir.path().join("d.png"), "not a picture").unwrap();
-    picture(dir.path(), "e.png", 5);
+    fs::write(dir.path().join("d.png"), "not an image").unwrap();
+    write_image(dir.path(), "e.png", 5);
     fs::write(dir.path().join("e.txt"), b"\xff\xfe bytes").unwrap();
     captioned(dir.path(), "f.png", 6, "sixth");
     fs::write(dir.path().join("f.png"), "").unwrap();
@@ -100,7 +100,7 @@ fn an_empty_folder_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let message = ImageFiles::folder(dir.path()).unwrap_err().to_string();
     assert!(message.contains(dir.path().to_str().unwrap()) && message.contains("png"), "{message}");
-    picture(dir.path(), "alone.png", 1);
+    write_image(dir.path(), "alone.png", 1);
     let message = ImageFiles::folder(dir.path()).unwrap_err().to_string();
     assert!(message.contains("1 passed over") && message.contains("alone.txt"), "{message}");
     assert!(matches!(ImageFiles::folder(dir.path().join("absent")), Err(Error::Io { .. })));
@@ -119,8 +119,8 @@ fn a_link_back_to_the_folder_is_not_followed() {
 #[test]
 fn an_index_keeps_the_order_of_its_lines() {
     let dir = tempfile::tempdir().unwrap();
-    picture(dir.path(), "x/b.png", 2);
-    picture(dir.path(), "a.png", 1);
+    write_image(dir.path(), "x/b.png", 2);
+    write_image(dir.path(), "a.png", 1);
     let index = dir.path().join("index.jsonl");
     let lines = "\u{feff}{\"image\": \"x/b.png\", \"caption\": \" zwei \", \"width\": 4}\r\n\n{\"caption\": \"one\", \"image\": \"./a.png\"}";
     fs::write(&index, lines).unwrap();
@@ -133,9 +133,9 @@ fn an_index_keeps_the_order_of_its_lines() {
 fn unusable_lines_are_reported_with_their_number() {
     let dir = tempfile::tempdir().unwrap();
     let outside = dir.path().join("secret.png");
-    picture(dir.path(), "secret.png", 9);
+    write_image(dir.path(), "secret.png", 9);
     let inside = dir.path().join("set");
-    picture(&inside, "a.png", 1);
+    write_image(&inside, "a.png", 1);
     let index = inside.join("index.jsonl");
     let mut bytes = Vec::new();
     for line in [
@@ -211,8 +211,8 @@ fn the_sets_work_with_burns_data_loader() {
 #[test]
 fn a_csv_index_is_read_with_its_quotes() {
     let dir = tempfile::tempdir().unwrap();
-    picture(dir.path(), "x/a, b.png", 1);
-    picture(dir.path(), "c.png", 2);
+    write_image(dir.path(), "x/a, b.png", 1);
+    write_image(dir.path(), "c.png", 2);
     let text =
         "\u{feff}id,image,caption\r\n1,\"x/a, b.png\",\"says \"\"hi\"\", twice\"\r\n2,c.png,\"\nsecond line\"\r\n";
     let expected = [("says \"hi\", twice".to_string(), 1), ("second line".to_string(), 2)];
@@ -232,7 +232,7 @@ fn a_csv_index_is_read_with_its_quotes() {
 #[test]
 fn unusable_rows_of_a_csv_index_are_reported_with_their_line() {
     let dir = tempfile::tempdir().unwrap();
-    picture(dir.path(), "a.png", 1);
+    write_image(dir.path(), "a.png", 1);
     let index = dir.path().join("index.csv");
     let mut text =
         b"file_name,text\na.png,fine\na.png\n../a.png,out\nb.png,gone\na.png,\na.png,\"two\nlines\"\na.png,\xff\n"
@@ -273,7 +273,7 @@ mod parquet_index {
         schema::parser::parse_message_type,
     };
 
-    use super::{picture, shades};
+    use super::{shades, write_image};
 
     /// Two row groups with a number, a path and a caption; a caption that is `None` is null.
     fn write(path: &Path, compression: Compression, rows: [&[(&str, Option<&str>)]; 2]) {
@@ -307,8 +307,8 @@ mod parquet_index {
     #[test]
     fn rows_are_read_in_every_compression_and_unusable_ones_reported() {
         let dir = tempfile::tempdir().unwrap();
-        picture(dir.path(), "a.png", 1);
-        picture(dir.path(), "b.png", 2);
+        write_image(dir.path(), "a.png", 1);
+        write_image(dir.path(), "b.png", 2);
         let index = dir.path().join("index.parquet");
         let first = [("a.png", Some("one")), ("../a.png", Some("out")), ("b.png", None)];
         let second = [("b.png", Some("zwei: größer")), ("c.png", Some("gone"))];
@@ -335,7 +335,7 @@ mod parquet_index {
     #[test]
     fn files_that_are_no_index_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        picture(dir.path(), "a.png", 1);
+        write_image(dir.path(), "a.png", 1);
         let index = dir.path().join("index.parquet");
         let row = [("a.png", Some("one"))];
         write(&index, Compression::SNAPPY, [&row, &row]);
@@ -345,12 +345,12 @@ mod parquet_index {
         };
         assert!(message("text").contains("its columns are id, image, caption"));
         assert!(message("id").contains("`id` is not text"), "{}", message("id"));
-        let whole = fs::read(&index).unwrap();
-        fs::write(&index, &whole[..whole.len() - 10]).unwrap();
+        let complete = fs::read(&index).unwrap();
+        fs::write(&index, &complete[..complete.len() - 10]).unwrap();
         assert!(message("caption").contains("index.parquet"));
         // Damage anywhere is an error or a problem, never a panic.
-        for at in (0..whole.len()).step_by(7) {
-            let mut bytes = whole.clone();
+        for at in (0..complete.len()).step_by(7) {
+            let mut bytes = complete.clone();
             bytes[at] ^= 0x55;
             fs::write(&index, bytes).unwrap();
             let _ = ImageFiles::index(&index, &Columns::default());

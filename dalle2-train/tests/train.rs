@@ -15,13 +15,16 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use dalle2_core::nn::{LayerNorm, LayerNormConfig, layer_norm};
+use dalle2_core::store::{PipelineDir, write_file};
 use dalle2_core::{Error, Result};
+use dalle2_train::data::Order;
 use dalle2_train::{
-    BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, ShuffledIndices, StepOutput, StepRecord, Stop,
-    TrainConfig, TrainReport, TrainTask, Trained, Trainer, Watch, read_checkpoint, read_metrics, step_rng,
+    BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, StepOutput, StepRecord, Stop, TrainConfig, TrainReport, TrainTask, Trained, Trainer, Watch, read_checkpoint, read_metrics, step_rng,
 };
 use rand::RngExt;
 
+#[path = "train/failures.rs"]
+mod failures;
 #[path = "train/loss_scaling.rs"]
 mod loss_scaling;
 
@@ -78,7 +81,7 @@ impl Mlp {
 /// Eight points of a smooth function, four to a batch; from `broken` on, the batches hold NaN, and at `failing` there is
 /// an error instead.
 struct Points {
-    order: ShuffledIndices,
+    order: Order,
     points: Vec<([f32; 4], [f32; 2])>,
     broken: std::ops::Range<u64>,
     failing: Option<u64>,
@@ -92,7 +95,7 @@ impl Points {
             (x, [(x[0] * 3.0).sin() + x[1], x[2] * x[3]])
         });
         let points = points.collect();
-        Self { order: ShuffledIndices::new(8, 5).unwrap(), points, broken: 0..0, failing: None }
+        Self { order: Order::new(5, 8).unwrap(), points, broken: 0..0, failing: None }
     }
 }
 
@@ -158,7 +161,7 @@ fn bits(module: &Mlp) -> Vec<u32> {
     collect.0
 }
 
-/// What must not depend on the clock.
+/// The values that do not depend on the clock.
 fn timeless(dir: &Path) -> Vec<StepRecord> {
     let records = read_metrics(dir.join("metrics.jsonl")).unwrap();
     records.into_iter().map(|r| StepRecord { images_per_second: 0.0, seconds: 0.0, memory_mib: None, ..r }).collect()
@@ -204,8 +207,8 @@ fn overfits_eight_points() {
 fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
     let _alone = alone();
     let source = Points::new();
-    let whole = tempfile::tempdir().unwrap();
-    let uninterrupted = train(config(), whole.path(), quiet(), &source).unwrap();
+    let straight_dir = tempfile::tempdir().unwrap();
+    let uninterrupted = train(config(), straight_dir.path(), quiet(), &source).unwrap();
 
     let parts = tempfile::tempdir().unwrap();
     for stop in [3, 4, 9] {
@@ -217,10 +220,10 @@ fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
 
     assert_eq!(bits(&resumed.model), bits(&uninterrupted.model));
     assert_eq!(bits(&resumed.ema.unwrap()), bits(&uninterrupted.ema.unwrap()));
-    assert_eq!(timeless(parts.path()), timeless(whole.path()));
+    assert_eq!(timeless(parts.path()), timeless(straight_dir.path()));
     assert_eq!(resumed.report.loss, uninterrupted.report.loss);
-    assert_eq!(timeless(whole.path()).len(), 12);
-    assert!(timeless(whole.path()).iter().all(|r| r.metrics.contains_key("absolute")));
+    assert_eq!(timeless(straight_dir.path()).len(), 12);
+    assert!(timeless(straight_dir.path()).iter().all(|r| r.metrics.contains_key("absolute")));
     let other = train(TrainConfig { seed: 12, ..config() }, tempfile::tempdir().unwrap().path(), quiet(), &source);
     assert_ne!(bits(&other.unwrap().model), bits(&resumed.model), "the seed matters");
 }
@@ -242,8 +245,8 @@ const RUN_DIR: &str = "DALLE2_TEST_RUN_DIR";
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
     let _alone = alone();
-    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = train(long(), whole.path(), quiet(), &Points::new()).unwrap();
+    let (straight_dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = train(long(), straight_dir.path(), quiet(), &Points::new()).unwrap();
 
     let newest = || {
         let entries = fs::read_dir(killed.path().join("checkpoints")).ok()?;
@@ -274,7 +277,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
     let resumed = train(long(), killed.path(), resuming(), &Points::new()).unwrap();
     assert_eq!(bits(&resumed.model), bits(&expected.model));
     assert_eq!(bits(resumed.ema.as_ref().unwrap()), bits(expected.ema.as_ref().unwrap()));
-    assert_eq!(timeless(killed.path()), timeless(whole.path()));
+    assert_eq!(timeless(killed.path()), timeless(straight_dir.path()));
 }
 
 /// Hardly anything but writing checkpoints.
@@ -294,8 +297,8 @@ const WRITING_DIR: &str = "DALLE2_TEST_WRITING_DIR";
 #[test]
 fn a_run_killed_while_it_writes_a_checkpoint_loses_that_one_only() {
     let _alone = alone();
-    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = train(writing(), whole.path(), quiet(), &Points::new()).unwrap();
+    let (straight_dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = train(writing(), straight_dir.path(), quiet(), &Points::new()).unwrap();
     let unfinished = || {
         let names = steps_on_disk(killed.path()).into_iter();
         names.filter(|name| name.starts_with(".part-")).collect::<Vec<_>>()
@@ -368,8 +371,8 @@ fn accumulation_averages_the_gradients() {
 fn half_written_and_damaged_checkpoints_are_survived() {
     let _alone = alone();
     let source = Points::new();
-    let whole = tempfile::tempdir().unwrap();
-    let uninterrupted = train(config(), whole.path(), quiet(), &source).unwrap();
+    let straight_dir = tempfile::tempdir().unwrap();
+    let uninterrupted = train(config(), straight_dir.path(), quiet(), &source).unwrap();
 
     let killed = tempfile::tempdir().unwrap();
     train(config(), killed.path(), RunOptions { stop_after: Some(10), ..quiet() }, &source).unwrap();
@@ -384,7 +387,7 @@ fn half_written_and_damaged_checkpoints_are_survived() {
 
     let resumed = train(config(), killed.path(), resuming(), &source).unwrap();
     assert_eq!(bits(&resumed.model), bits(&uninterrupted.model));
-    assert_eq!(timeless(killed.path()), timeless(whole.path()));
+    assert_eq!(timeless(killed.path()), timeless(straight_dir.path()));
     assert_eq!(steps_on_disk(killed.path()), ["damaged-step-10", "step-12", "step-8"]);
 }
 
@@ -540,9 +543,9 @@ impl Hooks<Mlp> for Witness {
         Ok(vec![("held_out".into(), step as f64)])
     }
 
-    fn export(&mut self, _model: &Mlp, dir: &Path) -> Result<()> {
+    fn export(&mut self, _model: &Mlp, pipeline: &mut PipelineDir) -> Result<()> {
         self.exported += 1;
-        fs::write(dir.join("weights"), self.exported.to_string()).map_err(|e| Error::io(dir, e))
+        write_file(pipeline.path().join("weights"), self.exported.to_string().as_bytes())
     }
 }
 
@@ -581,7 +584,7 @@ fn time_limit_and_interruption_end_with_a_checkpoint() {
     assert_eq!(train(config(), temp.path(), resuming(), &Points::new()).unwrap().report.steps, 12);
 }
 
-/// Figures of the validation that get better and then worse: lowest at the third.
+/// Metrics of a validation that improve and then get worse: lowest at the third.
 struct Falling {
     exported: Vec<u64>,
     step: u64,
@@ -590,18 +593,18 @@ struct Falling {
 impl Hooks<Mlp> for Falling {
     fn validate(&mut self, _model: &Mlp, step: u64) -> Result<Vec<(String, f64)>> {
         self.step = step;
-        let figures = [3.0, 2.0, f64::NAN, 1.0, 1.5, 1.0, 1.2, 1.1];
-        Ok(vec![("error".into(), figures[(step / 2) as usize - 1]), ("recall".into(), step as f64)])
+        let errors = [3.0, 2.0, f64::NAN, 1.0, 1.5, 1.0, 1.2, 1.1];
+        Ok(vec![("error".into(), errors[(step / 2) as usize - 1]), ("recall".into(), step as f64)])
     }
 
-    fn export(&mut self, _model: &Mlp, dir: &Path) -> Result<()> {
+    fn export(&mut self, _model: &Mlp, pipeline: &mut PipelineDir) -> Result<()> {
         self.exported.push(self.step);
-        fs::write(dir.join("step"), self.step.to_string()).map_err(|e| Error::io(dir, e))
+        write_file(pipeline.path().join("step"), self.step.to_string().as_bytes())
     }
 }
 
 fn watching(patience: Option<u64>) -> TrainConfig {
-    let watch = Some(Watch { figure: "error".into(), goal: Goal::Lowest, patience });
+    let watch = Some(Watch { metric: "error".into(), goal: Goal::Lowest, patience });
     TrainConfig { steps: 16, validate_every: Some(2), checkpoint_every: 5, keep_checkpoints: 1, watch, ..config() }
 }
 
@@ -615,7 +618,7 @@ fn the_best_and_every_fifth_checkpoint_are_kept_and_the_run_stops_early() {
     let trainer = |options| Trainer::new(config.clone(), temp.path()).options(options);
     trainer(first).run(mlp(0.3), &Points::new(), &mut hooks).unwrap();
     assert_eq!(steps_on_disk(temp.path()), ["step-10", "step-11", "step-5", "step-8"]);
-    // The patience goes on from the checkpoint: validations 5 and 6 were not better than the fourth, nor is the seventh.
+    // The patience continues from the checkpoint: validations 5 and 6 were not better than the fourth, nor is the seventh.
     let trained = trainer(resuming()).run(mlp(0.3), &Points::new(), &mut hooks).unwrap();
     assert_eq!((trained.report.stop, trained.report.steps), (Stop::NoImprovement, 14));
     assert_eq!(steps_on_disk(temp.path()), ["step-10", "step-14", "step-5", "step-8"]);
@@ -626,9 +629,9 @@ fn the_best_and_every_fifth_checkpoint_are_kept_and_the_run_stops_early() {
     // Until the first validation nothing is known to be better, then only what is.
     assert_eq!(hooks.exported, [2, 4, 8]);
     // And the best state can be read.
-    let whole = tempfile::tempdir().unwrap();
+    let straight_dir = tempfile::tempdir().unwrap();
     let options = RunOptions { stop_after: Some(8), ..quiet() };
-    let expected = Trainer::new(TrainConfig { watch: None, validate_every: None, ..config.clone() }, whole.path())
+    let expected = Trainer::new(TrainConfig { watch: None, validate_every: None, ..config.clone() }, straight_dir.path())
         .options(options)
         .run(mlp(0.3), &Points::new(), &mut ())
         .unwrap();
@@ -636,10 +639,10 @@ fn the_best_and_every_fifth_checkpoint_are_kept_and_the_run_stops_early() {
 }
 
 #[test]
-fn a_figure_that_does_not_exist_cannot_be_watched() {
+fn a_metric_that_does_not_exist_cannot_be_watched() {
     let _alone = alone();
     let temp = tempfile::tempdir().unwrap();
-    let watch = Some(Watch { figure: "eror".into(), goal: Goal::Lowest, patience: None });
+    let watch = Some(Watch { metric: "eror".into(), goal: Goal::Lowest, patience: None });
     let trainer = Trainer::new(TrainConfig { watch, ..watching(None) }, temp.path()).options(quiet());
     let error = trainer.run(mlp(0.3), &Points::new(), &mut Falling { exported: Vec::new(), step: 0 }).unwrap_err();
     assert!(error.to_string().contains("`train.watch.figure` = eror"), "{error}");
@@ -674,9 +677,9 @@ fn several_devices_compute_what_one_does() {
 #[test]
 fn a_run_may_change_its_number_of_devices() {
     let _alone = alone();
-    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (straight_dir, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let trainer = |dir: &Path, options| Trainer::new(config(), dir).options(options);
-    let expected = trainer(whole.path(), quiet()).run(mlp(0.0), &Points::new(), &mut ()).unwrap();
+    let expected = trainer(straight_dir.path(), quiet()).run(mlp(0.0), &Points::new(), &mut ()).unwrap();
     let first = RunOptions { stop_after: Some(5), ..quiet() };
     let devices = [Device::flex(), Device::flex()];
     trainer(parts.path(), first).run_on(&devices, mlp(0.0), &Points::new(), &mut ()).unwrap();
@@ -688,11 +691,11 @@ fn a_run_may_change_its_number_of_devices() {
 fn gradient_checkpointing_changes_no_bit() {
     let _alone = alone();
     let temp = tempfile::tempdir().unwrap();
-    let expected = train(config(), &temp.path().join("kept"), quiet(), &Points::new()).unwrap();
+    let expected = train(config(), &temp.path().join("expected"), quiet(), &Points::new()).unwrap();
     let device = Device::flex().autodiff().gradient_checkpointing();
     let trainer = Trainer::new(config(), temp.path().join("computed")).options(quiet());
-    let found = trainer.run(mlp_on(0.3, &device), &Points::new(), &mut ()).unwrap();
-    assert_eq!(bits(&found.model), bits(&expected.model));
+    let actual = trainer.run(mlp_on(0.3, &device), &Points::new(), &mut ()).unwrap();
+    assert_eq!(bits(&actual.model), bits(&expected.model));
 }
 
 /// A place for runs that is soon full.
@@ -751,7 +754,7 @@ fn a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint() {
     assert!(error.contains("checkpoints") && error.contains("step-8") || error.contains(".part-8"), "{error}");
     assert_eq!(steps_on_disk(&at), ["step-4"], "no half-written checkpoint, and the last good one");
     assert!(timeless(&at).len() >= 8, "the metrics had room");
-    // With room again, the run goes on from there and ends where one without a full disk does.
+    // With room again, the run resumes from there and ends like one without a full disk.
     for entry in fs::read_dir(&at).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap().to_string_lossy().starts_with("other-") {
@@ -759,7 +762,7 @@ fn a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint() {
         }
     }
     let resumed = trainer(&at, resuming()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
-    let whole = trainer(&temp.path().join("whole"), quiet()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
-    assert_eq!(bits(&resumed.model), bits(&whole.model));
-    assert_eq!(timeless(&at), timeless(&temp.path().join("whole")));
+    let uninterrupted = trainer(&temp.path().join("uninterrupted"), quiet()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
+    assert_eq!(bits(&resumed.model), bits(&uninterrupted.model));
+    assert_eq!(timeless(&at), timeless(&temp.path().join("uninterrupted")));
 }

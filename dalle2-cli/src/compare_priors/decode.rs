@@ -11,9 +11,8 @@ use dalle2::base::{Captions, Decoder, DiffusionOptions};
 
 use super::measure::{named, rows, select};
 use super::world::World;
-use crate::shared::embed::Pair;
-use crate::shared::hooks::go_on;
-use crate::shared::priors::Truth;
+use dalle2_train::recipes::prior::ReferencePairs;
+use dalle2_train::recipes::{Pair, continue_sampling};
 
 /// Images that are drawn at once.
 const BATCH: usize = 8;
@@ -25,7 +24,7 @@ pub struct Gallery {
     /// Rows of the test pairs.
     pub rows: Vec<usize>,
     /// The captions and true embeddings.
-    pub truth: Truth,
+    pub truth: ReferencePairs,
     /// What they are.
     pub pairs: Vec<Pair>,
 }
@@ -47,7 +46,7 @@ impl Gallery {
             .reduce(|all, next| all.cat(next))
             .context("no caption to decode")?;
         Ok(Self {
-            truth: Truth { text, null: world.test.null.clone(), image: select(&world.test.image, &rows) },
+            truth: ReferencePairs { text, null: world.test.null.clone(), image: select(&world.test.image, &rows) },
             pairs: rows.iter().map(|row| world.test_pairs[*row].clone()).collect(),
             rows,
         })
@@ -72,9 +71,9 @@ impl Gallery {
             let drawn = match embeddings {
                 Some(z) => {
                     let z = z.clone().narrow(0, first, count);
-                    world.decoder.sample(&z, captions, None, &options, &mut noise, &mut go_on)?
+                    world.decoder.sample(&z, captions, None, &options, &mut noise, &mut continue_sampling)?
                 }
-                None => world.decoder.sample_captions(captions, &options, &mut noise, &mut go_on)?,
+                None => world.decoder.sample_captions(captions, &options, &mut noise, &mut continue_sampling)?,
             };
             images.extend(from_tensor(drawn)?);
         }
@@ -83,7 +82,7 @@ impl Gallery {
 
     /// What CLIP and the nearest rendering say of drawn images.
     pub fn judge(&self, world: &World, images: &[RgbImage]) -> Result<Vec<(String, f64)>> {
-        let embeddings = world.encoders.images(images)?;
+        let embeddings = world.encoders.encode_images(images)?;
         let truth = &self.truth;
         let metrics = EmbeddingMetrics::new(embeddings, truth.image.clone(), truth.text.pooled.clone())?;
         let mut figures = named(&metrics);
@@ -115,7 +114,7 @@ impl Gallery {
         let count = BATCH.min(self.pairs.len());
         let few = Self {
             rows: self.rows[..count].to_vec(),
-            truth: Truth {
+            truth: ReferencePairs {
                 text: rows(&self.truth.text, 0, count),
                 null: self.truth.null.clone(),
                 image: self.truth.image.clone().narrow(0, 0, count),

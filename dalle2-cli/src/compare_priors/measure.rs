@@ -10,9 +10,8 @@ use dalle2::base::metrics::{EmbeddingMetrics, Estimate, diversity};
 use dalle2::base::{Captions, Prior, PriorOptions, TextCondition};
 use serde::Serialize;
 
-use crate::shared::embed::Pair;
-use crate::shared::hooks::go_on;
-use crate::shared::priors::Truth;
+use dalle2_train::recipes::prior::ReferencePairs;
+use dalle2_train::recipes::{Pair, continue_sampling};
 
 /// Figures by name, one value for each seed.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +40,7 @@ pub fn named(metrics: &EmbeddingMetrics) -> Vec<(String, f64)> {
 }
 
 /// The figures of predictions for all pairs, and the cosine for held-out wordings and compositions alone.
-pub fn figures(truth: &Truth, pairs: &[Pair], predicted: &Tensor<2>) -> Result<Vec<(String, f64)>> {
+pub fn figures(truth: &ReferencePairs, pairs: &[Pair], predicted: &Tensor<2>) -> Result<Vec<(String, f64)>> {
     let mut figures = named(&truth.compare(predicted.clone())?);
     for (name, composition) in [("cosine_wordings", false), ("cosine_compositions", true)] {
         let rows: Vec<usize> = (0..pairs.len()).filter(|i| pairs[*i].composition == composition).collect();
@@ -60,7 +59,7 @@ pub fn select(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
 }
 
 /// `samples` embeddings for each caption, `[N, samples, D]`; each caption has a seed of its own.
-pub fn draw(prior: &dyn Prior, truth: &Truth, options: &PriorOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
+pub fn draw(prior: &dyn Prior, truth: &ReferencePairs, options: &PriorOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
     const CAPTIONS: usize = 64;
     let n = truth.text.batch_size();
     let mut parts = Vec::new();
@@ -68,7 +67,7 @@ pub fn draw(prior: &dyn Prior, truth: &Truth, options: &PriorOptions, samples: u
         let count = CAPTIONS.min(n - first);
         let text = rows(&truth.text, first, count).repeat_interleave(samples);
         let mut noise = SeededNoise::consecutive(seed + first as u64, count, 1);
-        let drawn = prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut go_on)?;
+        let drawn = prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?;
         let d = drawn.dims()[1];
         parts.push(drawn.reshape([count, samples, d]));
     }
@@ -99,7 +98,7 @@ pub struct Sweep {
 }
 
 /// Tries guidance scales on the trained priors of one kind.
-pub fn sweep(priors: &[&dyn Prior], truth: &Truth, scales: &[f64], samples: usize) -> Result<Vec<Sweep>> {
+pub fn sweep(priors: &[&dyn Prior], truth: &ReferencePairs, scales: &[f64], samples: usize) -> Result<Vec<Sweep>> {
     scales
         .iter()
         .map(|&guidance| {
@@ -122,7 +121,7 @@ pub fn best(sweep: &[Sweep]) -> f64 {
 }
 
 /// Milliseconds of one sample in a batch of four: the median of five batches after one that is not counted.
-pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &PriorOptions) -> Result<f64> {
+pub fn milliseconds(prior: &dyn Prior, truth: &ReferencePairs, options: &PriorOptions) -> Result<f64> {
     const BATCH: usize = 4;
     let count = BATCH.min(truth.text.batch_size());
     let text = rows(&truth.text, 0, count);
@@ -130,7 +129,7 @@ pub fn milliseconds(prior: &dyn Prior, truth: &Truth, options: &PriorOptions) ->
     for run in 0..6 {
         let mut noise = SeededNoise::consecutive(run, count, 1);
         let start = Instant::now();
-        drop(prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut go_on)?.into_data());
+        drop(prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?.into_data());
         times.push(1000.0 * start.elapsed().as_secs_f64() / count as f64);
     }
     times.remove(0);

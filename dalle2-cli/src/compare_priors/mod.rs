@@ -20,7 +20,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::shared::priors::Kind;
+use dalle2_train::recipes::prior::PriorKind;
 use anyhow::{Context, Result};
 use burn::prelude::Tensor;
 use dalle2::base::image::{RgbImage, save_png};
@@ -36,13 +36,13 @@ use settings::Configs;
 use table::{Row, Table};
 use world::World;
 
-const KINDS: [Kind; 2] = [Kind::Diffusion, Kind::Autoregressive];
+const KINDS: [PriorKind; 2] = [PriorKind::Diffusion, PriorKind::Autoregressive];
 /// Distance between the seeds of different trainings.
 const SEEDS: u64 = 1_000_000;
 
 /// The trainings of one kind of prior, and what was found about them.
 struct Contender {
-    kind: Kind,
+    kind: PriorKind,
     trained: Vec<Trained>,
     sweep: Vec<Sweep>,
     guidance: f64,
@@ -131,7 +131,7 @@ fn announce(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery) -> Result<[u64; 2]> {
 }
 
 /// Trains a prior for each seed, chooses its guidance scale on the validation pairs and measures it on the test pairs.
-fn contend(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery, kind: Kind, steps: u64) -> Result<Contender> {
+fn contend(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery, kind: PriorKind, steps: u64) -> Result<Contender> {
     let (plan, world) = (lab.plan, lab.world);
     let mut trained = Vec::new();
     for seed in 0..plan.seeds {

@@ -8,12 +8,14 @@ use anyhow::Result;
 use dalle2::base::{Prior, PriorOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, QuantizerOptions, TrainingCost};
+use dalle2_train::recipes::prior::{
+    AsPrior, AutoregressiveSource, PairSource, PriorHooks, PriorKind, PriorSource,
+};
 use dalle2_train::{BatchSource, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics};
 use serde::Serialize;
 
 use super::settings::{Budget, Configs, Plan, train_config};
 use super::world::World;
-use crate::shared::priors::{AsPrior, AutoregressiveSource, DiffusionSource, Kind, Pairs, PriorHooks};
 
 /// Steps that are timed before the budget is fixed.
 const TIMED: u32 = 4;
@@ -65,41 +67,40 @@ impl<'a> Lab<'a> {
     }
 
     /// What a training step of a kind costs.
-    pub fn cost(&self, kind: Kind) -> TrainingCost {
+    pub fn cost(&self, kind: PriorKind) -> TrainingCost {
         match kind {
-            Kind::Diffusion => self.configs.diffusion.training_cost(),
-            Kind::Autoregressive => self.configs.autoregressive.training_cost(),
+            PriorKind::Diffusion => self.configs.diffusion.training_cost(),
+            PriorKind::Autoregressive => self.configs.autoregressive.training_cost(),
         }
     }
 
-    fn diffusion(&self, seed: u64) -> Result<(PriorTask, DiffusionSource)> {
+    fn diffusion(&self, seed: u64) -> Result<(PriorTask, PriorSource)> {
         let task = PriorTask::new(&self.configs.diffusion, &self.world.device.clone().autodiff())?;
         materialize(&task, &self.world.device, seed);
-        let pairs = Pairs::of_set(self.world.train.clone(), seed)?;
-        let train_steps = self.configs.diffusion.diffusion.train_steps;
-        Ok((task, DiffusionSource { pairs, batch_size: self.plan.batch_size, train_steps, seed }))
+        let source = PriorSource::new(self.world.train.clone(), &self.configs.diffusion, self.plan.batch_size, seed)?;
+        Ok((task, source))
     }
 
     fn autoregressive(&self, seed: u64) -> Result<(AutoregressiveTask, AutoregressiveSource)> {
         let (config, quantizer) = (&self.configs.autoregressive, self.quantizer.clone());
         let task = AutoregressiveTask::new(config, quantizer.clone(), &self.world.device.clone().autodiff())?;
         materialize(&task, &self.world.device, seed);
-        let pairs = Pairs::of_set(self.world.train.clone(), seed)?;
-        Ok((task, AutoregressiveSource { pairs, batch_size: self.plan.batch_size, quantizer, seed }))
+        let pairs = PairSource::of_set(self.world.train.clone(), seed)?;
+        Ok((task, AutoregressiveSource::new(pairs, quantizer, self.plan.batch_size)))
     }
 
     /// Seconds of a step.
-    pub fn seconds_per_step(&self, kind: Kind) -> Result<f64> {
+    pub fn seconds_per_step(&self, kind: PriorKind) -> Result<f64> {
         match kind {
-            Kind::Diffusion => self.diffusion(0).and_then(|(task, source)| timed(&task, &source, &self.world.device)),
-            Kind::Autoregressive => {
+            PriorKind::Diffusion => self.diffusion(0).and_then(|(task, source)| timed(&task, &source, &self.world.device)),
+            PriorKind::Autoregressive => {
                 self.autoregressive(0).and_then(|(task, source)| timed(&task, &source, &self.world.device))
             }
         }
     }
 
     /// Steps that the budget pays for.
-    pub fn steps(&self, kind: Kind, budget: Budget, seconds_per_step: f64) -> u64 {
+    pub fn steps(&self, kind: PriorKind, budget: Budget, seconds_per_step: f64) -> u64 {
         let (cost, batch) = (self.cost(kind), self.plan.batch_size);
         match budget {
             Budget::Steps(steps) => steps.unwrap_or(self.plan.steps),
@@ -108,21 +109,21 @@ impl<'a> Lab<'a> {
                 ((seconds / seconds_per_step) as u64).max(1)
             }
             Budget::Macs(macs) => {
-                let default = self.cost(Kind::Diffusion).macs * (self.plan.steps * batch as u64) as f64;
+                let default = self.cost(PriorKind::Diffusion).macs * (self.plan.steps * batch as u64) as f64;
                 cost.steps_for(macs.unwrap_or(default), batch)
             }
         }
     }
 
     /// Trains a prior in `dir`, or goes on doing so.
-    pub fn train(&self, kind: Kind, steps: u64, seed: u64, dir: &Path) -> Result<Trained> {
+    pub fn train(&self, kind: PriorKind, steps: u64, seed: u64, dir: &Path) -> Result<Trained> {
         let config = train_config(kind, self.plan, steps, seed);
         match kind {
-            Kind::Diffusion => {
+            PriorKind::Diffusion => {
                 let (task, source) = self.diffusion(seed)?;
                 self.run(kind, config, &self.configs.diffusion, dir, (task, &source))
             }
-            Kind::Autoregressive => {
+            PriorKind::Autoregressive => {
                 let (task, source) = self.autoregressive(seed)?;
                 self.run(kind, config, &self.configs.autoregressive, dir, (task, &source))
             }
@@ -131,7 +132,7 @@ impl<'a> Lab<'a> {
 
     fn run<M, S>(
         &self,
-        kind: Kind,
+        kind: PriorKind,
         config: TrainConfig,
         described: &impl Serialize,
         dir: &Path,
@@ -141,14 +142,9 @@ impl<'a> Lab<'a> {
         M: TrainTask<Batch = S::Batch> + AsPrior,
         S: BatchSource,
     {
-        let mut hooks = PriorHooks {
-            truth: self.world.validation.clone(),
-            options: PriorOptions { guidance: Some(1.0), candidates: Some(1), ..Default::default() },
-            cost: self.cost(kind),
-            batch_size: self.plan.batch_size,
-            export: None,
-            seconds: 0.0,
-        };
+        let sampling = PriorOptions { guidance: Some(1.0), candidates: Some(1), ..Default::default() };
+        let reference = self.world.validation.clone();
+        let mut hooks = PriorHooks::new(reference, sampling, self.cost(kind), self.plan.batch_size).without_export();
         let steps = config.steps;
         let options = RunOptions { resume: true, ..Default::default() };
         let trainer = Trainer::new(config, dir).options(options).describe("model", described)?;

@@ -11,7 +11,7 @@ use dalle2_emoji::Subset;
 use dalle2_train::TrainConfig;
 use serde::Serialize;
 
-use crate::shared::priors::Kind;
+use dalle2_train::recipes::prior::PriorKind;
 
 /// Train both priors with one budget and compare what they predict and what a decoder draws from it.
 #[derive(Debug, Parser)]
@@ -219,10 +219,10 @@ impl Configs {
 }
 
 /// How both are trained: alike, but for the weight decay, which is the paper's (table 3); β2 is its diffusion prior's.
-pub fn train_config(kind: Kind, plan: &Plan, steps: u64, seed: u64) -> TrainConfig {
+pub fn train_config(kind: PriorKind, plan: &Plan, steps: u64, seed: u64) -> TrainConfig {
     let weight_decay = match kind {
-        Kind::Diffusion => 6.0e-2,
-        Kind::Autoregressive => 4.0e-2,
+        PriorKind::Diffusion => 6.0e-2,
+        PriorKind::Autoregressive => 4.0e-2,
     };
     TrainConfig {
         steps,

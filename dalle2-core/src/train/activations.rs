@@ -1,4 +1,4 @@
-//! How much memory a forward pass holds for the backward pass.
+//! Number of activations that a forward pass saves for the backward pass.
 
 use crate::nn::TransformerConfig;
 

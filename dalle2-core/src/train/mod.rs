@@ -1,4 +1,4 @@
-//! The contract between a model, its batches and a trainer (feature `train`).
+//! The contract between a model, its batches and a trainer.
 //!
 //! A task is a module with a loss; a batch is a pure function of (seed, step). The trainer itself is the crate
 //! `dalle2-train`.

@@ -3,10 +3,9 @@
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 
-/// Draws the initial values of all parameters of `module` that have none yet, with the device's random numbers seeded by
-/// `seed`.
+/// Initialises all lazy parameters of `module`, with the device's random numbers seeded by `seed`.
 ///
-/// Burn draws a parameter when it is first used; whatever random numbers are drawn before that change the model.
+/// Burn initialises a parameter at its first use, so random numbers used before that would change the model.
 pub fn materialize<M: Module>(module: &M, device: &Device, seed: u64) {
     struct Touch;
     impl ModuleVisitor for Touch {

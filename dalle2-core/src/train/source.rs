@@ -6,14 +6,14 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::Result;
 
-/// Gives the batch of every step.
+/// A source of batches: one for each step.
 ///
 /// A batch depends on nothing but the step number and what the source was built with, so the position in the data is
-/// the step and a resumed run sees exactly the batches that an uninterrupted one would have seen. Batches are computed
+/// the step and a resumed run sees exactly the batches that an uninterrupted one. Batches are computed
 /// on another thread while the device trains: use [`step_rng`] for random numbers, never the random numbers of the
 /// device, which belong to dropout.
 pub trait BatchSource: Send + Sync {
-    /// What the model's [`TrainTask`](super::TrainTask) takes.
+    /// The batch of the model's [`TrainTask`](super::TrainTask).
     type Batch: Send + 'static;
 
     /// The batch number `step`, counted from 0 over all batches of the run; with accumulation, several make one
@@ -21,8 +21,8 @@ pub trait BatchSource: Send + Sync {
     /// Frozen networks run without it (`device.clone().inner()`), and their results move over by `to_device`.
     ///
     /// # Errors
-    /// When data cannot be read. The run writes a checkpoint and stops with this error, so a source that can do without
-    /// an item should log it and take another.
+    /// If data cannot be read. The run writes a checkpoint and ends with this error, so a source should replace an item
+    /// that it cannot read, and log it.
     fn batch(&self, step: u64, device: &Device) -> Result<Self::Batch>;
 }
 
@@ -39,7 +39,7 @@ fn finalize(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Random numbers for one step: the same for the same (seed, stream, step), whatever ran before. Streams separate the
+/// Returns the random numbers of a step: a function of (seed, stream, step) alone. Streams separate the
 /// uses, for example timesteps, noise and caption dropout.
 pub fn step_rng(seed: u64, stream: u64, step: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(mix_seed(seed, stream, step))

@@ -12,20 +12,21 @@ use crate::{ConfigError, Error, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Devices, and a thread for each of them that lives as long as this value.
+/// Devices with one thread each, which end when this value is dropped.
 ///
-/// On a GPU, Burn gives every thread a stream with a memory pool of its own: threads that only lived for a step would leave
-/// their pools behind.
+/// This is the multi-device mechanism: the trainer's `run_on` computes one batch per device with it, and CLIP's task divides
+/// one batch among the devices. On a GPU, Burn gives each thread a stream with a memory pool; short-lived threads would
+/// leave their pools allocated.
 pub struct DeviceThreads {
     devices: Vec<Device>,
     threads: Vec<Sender<Job>>,
 }
 
 impl DeviceThreads {
-    /// Starts the threads. The devices get autodiff in the form that `main` has it, the device of the model.
+    /// Starts the threads. The devices get the autodiff settings of `main`, the device of the model.
     ///
     /// # Errors
-    /// When the first device is not `main`, there is none, or a thread cannot be started.
+    /// If there are no devices, the first one is not `main`, or a thread cannot be started.
     pub fn start(main: &Device, devices: &[Device]) -> Result<Self> {
         if devices.first().map(|device| device.clone().inner()) != Some(main.clone().inner()) {
             let expected = format!("the model is on {main:?}: the first device must be its own");
@@ -48,14 +49,14 @@ impl DeviceThreads {
         &self.devices
     }
 
-    /// Runs the n-th job on the n-th thread, all at once, and gives their results in the order of the devices. There may be
-    /// fewer jobs than devices.
+    /// Runs the n-th job on the n-th thread, all in parallel, and returns their results in the order of the devices. There
+    /// may be fewer jobs than devices.
     ///
     /// # Errors
-    /// When a job panicked; the others have ended too.
+    /// If a job panics; the others run to their end.
     ///
     /// # Panics
-    /// When there are more jobs than devices.
+    /// If there are more jobs than devices.
     pub fn run<T, F>(&self, jobs: impl IntoIterator<Item = F>) -> Result<Vec<T>>
     where
         T: Send + 'static,
@@ -103,7 +104,7 @@ fn like(main: &Device, device: Device) -> Device {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("no message").to_string()
@@ -124,7 +125,7 @@ mod tests {
     fn every_device_keeps_its_thread_and_all_run_at_once() {
         let threads = three();
         let run = || -> Vec<(usize, ThreadId, bool)> {
-            // Nobody passes the barrier until all three are there.
+            // All three threads must arrive before one passes.
             let barrier = Arc::new(Barrier::new(3));
             let jobs = (0..3).map(|index| {
                 let barrier = barrier.clone();

@@ -1,4 +1,4 @@
-//! Embedded pairs on disk: what a frozen CLIP says of a data set, computed once and trained from many times.
+//! Embedded pairs on disk: the CLIP embeddings of a data set, computed once and trained from many times.
 //!
 //! ```text
 //! embeddings.json            sizes, number of pairs, where they come from
@@ -7,8 +7,8 @@
 //! …
 //! ```
 //!
-//! Each shard carries its captions and a checksum of its tensors. Shards are written whole or not at all, so an
-//! interrupted run goes on with the first one that is missing; a damaged one is reported and left out.
+//! Each shard carries its captions and a checksum of its tensors. Each shard is written atomically, so an
+//! interrupted run resumes at the first missing one; a damaged one is reported and left out.
 
 mod set;
 mod shard;

@@ -1,4 +1,4 @@
-//! Images in files of their own, with their captions.
+//! One file per image, with captions.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,14 @@ pub(super) struct Item {
     pub(super) caption: String,
 }
 
-/// Images in files of their own: [a folder](Self::folder) with a text file beside each, or those that
+/// One file per image: [a folder](Self::folder) with a text file beside each image, or the files that
 /// [an index](Self::index) names.
 ///
-/// Captions are read when the set is opened, images when they are asked for; where one cannot be read the next one
-/// stands in for it.
+/// Captions are read when the set is opened, images on demand.
 #[derive(Debug)]
 pub struct ImageFiles {
+    /// Directory below which names are relative.
+    root: PathBuf,
     items: Vec<Item>,
     stand_ins: StandIns,
 }
@@ -30,10 +31,11 @@ impl ImageFiles {
     /// # Errors
     /// [`Error::Format`](dalle2_core::Error::Format) at `source` if no item is left.
     pub(super) fn new(source: &Path, items: Vec<Item>, problems: Problems, expected: &str) -> Result<Self> {
-        match items.is_empty() {
-            true => Err(problems.nothing_left(source, expected)),
-            false => Ok(Self { items, stand_ins: StandIns::new(source, problems) }),
+        if items.is_empty() {
+            return Err(problems.nothing_left(source, expected));
         }
+        let root = if source.is_dir() { source } else { source.parent().unwrap_or(Path::new("")) };
+        Ok(Self { root: root.to_path_buf(), items, stand_ins: StandIns::new(source, problems) })
     }
 
     /// All captions, in order.
@@ -70,7 +72,13 @@ impl CaptionedImages for ImageFiles {
         self.stand_ins.problems()
     }
 
+    fn key(&self, index: usize) -> String {
+        let path = &self.items[index].path;
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
     fn exact(&self, index: usize) -> Result<CaptionedImage> {
+        self.stand_ins.check(index)?;
         self.load(index).inspect_err(|error| self.stand_ins.note(index, self.name(index), error))
     }
 }

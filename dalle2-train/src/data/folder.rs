@@ -18,7 +18,7 @@ impl ImageFiles {
     /// Items are in the order of their paths, so a copy of the folder gives the same data set.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it has no image with a caption.
+    /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if no image has a caption.
     pub fn folder(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let mut problems = Problems::default();
@@ -31,7 +31,7 @@ impl ImageFiles {
             let text = match fs::read(&beside) {
                 Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_string()),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    problems.report(path.display(), format!("has no caption: {} is missing", beside.display()));
+                    problems.report(path.display(), format!("lacks a caption: {} is missing", beside.display()));
                     continue;
                 }
                 Err(e) => Err(e.to_string()),

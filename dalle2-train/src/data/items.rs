@@ -1,4 +1,4 @@
-//! What the data sets share: items, and what is done about the ones that cannot be read.
+//! Items of data sets, and the handling of items that cannot be read.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use ::image::RgbImage;
 use super::Order;
 use dalle2_core::{Error, Result};
 
-/// An image and what it shows.
+/// An image with its caption.
 #[derive(Debug, Clone)]
 pub struct CaptionedImage {
     /// The caption, trimmed and not empty.
@@ -23,8 +23,8 @@ pub struct CaptionedImage {
     pub image: RgbImage,
 }
 
-/// A data set of captioned images, whatever it is stored in. What cannot be read is stood in for by the next item, so
-/// [`Dataset::get`] only fails when nothing can be read any more.
+/// A data set of captioned images in any storage. [`Dataset::get`] replaces an item that cannot be read by the next one;
+/// [`CaptionedImages::exact`] does not.
 pub trait CaptionedImages: Dataset<CaptionedImage> {
     /// The caption of an item, without its image.
     ///
@@ -35,28 +35,53 @@ pub trait CaptionedImages: Dataset<CaptionedImage> {
     /// The items that were passed over so far, when the set was opened and since, each once.
     fn problems(&self) -> Vec<Problem>;
 
-    /// The order in which training goes through the set: another one in every epoch, by default without any structure.
-    fn order(&self, seed: u64) -> Result<Order> {
-        Ok(Order::new(seed, self.len())?)
+    /// Returns the name of an item, which does not depend on the other items: its path, or its shard and sample.
+    fn key(&self, index: usize) -> String {
+        index.to_string()
     }
 
-    /// Decodes an item that must be readable; nothing stands in for it.
+    /// Returns the sizes of groups of neighbouring items that are read together, such as shards.
+    fn groups(&self) -> Option<Groups> {
+        None
+    }
+
+    /// Returns the order in which training visits the items: a different one in each epoch.
     ///
     /// # Errors
-    /// When it cannot be read. The problem is noted.
+    /// If the set is empty.
+    fn order(&self, seed: u64) -> Result<Order> {
+        match self.groups() {
+            Some(Groups { sizes, window }) => Ok(Order::in_windows(seed, sizes, window)?),
+            None => Ok(Order::new(seed, self.len())?),
+        }
+    }
+
+    /// Decodes an item; no other item replaces it.
+    ///
+    /// # Errors
+    /// If it cannot be read. The problem is listed in [`CaptionedImages::problems`].
     fn exact(&self, index: usize) -> Result<CaptionedImage>;
 }
 
-/// An item that was passed over, and why.
+/// Groups of neighbouring items, such as shards, and the number of items that are shuffled together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Groups {
+    /// Items of each group, in the order of the items.
+    pub sizes: Vec<usize>,
+    /// Items that are shuffled together, see [`Order::in_windows`].
+    pub window: usize,
+}
+
+/// A skipped item, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// The image, the caption file, the index line (`index.jsonl:3`) or the sample (`00.tar:cat-17`) at fault.
     pub item: String,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 
-/// The problems met so far, in the order in which they were met: each item is logged once and kept.
+/// The problems so far, in order; each item is logged once.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     list: Vec<Problem>,
@@ -72,7 +97,7 @@ impl Problems {
         }
     }
 
-    /// The error for a set of which nothing can be used.
+    /// Returns the error for a set without a usable item.
     pub(super) fn nothing_left(&self, source: &Path, expected: &str) -> Error {
         let passed_over = match self.list.first() {
             None => String::new(),
@@ -84,7 +109,7 @@ impl Problems {
     }
 }
 
-/// Finds an item that can be read, and remembers which ones cannot.
+/// Replaces items that cannot be read, and remembers them.
 #[derive(Debug)]
 pub(super) struct StandIns {
     source: PathBuf,
@@ -107,11 +132,11 @@ impl StandIns {
         self.lock().problems.list.clone()
     }
 
-    /// What `load` gives for the item at `index`, or for the next one of the `len` items in order that it can load.
-    /// `load` runs without a lock, so several threads decode at once. `name` says what is at fault when it fails.
+    /// Loads the item at `index`, or the next one of the `len` items that can be loaded. `load` runs without a lock, so
+    /// several threads decode in parallel. `name` names the item in the report of a fault.
     ///
     /// # Errors
-    /// When not one item can be loaded.
+    /// If no item can be loaded.
     pub(super) fn get<T>(
         &self,
         index: usize,
@@ -131,6 +156,17 @@ impl StandIns {
         }
         let message = format!("not one of the {len} images can be read any more");
         Err(DatasetError::new(Error::format(&self.source, message)))
+    }
+
+    /// Fails if an item is known to be unreadable.
+    ///
+    /// # Errors
+    /// If reading it failed before.
+    pub(super) fn check(&self, index: usize) -> Result<()> {
+        if self.lock().broken.contains(&index) {
+            return Err(Error::format(&self.source, format!("item {index} cannot be read, as reported before")));
+        }
+        Ok(())
     }
 
     /// Remembers that an item cannot be used.

@@ -11,7 +11,7 @@ use dalle2_core::{ConfigError, Error, Result};
 const BLOCK: usize = 10_000;
 
 /// An item of a [`Mixture`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MixtureItem {
     /// The number of the data set.
     pub set: usize,
@@ -19,12 +19,11 @@ pub struct MixtureItem {
     pub index: usize,
 }
 
-/// Data sets that are drawn from by weight, as an endless sequence that depends on the seed alone.
+/// Data sets that are sampled by weight, as an endless sequence that depends on the seed alone.
 ///
-/// Of every 10,000 places of the sequence, each set has its share to the nearest whole number, in random order. A set's
-/// own items come in its own [order](CaptionedImages::order), epoch after epoch, so a small set with a large weight is
-/// gone through more often than a large one. Every place is a function of the seed and its number: there is no position
-/// to be kept.
+/// Each block of 10,000 places holds every set's share, rounded, in random order. The items of a set come in its
+/// [order](CaptionedImages::order), epoch after epoch, so a small set with a large weight repeats more often than a large
+/// one. Every place is a function of the seed and its number, so there is no position to store.
 pub struct Mixture {
     seed: u64,
     parts: Vec<Part>,
@@ -43,7 +42,7 @@ impl Mixture {
     /// Data sets and their weights, which need not sum up to 1.
     ///
     /// # Errors
-    /// When there is no set, a weight is not positive and finite, or so small that it has no place among 10,000.
+    /// If there is no set, or a weight is not positive and finite, or below 1/10,000 of the sum.
     pub fn new(seed: u64, sets: Vec<(Arc<dyn CaptionedImages>, f64)>) -> Result<Self> {
         if sets.is_empty() || sets.len() > BLOCK {
             return Err(ConfigError::new("data", sets.len(), "1 to 10,000 data sets").into());
@@ -117,7 +116,7 @@ impl Mixture {
     /// The item at a place of the sequence.
     pub fn item_at(&self, place: u64) -> MixtureItem {
         let (block, at) = (place / BLOCK as u64, (place % BLOCK as u64) as usize);
-        let (set, before) = if self.parts.len() == 1 { (0, at) } else { self.draw(block, at) };
+        let (set, before) = if self.parts.len() == 1 { (0, at) } else { self.place(block, at) };
         let part = &self.parts[set];
         MixtureItem { set, index: part.order.item_at(block * part.share as u64 + before as u64) }
     }
@@ -137,10 +136,28 @@ impl Mixture {
         got.map_err(|e| Error::Input(format!("item {} of data set {}: {e}", item.index, item.set + 1)))
     }
 
-    /// The caption of an item.
+    /// Returns the name of an item, unique among all sets.
+    pub fn key(&self, item: MixtureItem) -> String {
+        format!("{}:{}", item.set, self.parts[item.set].set.key(item.index))
+    }
+
+    /// Returns the item after `item` in its data set, and the first one after the last.
+    pub(super) fn next_in_set(&self, item: MixtureItem) -> MixtureItem {
+        MixtureItem { index: (item.index + 1) % self.parts[item.set].set.len(), ..item }
+    }
+
+    /// Decodes an item; no other one replaces it.
     ///
     /// # Errors
-    /// When it can no longer be read.
+    /// If it cannot be read.
+    pub fn exact(&self, item: MixtureItem) -> Result<CaptionedImage> {
+        self.parts[item.set].set.exact(item.index)
+    }
+
+    /// Returns the caption of an item.
+    ///
+    /// # Errors
+    /// If it can no longer be read.
     pub fn caption(&self, item: MixtureItem) -> Result<String> {
         self.parts[item.set].set.caption(item.index)
     }
@@ -150,7 +167,7 @@ impl Mixture {
         self.parts.iter().flat_map(|part| part.set.problems()).collect()
     }
 
-    fn draw(&self, block: u64, at: usize) -> (usize, usize) {
+    fn place(&self, block: u64, at: usize) -> (usize, usize) {
         let (set, before) = self.blocks.get(block, || self.block(block))[at];
         (set.into(), before.into())
     }
@@ -201,7 +218,7 @@ mod tests {
     use super::*;
     use burn::data::dataset::{Dataset, DatasetError};
 
-    /// Numbered items without pictures worth the name.
+    /// Numbered items with images of one pixel.
     struct Numbers(usize);
 
     impl Dataset<CaptionedImage> for Numbers {

@@ -7,41 +7,41 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use dalle2_core::ConfigError;
 
-/// Windows whose order is kept: a batch may touch two, and several threads ask for neighbouring batches.
+/// Windows with a cached order: a batch may touch two, and several threads prepare neighbouring batches.
 const WINDOWS: usize = 4;
-/// Epochs whose order is kept, and blocks of a mixture.
+/// Epochs with a cached order, and cached blocks of a mixture.
 pub(super) const EPOCHS: usize = 2;
 
-/// What was computed last for a few keys: steps go forward, so it is nearly always what is needed next.
+/// A cache of the last few values: steps advance, so the next value is nearly always among them.
 #[derive(Debug)]
 pub(super) struct Recent<K, T> {
-    kept: usize,
-    list: Mutex<Vec<Kept<K, T>>>,
+    capacity: usize,
+    entries: Mutex<Vec<Entry<K, T>>>,
 }
 
-type Kept<K, T> = (K, Arc<[T]>);
+type Entry<K, T> = (K, Arc<[T]>);
 
 impl<K: PartialEq, T> Recent<K, T> {
-    pub(super) fn new(kept: usize) -> Self {
-        Self { kept, list: Mutex::default() }
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, entries: Mutex::default() }
     }
 
     pub(super) fn get(&self, key: K, make: impl FnOnce() -> Vec<T>) -> Arc<[T]> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, found)) = list.iter().find(|(known, _)| *known == key) {
-            return found.clone();
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, values)) = entries.iter().find(|(known, _)| *known == key) {
+            return values.clone();
         }
-        let made: Arc<[T]> = make().into();
-        if list.len() >= self.kept {
-            list.remove(0);
+        let values: Arc<[T]> = make().into();
+        if entries.len() >= self.capacity {
+            entries.remove(0);
         }
-        list.push((key, made.clone()));
-        made
+        entries.push((key, values.clone()));
+        values
     }
 }
 
-/// The items `0..len` in the order in which an epoch visits them: a uniformly random permutation (Fisher and Yates)
-/// that depends on nothing but the arguments.
+/// Returns the items `0..len` in the order of an epoch: a uniformly random permutation (Fisher and Yates) that depends
+/// on the arguments alone.
 pub fn epoch_order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
@@ -68,13 +68,13 @@ pub(super) fn random(seed: u64, usage: u64, numbers: [u64; 2]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// An endless sequence of items, epoch after epoch, each epoch in an order of its own.
+/// An endless sequence of items, epoch after epoch, each epoch in a different order.
 ///
 /// Batches are cut from it without regard to epochs: all have full size, and every item comes once per epoch.
 ///
 /// ```
 /// # fn main() -> Result<(), dalle2_core::ConfigError> {
-/// let order = dalle2_core::data::Order::new(7, 10)?;
+/// let order = dalle2_train::data::Order::new(7, 10)?;
 /// let (first, second, third) = (order.batch(0, 4), order.batch(1, 4), order.batch(2, 4));
 /// let mut epoch: Vec<usize> = first.into_iter().chain(second).chain(third).take(10).collect();
 /// epoch.sort();
@@ -258,7 +258,7 @@ mod tests {
             }
         }
         assert_ne!(epochs[0], epochs[1]);
-        // A window as large as the set is a permutation of all; the place alone decides, whatever was asked before.
+        // A window as large as the set is a permutation of all; the place alone decides.
         let again = Order::in_windows(3, sizes.clone(), 6).unwrap();
         assert_eq!(again.item_at(33), epochs[1][8]);
         assert_ne!(Order::in_windows(4, sizes.clone(), 6).unwrap().batch(0, 25), epochs[0]);

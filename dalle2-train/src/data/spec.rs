@@ -28,7 +28,7 @@ use dalle2_core::{ConfigError, Error, Result};
 /// | `index` | shards | a directory that keeps what the shards hold |
 ///
 /// ```
-/// use dalle2_core::data::DataSpec;
+/// use dalle2_train::data::DataSpec;
 ///
 /// # fn main() -> Result<(), dalle2_core::ConfigError> {
 /// let spec: DataSpec = "shards/{00..09}.tar#caption=json:text&window=2000:0.3".parse()?;
@@ -41,7 +41,7 @@ use dalle2_core::{ConfigError, Error, Result};
 pub struct DataSpec {
     /// The path, or the pattern of several.
     pub path: String,
-    /// What comes after `#`.
+    /// The settings after `#`.
     pub settings: BTreeMap<String, String>,
     /// The weight in a mixture.
     pub weight: Option<f64>,

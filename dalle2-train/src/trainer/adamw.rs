@@ -16,7 +16,7 @@ pub fn optimizer<M: Module>(config: &TrainConfig, module: &M) -> ModuleOptimizer
     decayed.with_group(ParamGroup::from_ids(undecayed.ids), OnePassAdamW::new(config, 0.0), None)
 }
 
-/// Collects the parameters that are not decayed: those of rank 1, and embedding tables.
+/// Collects the parameters without weight decay: rank 1, and embedding tables.
 #[derive(Default)]
 struct Undecayed {
     containers: Vec<bool>,
@@ -131,7 +131,7 @@ struct Step {
     lr: f32,
 }
 
-/// What a step changes, a piece of it.
+/// A chunk of the values that a step changes.
 struct Chunk<'a> {
     step: &'a Step,
     values: &'a mut [f32],

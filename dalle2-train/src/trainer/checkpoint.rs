@@ -1,4 +1,4 @@
-//! Checkpoints: written whole or not at all, checked before they are used.
+//! Checkpoints: written atomically, verified before use.
 //!
 //! A checkpoint is a directory `step-N` of Burn's own record files, which keep the parameter ids that the optimizer's state
 //! and the average are keyed by. It is written under a hidden name, flushed and renamed. `state.json`, written last, holds
@@ -39,7 +39,7 @@ pub(super) struct Learner<M> {
 }
 
 impl<M: Module> Learner<M> {
-    pub fn new(model: M, config: &TrainConfig) -> Self {
+    pub(super) fn new(model: M, config: &TrainConfig) -> Self {
         let optimizer = optimizer(config, &model);
         let average = config.ema_decay.map(|decay| Ema::new(&model, decay));
         Self { model, optimizer, average }
@@ -70,7 +70,7 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    pub fn new(config: &TrainConfig, state: &TrainState) -> Self {
+    pub(super) fn new(config: &TrainConfig, state: &TrainState) -> Self {
         Self { newest: config.keep_checkpoints, every: config.keep_every, best: state.best.map(|best| best.step) }
     }
 
@@ -80,7 +80,7 @@ impl Keep {
     }
 }
 
-/// Writes a checkpoint, then deletes the older ones that are not kept.
+/// Writes a checkpoint, then deletes older ones.
 pub(super) fn save<M: Module>(
     dir: &RunDir,
     learner: &Learner<M>,
@@ -135,16 +135,16 @@ fn write_parts<M: Module>(part: &Path, learner: &Learner<M>, state: &TrainState,
 /// The checkpoints of a run by step.
 pub(super) fn list(dir: &RunDir) -> Result<Vec<(u64, PathBuf)>> {
     let path = dir.checkpoints();
-    let mut found = Vec::new();
+    let mut checkpoints = Vec::new();
     for entry in fs::read_dir(&path).map_err(|e| Error::io(&path, e))? {
         let entry = entry.map_err(|e| Error::io(&path, e))?;
         let step = entry.file_name().to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok());
         if let Some(step) = step {
-            found.push((step, entry.path()));
+            checkpoints.push((step, entry.path()));
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    checkpoints.sort_unstable();
+    Ok(checkpoints)
 }
 
 /// Deletes checkpoints that were being written when a session ended.
@@ -169,13 +169,13 @@ pub(super) fn resume<M: Module>(
     dir: &RunDir,
     model: M,
     config: &TrainConfig,
-    whole_config: &Value,
+    full_config: &Value,
 ) -> Result<(Learner<M>, TrainState, Option<PathBuf>)> {
     let mut damage = Vec::new();
     for (_, path) in list(dir)?.into_iter().rev() {
         match verify(&path) {
             Ok(manifest) => {
-                check_same_config(&path, &read_json::<Value>(path.join(CONFIG))?, whole_config)?;
+                check_same_config(&path, &read_json::<Value>(path.join(CONFIG))?, full_config)?;
                 set_aside(&damage)?;
                 let learner = load(&path, &manifest, model, config)?;
                 return Ok((learner, manifest.state, Some(path)));
@@ -231,12 +231,12 @@ fn verify(path: &Path) -> Result<Manifest> {
         return Err(Error::format(path.join(STATE), message));
     }
     for (name, expected) in &manifest.files {
-        let found = checksum(&path.join(name))?;
-        if found.bytes != expected.bytes {
-            let message = format!("has {} bytes, and {} were written", found.bytes, expected.bytes);
+        let actual = checksum(&path.join(name))?;
+        if actual.bytes != expected.bytes {
+            let message = format!("has {} bytes, and {} were written", actual.bytes, expected.bytes);
             return Err(Error::format(path.join(name), message));
         }
-        if found != *expected {
+        if actual != *expected {
             return Err(Error::format(path.join(name), "does not have the checksum it was written with"));
         }
     }

@@ -1,4 +1,4 @@
-//! What a training run is told: lengths, optimizer, schedule and how often things are written.
+//! The configuration of a training run: length, optimizer, schedule and how often files are written.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::LossScaling;
 use dalle2_core::ConfigError;
 use dalle2_core::FloatType;
 
-/// How the learning rate goes on after the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
@@ -23,7 +23,7 @@ pub enum Schedule {
     CosineRestarts {
         /// Steps of the first half cosine, at least 2.
         period: u64,
-        /// How many times as long as the one before each further one is, at least 1.
+        /// Factor on the length from each half cosine to the next, at least 1.
         growth: u64,
         /// The lowest learning rate as a fraction of the highest, in [0, 1].
         final_fraction: f64,
@@ -33,7 +33,7 @@ pub enum Schedule {
     InverseSqrt,
 }
 
-/// Which way a figure of the validation gets better.
+/// Whether a lower or a higher metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
@@ -43,15 +43,16 @@ pub enum Goal {
     Highest,
 }
 
-/// The figure of the validation that tells which state of the model is the best one.
+/// The validation metric that selects the best state of the model.
 ///
-/// The checkpoint of the best validation is kept besides the newest ones, and `export/` holds that state.
+/// The checkpoint of the best validation stays besides the newest ones, and `export/` holds that state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
-    /// Name of the figure, as [`Hooks::validate`](super::Hooks::validate) gives it.
-    pub figure: String,
-    /// Which way it gets better.
+    /// Name of the metric, as [`Hooks::validate`](super::Hooks::validate) returns it; `figure` in JSON.
+    #[serde(rename = "figure")]
+    pub metric: String,
+    /// Whether a lower or a higher value is better.
     pub goal: Goal,
     /// The run ends after this many validations in a row without a better one; `None` never ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,11 +113,11 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Steps between two checkpoints; the last step always has one.
     pub checkpoint_every: u64,
-    /// Newest checkpoints that are kept; older ones are deleted, except for those of the next two fields.
+    /// Number of newest checkpoints that stay; older ones are deleted, except as the next two fields say.
     pub keep_checkpoints: usize,
-    /// Checkpoints of steps that are multiples of this are kept for good; `None` keeps none.
+    /// Checkpoints at multiples of this step are never deleted; `None` deletes all old ones.
     pub keep_every: Option<u64>,
-    /// What tells the best checkpoint, which is kept too, and when to stop early; `None` keeps none and never stops.
+    /// Selects the best checkpoint, which stays too, and early stopping; `None` disables both.
     pub watch: Option<Watch>,
     /// Steps between two calls of [`Hooks::sample`](super::Hooks::sample), which is also called after the last step;
     /// `None` never calls it.
@@ -183,6 +184,10 @@ impl TrainConfig {
         at_least_one("steps", self.steps)?;
         at_least_one("batch_size", self.batch_size as u64)?;
         at_least_one("accumulation", self.accumulation as u64)?;
+        if self.steps.checked_mul(self.accumulation as u64).and_then(|n| n.checked_mul(self.batch_size as u64)).is_none() {
+            let expected = "times accumulation and batch_size must fit into 64 bits";
+            return Err(ConfigError::new("steps", self.steps, expected));
+        }
         at_least_one("log_every", self.log_every)?;
         at_least_one("checkpoint_every", self.checkpoint_every)?;
         at_least_one("keep_checkpoints", self.keep_checkpoints as u64)?;
@@ -211,8 +216,8 @@ impl TrainConfig {
         if let Some(watch) = &self.watch {
             at_least_one("watch.patience", watch.patience.unwrap_or(1))?;
             if self.validate_every.is_none() {
-                let expected = "a figure of the validation can only be watched with validate_every";
-                return Err(ConfigError::new("watch.figure", &watch.figure, expected));
+                let expected = "needs validate_every: a metric of the validation is watched";
+                return Err(ConfigError::new("watch.figure", &watch.metric, expected));
             }
         }
         self.schedule.validate().map_err(|e| e.within("schedule"))
@@ -329,7 +334,7 @@ mod tests {
         let config =
             TrainConfig { schedule: Schedule::InverseSqrt, warmup: 100, learning_rate: 0.5, ..Default::default() };
         assert!((config.learning_rate_at(99) - 0.5).abs() < 1e-12);
-        assert!((config.learning_rate_at(399) - 0.25).abs() < 1e-12, "four times as many steps, half the rate");
+        assert!((config.learning_rate_at(399) - 0.25).abs() < 1e-12, "four times the steps, half the rate");
         assert!((config.learning_rate_at(9_999) - 0.05).abs() < 1e-12);
         let cold = TrainConfig { warmup: 0, ..config };
         assert_eq!(cold.learning_rate_at(0), 0.5);
@@ -346,7 +351,7 @@ mod tests {
         assert_eq!(field(TrainConfig { sample_every: Some(0), ..Default::default() }), "sample_every");
         let schedule = Schedule::CosineRestarts { period: 1, growth: 1, final_fraction: 0.0 };
         assert_eq!(field(TrainConfig { schedule, ..Default::default() }), "schedule.cosine_restarts.period");
-        let watch = Some(Watch { figure: "recall".into(), goal: Goal::Highest, patience: None });
+        let watch = Some(Watch { metric: "recall".into(), goal: Goal::Highest, patience: None });
         assert_eq!(field(TrainConfig { watch, ..Default::default() }), "watch.figure");
         let loss_scaling = Some(LossScaling { growth: 0.5, ..Default::default() });
         assert_eq!(field(TrainConfig { loss_scaling, ..Default::default() }), "loss_scaling.growth");

@@ -1,4 +1,4 @@
-//! What a person sees of a run: Burn's dashboard, a progress bar, or plain lines.
+//! Progress of a run for people: Burn's dashboard, a progress bar, or plain lines.
 
 use std::io::{IsTerminal, Write};
 
@@ -36,7 +36,7 @@ pub(super) trait Display: Send {
     fn note(&mut self, kind: Note, text: &str);
 }
 
-/// What a note is about.
+/// The kind of a note.
 #[derive(Clone, Copy)]
 pub(super) enum Note {
     Skipped,

@@ -1,4 +1,4 @@
-//! The moving average of the weights, which is what samples are drawn with.
+//! The moving average of the weights, which sampling uses.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::host::{CHUNK, HostTensor, Sweep, vectorized};
 
-/// An exponential moving average of a model's parameters, kept in f32.
+/// An exponential moving average of a model's parameters, in f32.
 ///
 /// After update n, counted from 0, each parameter is d·average + (1 − d)·parameter with d = min(decay, (1 + n) / (10 + n)),
 /// so that the first averages do not consist of the random start.
@@ -33,7 +33,7 @@ impl<M: Module> Ema<M> {
     }
 
     /// Moves the average towards the parameters of `model`, which must be the model it was started from or descend from
-    /// it by optimizer steps: parameters are matched by their ids, and those that are not found stay.
+    /// it by optimizer steps: parameters are matched by their ids, and parameters without a match stay.
     pub fn update(self, model: &M) -> Self {
         let mut online = Online::default();
         model.visit(&mut online);

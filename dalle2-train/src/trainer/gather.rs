@@ -16,7 +16,7 @@ use dalle2_core::{Error, FloatType, Result, on_pool};
 /// The stream of [`mix_seed`] for dropout, out of the way of the small numbers that callers choose.
 const DROPOUT: u64 = 0x6472_6f70_6f75_7400;
 
-/// What the batches of one step gave.
+/// Gradients and values of the batches of one step.
 pub(super) struct Gathered {
     pub grads: GradientsParams,
     pub values: Values,
@@ -56,10 +56,10 @@ where
     }
 }
 
-/// As many batches at once as there are devices.
+/// One batch per device in parallel.
 ///
 /// Batch n of a step is computed on device n modulo the number of devices, and gradients are added in the order of the
-/// batches, so they are those of a single device that computes one after the other.
+/// batches, so they equal those of a single device that computes them in sequence.
 pub(super) struct ManyDevices<'a, B> {
     threads: DeviceThreads,
     loaders: Vec<Prefetch<'a, B>>,
@@ -67,8 +67,8 @@ pub(super) struct ManyDevices<'a, B> {
 }
 
 impl<'a, B: Send + 'static> ManyDevices<'a, B> {
-    /// Starts a thread for the batches of each device. `steps` are those of the session.
-    pub fn start<'env: 'a, S: BatchSource<Batch = B>>(
+    /// Starts a thread for the batches of each device, for the session's `steps`.
+    pub(super) fn start<'env: 'a, S: BatchSource<Batch = B> + ?Sized>(
         scope: &'a Scope<'a, 'env>,
         source: &'env S,
         threads: DeviceThreads,

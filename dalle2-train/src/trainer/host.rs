@@ -1,6 +1,6 @@
 //! Slices of tensors that live in main memory, for arithmetic that Burn would spread over many passes.
 //!
-//! An optimizer step is bound by memory, and tensor operations read and write whole tensors once per operation. On the
+//! An optimizer step is bound by memory, and tensor operations read and write is_contiguous tensors once per operation. On the
 //! CPU backend these views make one pass of it, in place and on all cores; every other backend keeps to tensor operations.
 
 /// Elements that one thread works on at a time: small enough to stay in the second-level cache.
@@ -15,11 +15,11 @@ mod cpu {
     type Primitive = <Flex as burn::backend::BackendTypes>::FloatTensorPrimitive;
 
     /// A contiguous f32 tensor of the CPU backend.
-    pub struct HostTensor(Primitive);
+    pub(crate) struct HostTensor(Primitive);
 
     impl HostTensor {
         /// Whether [`HostTensor::new`] takes this tensor: f32 on the CPU backend, without autodiff.
-        pub fn fits<const D: usize>(tensor: &Tensor<D>) -> bool {
+        pub(crate) fn fits<const D: usize>(tensor: &Tensor<D>) -> bool {
             let device = tensor.device();
             device == Device::flex() && !device.is_autodiff() && tensor.dtype() == DType::F32
         }
@@ -28,25 +28,25 @@ mod cpu {
         ///
         /// # Panics
         /// When the tensor does not [fit](HostTensor::fits).
-        pub fn new<const D: usize>(tensor: Tensor<D>) -> Self {
+        pub(crate) fn new<const D: usize>(tensor: Tensor<D>) -> Self {
             let bytes = tensor.shape().num_elements() * size_of::<f32>();
             let Ok(primitive) = tensor.try_into_primitive::<Flex>() else {
                 unreachable!("the caller checks that the tensor is on the CPU backend")
             };
-            let whole = primitive.is_contiguous() && primitive.bytes().len() == bytes;
-            Self(if whole { primitive } else { primitive.to_contiguous() })
+            let is_contiguous = primitive.is_contiguous() && primitive.bytes().len() == bytes;
+            Self(if is_contiguous { primitive } else { primitive.to_contiguous() })
         }
 
-        pub fn slice(&self) -> &[f32] {
+        pub(crate) fn slice(&self) -> &[f32] {
             self.0.storage::<f32>()
         }
 
         /// Copies first if another tensor shares the memory.
-        pub fn slice_mut(&mut self) -> &mut [f32] {
+        pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
             self.0.storage_mut::<f32>()
         }
 
-        pub fn into_tensor<const D: usize>(self) -> Tensor<D> {
+        pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
             Tensor::from_primitive::<Flex>(self.0)
         }
     }

@@ -58,17 +58,17 @@ pub(super) struct LossScale {
 }
 
 impl LossScale {
-    pub fn new(scaling: &LossScaling) -> Self {
+    pub(super) fn new(scaling: &LossScaling) -> Self {
         Self { value: scaling.initial, good_steps: 0, overflows: 0 }
     }
 
     /// Whether a gradient that is not finite may be a matter of the factor.
-    pub fn can_fall(&self, scaling: &LossScaling) -> bool {
+    pub(super) fn can_fall(&self, scaling: &LossScaling) -> bool {
         self.value > scaling.minimum
     }
 
     /// After a step that was taken.
-    pub fn good(&mut self, scaling: &LossScaling) {
+    pub(super) fn good(&mut self, scaling: &LossScaling) {
         self.good_steps += 1;
         if self.good_steps == scaling.growth_interval {
             self.good_steps = 0;
@@ -80,7 +80,7 @@ impl LossScale {
     }
 
     /// After a step that was left out for the factor.
-    pub fn overflow(&mut self, scaling: &LossScaling) {
+    pub(super) fn overflow(&mut self, scaling: &LossScaling) {
         self.value = (self.value * scaling.backoff).max(scaling.minimum);
         self.good_steps = 0;
         self.overflows += 1;

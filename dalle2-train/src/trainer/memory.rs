@@ -1,4 +1,4 @@
-//! What a training run needs in memory, before it is allocated.
+//! The memory that a training run needs, before it is allocated.
 
 use serde::Serialize;
 
@@ -12,20 +12,20 @@ const FLOAT: u64 = 4;
 pub struct MemoryEstimate {
     /// The weights, their gradients (twice with accumulation), AdamW's two moments and the average of the weights.
     pub states: u64,
-    /// What the forward pass keeps of one batch for the backward pass.
+    /// Activations of one batch, saved for the backward pass.
     pub activations: u64,
 }
 
 impl MemoryEstimate {
-    /// For a model of so many parameters whose forward pass keeps `kept` numbers for each item. `items` are those that go
-    /// through the network at once, at most a batch.
-    pub fn new(parameters: u64, kept: u64, items: u64, config: &TrainConfig) -> Self {
+    /// Estimates the memory of a model with `parameters` parameters and `activations` activations per item, for `items`
+    /// items in one forward pass.
+    pub fn new(parameters: u64, activations: u64, items: u64, config: &TrainConfig) -> Self {
         let gradients = if config.accumulation > 1 { 2 } else { 1 };
         let average = u64::from(config.ema_decay.is_some());
-        Self { states: FLOAT * parameters * (1 + gradients + 2 + average), activations: FLOAT * kept * items }
+        Self { states: FLOAT * parameters * (1 + gradients + 2 + average), activations: FLOAT * activations * items }
     }
 
-    /// All of it.
+    /// Returns the sum.
     pub fn total(&self) -> u64 {
         self.states + self.activations
     }

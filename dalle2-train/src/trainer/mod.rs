@@ -96,5 +96,4 @@ pub use loss_scale::LossScaling;
 pub use memory::MemoryEstimate;
 pub use run_dir::{StepRecord, read_metrics};
 pub use settings::resolve;
-pub use source::ShuffledIndices;
 pub use trainer::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};

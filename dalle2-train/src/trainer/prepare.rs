@@ -6,10 +6,10 @@ use dalle2_core::train::materialize;
 
 use dalle2_core::{ConfigError, Error, Result};
 
-/// The device of the model, if it can be trained there. Draws what is not drawn yet.
+/// Initialises missing parameters, and returns the device of the model if the model can be trained there.
 pub(super) fn prepare<M: Module>(model: &M, seed: u64) -> Result<Device> {
     let Some(device) = model.devices().pop() else {
-        return Err(Error::Training("the model has no parameters".into()));
+        return Err(Error::Training("the model lacks parameters".into()));
     };
     materialize(model, &device, seed);
     let mut survey = Survey::default();

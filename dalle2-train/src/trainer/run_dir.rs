@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! config.json           the configuration, compared on resuming
-//! checkpoints/step-N/   everything needed to go on
+//! checkpoints/step-N/   everything needed to resume
 //! metrics.jsonl         one line per step
-//! samples/step-N.png    what the sample hook writes
-//! export/               what the export hook writes
+//! samples/step-N.png    from the sample hook
+//! export/               parts installed by the export hook
 //! ```
 
 use std::collections::BTreeMap;
@@ -39,10 +39,10 @@ pub struct StepRecord {
     /// Steps left out so far only to lower that factor; none if the loss is not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overflows: Option<u64>,
-    /// What the step reported besides the loss.
+    /// The step's metrics besides the loss.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
-    /// What the validation hook reported after the step.
+    /// The metrics of the validation after the step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub validation: BTreeMap<String, f64>,
     /// Items of the batches per second of this step, waiting for the batches included.
@@ -56,27 +56,24 @@ pub struct StepRecord {
 
 /// Reads a `metrics.jsonl`.
 ///
+/// Lines that are not records, such as the end of a line that a power failure cut off, are dropped with a warning.
+///
 /// # Errors
-/// When the file cannot be read or a line is not a record; a last line that was cut off is left out.
+/// If the file cannot be read.
 pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<StepRecord>> {
     let path = path.as_ref();
-    let mut records = Vec::new();
-    for line in complete_lines(path)? {
-        records.push(serde_json::from_str(&line).map_err(|e| Error::json(path, e))?);
-    }
-    Ok(records)
-}
-
-fn complete_lines(path: &Path) -> Result<Vec<String>> {
     let mut reader = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
-    let mut lines = Vec::new();
+    let (mut records, mut line, mut number) = (Vec::new(), Vec::new(), 0u64);
     loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).map_err(|e| Error::io(path, e))?;
-        if !line.ends_with('\n') {
-            return Ok(lines);
+        line.clear();
+        if reader.read_until(b'\n', &mut line).map_err(|e| Error::io(path, e))? == 0 {
+            return Ok(records);
         }
-        lines.push(line);
+        number += 1;
+        match serde_json::from_slice(&line) {
+            Ok(record) if line.ends_with(b"\n") => records.push(record),
+            _ => tracing::warn!(path = %path.display(), line = number, "damaged line of the metrics dropped"),
+        }
     }
 }
 
@@ -88,74 +85,40 @@ pub(super) struct RunDir {
 
 impl RunDir {
     /// Creates what is missing and removes what an interrupted session left half-written.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(super) fn open(root: &Path) -> Result<Self> {
         let dir = Self { root: root.to_path_buf() };
         for path in [dir.checkpoints(), root.join("samples")] {
             fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
         }
-        remove_dir(&dir.export_part())?;
-        if dir.export_old().exists() {
-            if dir.export().exists() {
-                remove_dir(&dir.export_old())?;
-            } else {
-                rename(&dir.export_old(), &dir.export())?;
-            }
-        }
         Ok(dir)
     }
 
-    pub fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub fn checkpoints(&self) -> PathBuf {
+    pub(super) fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
-    pub fn checkpoint(&self, step: u64) -> PathBuf {
+    pub(super) fn checkpoint(&self, step: u64) -> PathBuf {
         self.checkpoints().join(format!("step-{step}"))
     }
 
-    pub fn metrics(&self) -> PathBuf {
+    pub(super) fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
     }
 
-    pub fn sample(&self, step: u64) -> PathBuf {
+    pub(super) fn sample(&self, step: u64) -> PathBuf {
         self.root.join("samples").join(format!("step-{step}.png"))
     }
 
-    pub fn export(&self) -> PathBuf {
+    pub(super) fn export(&self) -> PathBuf {
         self.root.join("export")
     }
 
-    fn export_part(&self) -> PathBuf {
-        self.root.join(".export.part")
-    }
-
-    fn export_old(&self) -> PathBuf {
-        self.root.join(".export.old")
-    }
-
-    pub fn write_config(&self, config: &Value) -> Result<()> {
+    pub(super) fn write_config(&self, config: &Value) -> Result<()> {
         dalle2_core::store::write_json(self.root.join("config.json"), config)
-    }
-
-    /// Lets `write` fill a directory that then takes the place of `export/`. Nothing changes when it fails or writes
-    /// nothing.
-    pub fn replace_export(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let part = self.export_part();
-        remove_dir(&part)?;
-        fs::create_dir_all(&part).map_err(|e| Error::io(&part, e))?;
-        write(&part)?;
-        let empty = fs::read_dir(&part).map_err(|e| Error::io(&part, e))?.next().is_none();
-        if empty {
-            return remove_dir(&part);
-        }
-        if self.export().exists() {
-            rename(&self.export(), &self.export_old())?;
-        }
-        rename(&part, &self.export())?;
-        remove_dir(&self.export_old())
     }
 }
 
@@ -179,31 +142,30 @@ pub(super) struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the log, cut back to the lines up to `step`: what was logged after the checkpoint happens again.
-    pub fn open(dir: &RunDir, step: u64) -> Result<Self> {
+    pub(super) fn open(dir: &RunDir, step: u64) -> Result<Self> {
         let path = dir.metrics();
         if path.exists() {
-            let lines = complete_lines(&path)?;
-            let kept: String = lines.iter().filter(|line| is_up_to(line, step)).map(String::as_str).collect();
-            write_file(&path, kept.as_bytes())?;
+            let mut text = Vec::new();
+            for record in read_metrics(&path)?.iter().filter(|record| record.step <= step) {
+                serde_json::to_writer(&mut text, record).map_err(|e| Error::json(&path, e))?;
+                text.push(b'\n');
+            }
+            write_file(&path, &text)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
         Ok(Self { path, file })
     }
 
-    pub fn write(&mut self, record: &StepRecord) -> Result<()> {
+    pub(super) fn write(&mut self, record: &StepRecord) -> Result<()> {
         let mut line = serde_json::to_string(record).map_err(|e| Error::json(&self.path, e))?;
         line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))
     }
 
     /// Flushes to disk, so that no checkpoint is ahead of its metrics.
-    pub fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
-}
-
-fn is_up_to(line: &str, step: u64) -> bool {
-    serde_json::from_str::<StepRecord>(line).is_ok_and(|record| record.step <= step)
 }
 
 /// Refuses to resume with another configuration.
@@ -268,22 +230,5 @@ mod tests {
         let records = read_metrics(dir.metrics()).unwrap();
         assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(records[3].loss, Some(0.5));
-    }
-
-    #[test]
-    fn an_export_replaces_the_last_one_or_leaves_it() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(temp.path()).unwrap();
-        let write = |text: &'static str| move |path: &Path| write_file(path.join("a"), text.as_bytes());
-        let read = || fs::read_to_string(dir.export().join("a")).unwrap();
-        dir.replace_export(write("one")).unwrap();
-        dir.replace_export(write("two")).unwrap();
-        assert_eq!(read(), "two");
-        assert!(dir.replace_export(|_| Err(Error::Cancelled)).is_err());
-        dir.replace_export(|_| Ok(())).unwrap();
-        assert_eq!(read(), "two");
-        rename(&dir.export(), &dir.export_old()).unwrap();
-        RunDir::open(temp.path()).unwrap();
-        assert_eq!(read(), "two", "a kill between the two renames is repaired");
     }
 }

@@ -1,7 +1,8 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::optim::GradientsParams;
@@ -16,12 +17,17 @@ use super::run_dir::{MetricsLog, RunDir};
 use super::state::{Outcome, TrainState};
 use super::values::finite;
 use super::{BestCheckpoint, Hooks, StepRecord, Stop, TrainReport, TrainTask, Trained, Trainer};
+use dalle2_core::store::{DirLock, PipelineDir};
+use dalle2_core::train::panic_message;
 use dalle2_core::{ConfigError, Error, Result, on_pool};
 
 /// One session of a run.
-pub(super) struct Session<'a, H> {
+pub(super) struct Session<'a, H: ?Sized> {
     pub trainer: &'a Trainer,
     pub dir: RunDir,
+    /// Held until the session ends.
+    pub _lock: DirLock,
+    pub pipeline: PipelineDir,
     pub config: Value,
     pub hooks: &'a mut H,
     pub log: MetricsLog,
@@ -32,9 +38,14 @@ pub(super) struct Session<'a, H> {
     pub began: (Instant, f64),
 }
 
-impl<H> Session<'_, H> {
-    /// Trains until there is a reason to stop.
-    pub fn train<M>(&mut self, mut learner: Learner<M>, mut gather: impl Gather<M>) -> Result<(Learner<M>, Stop)>
+impl<H: ?Sized> Session<'_, H> {
+    /// Trains until there is a reason to stop. When the batch source, a hook or the log fails, a checkpoint is written
+    /// before the error is returned.
+    pub(super) fn train<M>(
+        &mut self,
+        mut learner: Learner<M>,
+        mut gather: impl Gather<M>,
+    ) -> Result<(Learner<M>, Stop)>
     where
         M: TrainTask,
         H: Hooks<M>,
@@ -44,36 +55,70 @@ impl<H> Session<'_, H> {
                 return Ok((learner, stop));
             }
             let clock = Instant::now();
-            let gathered =
-                match gather.gather(&learner.model, self.state.step, self.state.scale.map(|scale| scale.value)) {
-                    Ok(gathered) => gathered,
-                    Err(error) => {
-                        if self.state.step > 0 {
-                            self.save_if_new(&learner)?;
-                        }
-                        return Err(error);
-                    }
-                };
-            let mut record;
-            (learner, record) = self.apply(learner, gathered, clock)?;
-            if self.is_due(self.trainer.config.validate_every) {
-                let figures = self.hooks.validate(&learner.for_hooks(), self.state.step)?;
-                record.validation = self.judge(figures)?;
+            let scale = self.state.scale.map(|scale| scale.value);
+            let result = match gather.gather(&learner.model, self.state.step, scale) {
+                Ok(gathered) => {
+                    let record;
+                    (learner, record) = self.apply(learner, gathered, clock);
+                    record.and_then(|record| self.after_step(&learner, record))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                return Err(self.save_before(error, &learner));
             }
-            self.log.write(&record)?;
-            self.display.step(&record);
+            // Not in `after_step`: a model that diverged must not replace the good checkpoints.
             self.check_course()?;
             if self.is_due(Some(self.trainer.config.checkpoint_every)) || self.state.is_best() {
                 self.save_if_new(&learner)?;
             }
             if self.is_due(self.trainer.config.sample_every) {
-                self.hooks.sample(&learner.for_hooks(), self.state.step, &self.dir.sample(self.state.step))?;
+                let (step, path) = (self.state.step, self.dir.sample(self.state.step));
+                let model = learner.for_hooks();
+                if let Err(error) = guarded("sample", || self.hooks.sample(&model, step, &path)) {
+                    return Err(self.save_before(error, &learner));
+                }
             }
         }
     }
 
+    /// Validates if it is due, and logs the step. A step whose validation fails is logged without it.
+    fn after_step<M: Module>(&mut self, learner: &Learner<M>, mut record: StepRecord) -> Result<()>
+    where
+        H: Hooks<M>,
+    {
+        let mut result = Ok(());
+        if self.is_due(self.trainer.config.validate_every) {
+            let (step, model) = (self.state.step, learner.for_hooks());
+            let metrics = guarded("validate", || self.hooks.validate(&model, step));
+            match metrics.and_then(|metrics| self.judge(metrics)) {
+                Ok(metrics) => record.validation = metrics,
+                Err(error) => result = Err(error),
+            }
+        }
+        self.log.write(&record)?;
+        self.display.step(&record);
+        result
+    }
+
+    /// Writes a checkpoint of the steps done, and returns `error`.
+    fn save_before<M: Module>(&mut self, error: Error, learner: &Learner<M>) -> Error {
+        if self.state.step == 0 {
+            return error;
+        }
+        match self.save_checkpoint(learner) {
+            Ok(_) => error,
+            Err(second) => Error::Training(format!("{error}; and the checkpoint could not be written: {second}")),
+        }
+    }
+
     /// Unscales and clips the gradients and takes the step, or skips it when a number is not finite.
-    fn apply<M>(&mut self, learner: Learner<M>, gathered: Gathered, clock: Instant) -> Result<(Learner<M>, StepRecord)>
+    fn apply<M>(
+        &mut self,
+        learner: Learner<M>,
+        gathered: Gathered,
+        clock: Instant,
+    ) -> (Learner<M>, Result<StepRecord>)
     where
         M: TrainTask,
     {
@@ -88,8 +133,10 @@ impl<H> Session<'_, H> {
             let norm = clip_global_norm(&mut grads, &learner.model, factor, max_norm);
             (learner, grads, norm)
         });
-        let norm = norm?;
-        let (loss, metrics) = values.read(share)?;
+        let ((loss, metrics), norm) = match values.read(share).and_then(|values| Ok((values, norm?))) {
+            Ok(read) => read,
+            Err(error) => return (learner, Err(error)),
+        };
         let outcome = self.state.outcome(loss, norm, scaling.as_ref());
         let learner = match outcome {
             Outcome::Taken(_) => learner.on_pool(move |learner| learner.apply(learning_rate, grads)),
@@ -122,20 +169,20 @@ impl<H> Session<'_, H> {
             }
             Outcome::NotFinite => self.note_skipped(&record),
         }
-        Ok((learner, record))
+        (learner, Ok(record))
     }
 
-    /// Compares the figures of a validation with the best ones, if one is watched.
-    fn judge(&mut self, figures: Vec<(String, f64)>) -> Result<BTreeMap<String, f64>> {
-        let Some(watch) = &self.trainer.config.watch else { return Ok(finite(figures)) };
-        if !figures.iter().any(|(name, _)| *name == watch.figure) {
-            let names: Vec<&str> = figures.iter().map(|(name, _)| name.as_str()).collect();
-            let expected = format!("must be a figure of the validation: {}", names.join(", "));
-            return Err(ConfigError::new("train.watch.figure", &watch.figure, expected).into());
+    /// Compares the metrics of a validation with the best one, if one is watched.
+    fn judge(&mut self, metrics: Vec<(String, f64)>) -> Result<BTreeMap<String, f64>> {
+        let Some(watch) = &self.trainer.config.watch else { return Ok(finite(metrics)) };
+        if !metrics.iter().any(|(name, _)| *name == watch.metric) {
+            let names: Vec<&str> = metrics.iter().map(|(name, _)| name.as_str()).collect();
+            let expected = format!("must be a metric of the validation: {}", names.join(", "));
+            return Err(ConfigError::new("train.watch.figure", &watch.metric, expected).into());
         }
-        let figures = finite(figures);
-        self.state.judge(watch, &figures);
-        Ok(figures)
+        let metrics = finite(metrics);
+        self.state.judge(watch, &metrics);
+        Ok(metrics)
     }
 
     fn stop(&self) -> Option<Stop> {
@@ -155,7 +202,7 @@ impl<H> Session<'_, H> {
         }
     }
 
-    /// Whether something that happens every so many steps happens after this one; the last step of the run always counts.
+    /// Whether an action of period `every` is due after this step; the last step always counts.
     fn is_due(&self, every: Option<u64>) -> bool {
         let step = self.state.step;
         every.is_some_and(|every| step.is_multiple_of(every) || step == self.trainer.config.steps)
@@ -192,7 +239,7 @@ impl<H> Session<'_, H> {
         )))
     }
 
-    /// Writes a checkpoint and an export of this step, unless it has them. Gives the checkpoint.
+    /// Writes a checkpoint of this step and exports the model, unless the step has a checkpoint. Returns the checkpoint.
     fn save_if_new<M: Module>(&mut self, learner: &Learner<M>) -> Result<PathBuf>
     where
         H: Hooks<M>,
@@ -201,19 +248,33 @@ impl<H> Session<'_, H> {
         if self.checkpoint.as_ref() == Some(&path) {
             return Ok(path);
         }
-        self.log.sync()?;
+        let path = self.save_checkpoint(learner)?;
+        if self.state.best.is_none() || self.state.is_best() {
+            let model = learner.for_hooks();
+            guarded("export", || self.hooks.export(&model, &mut self.pipeline))?;
+        }
+        Ok(path)
+    }
+
+    /// Writes a checkpoint of this step, unless it has one.
+    fn save_checkpoint<M: Module>(&mut self, learner: &Learner<M>) -> Result<PathBuf> {
+        let path = self.dir.checkpoint(self.state.step);
+        if self.checkpoint.as_ref() == Some(&path) {
+            return Ok(path);
+        }
+        // A log that cannot be flushed must not prevent the checkpoint.
+        if let Err(error) = self.log.sync() {
+            tracing::warn!(%error, "the metrics are not flushed");
+        }
         let keep = Keep::new(&self.trainer.config, &self.state);
         let path = checkpoint::save(&self.dir, learner, &self.state, &self.config, keep)?;
         self.checkpoint = Some(path.clone());
-        if self.state.best.is_none() || self.state.is_best() {
-            self.dir.replace_export(|dir: &Path| self.hooks.export(&learner.for_hooks(), dir))?;
-        }
         self.display.note(Note::Checkpoint, &format!("wrote {}", path.display()));
         Ok(path)
     }
 
     /// Makes sure there is a checkpoint of the last step, and reports.
-    pub fn finish<M: Module>(mut self, learner: Learner<M>, stop: Stop) -> Result<Trained<M>>
+    pub(super) fn finish<M: Module>(mut self, learner: Learner<M>, stop: Stop) -> Result<Trained<M>>
     where
         H: Hooks<M>,
     {
@@ -227,6 +288,13 @@ impl<H> Session<'_, H> {
         let ema = learner.average.as_ref().map(|average| average.model(&learner.model));
         Ok(Trained { model: learner.model.valid(), ema, report })
     }
+}
+
+/// Calls a hook, and turns a panic into an error.
+fn guarded<T>(name: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        Err(Error::Training(format!("the {name} hook panicked: {}", panic_message(panic.as_ref()))))
+    })
 }
 
 impl<M: Module> Learner<M> {

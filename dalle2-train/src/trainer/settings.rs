@@ -16,7 +16,7 @@ use dalle2_core::{ConfigError, Error, Result};
 /// as a whole.
 ///
 /// ```
-/// use dalle2_core::train::{Schedule, TrainConfig, resolve};
+/// use dalle2_train::{Schedule, TrainConfig, resolve};
 ///
 /// let settings = ["learning_rate=1e-3", "schedule=constant", "ema_decay=null"].map(String::from);
 /// let config: TrainConfig = resolve(&TrainConfig::default(), None, &settings)?;
@@ -45,7 +45,7 @@ pub fn resolve<T: Serialize + DeserializeOwned>(defaults: &T, file: Option<&Path
         let new = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string()));
         set(&mut value, key, new).map_err(|problem| ConfigError::new(key, text, problem))?;
         read::<T>(&value).map_err(|Fault { field, problem }| {
-            // Whatever is at fault came with this setting; without a path it is the setting itself.
+            // The fault came with this setting; without a path it is the setting itself.
             let field = if field == "." { key.to_string() } else { field };
             ConfigError::new(field, text, problem)
         })?;
@@ -53,7 +53,7 @@ pub fn resolve<T: Serialize + DeserializeOwned>(defaults: &T, file: Option<&Path
     read(&value).map_err(|Fault { field, problem }| Error::Input(format!("`{field}`: {problem}")))
 }
 
-/// What is wrong with a value, and where.
+/// A fault in a value, with its path.
 struct Fault {
     field: String,
     problem: String,
@@ -114,7 +114,7 @@ fn is_switch<T: Serialize + DeserializeOwned>(value: &Value, path: &str) -> bool
     known.is_ok_and(|known| known.pointer(path).is_some())
 }
 
-/// What an object does to another one that has a single key, and not the same.
+/// The meaning of an object with another single key than the object it is merged into.
 #[derive(Clone, Copy, PartialEq)]
 enum OtherKey {
     /// Adds a field.
@@ -212,10 +212,10 @@ mod tests {
     fn a_file_and_then_settings_change_the_defaults() {
         let file = r#"{"train": {"steps": 7, "schedule": {"cosine_restarts": {"period": 5, "growth": 1,
             "final_fraction": 0.5}}}, "model": {"channels": [1, 2, 3]}}"#;
-        let found = resolved(file, &["train.steps=9", "model.heads=4", "model.channels.1=20"]).unwrap();
+        let actual = resolved(file, &["train.steps=9", "model.heads=4", "model.channels.1=20"]).unwrap();
         let schedule = Schedule::CosineRestarts { period: 5, growth: 1, final_fraction: 0.5 };
         let train = TrainConfig { steps: 9, schedule, ..TrainConfig::default() };
-        assert_eq!(found, Whole { train, model: Net { channels: vec![1, 20, 3], heads: Some(4), wide: true } });
+        assert_eq!(actual, Whole { train, model: Net { channels: vec![1, 20, 3], heads: Some(4), wide: true } });
         let back = resolved(file, &["train.schedule=inverse_sqrt", "train.max_grad_norm=null"]).unwrap();
         assert_eq!((back.train.schedule, back.train.max_grad_norm), (Schedule::InverseSqrt, None));
         assert_eq!(resolved("{}", &[]).unwrap(), defaults());
@@ -232,23 +232,23 @@ mod tests {
     #[test]
     fn what_is_not_known_or_of_another_type_is_named() {
         let message = |file: &str, settings: &[&str]| resolved(file, settings).unwrap_err().to_string();
-        let found = message(r#"{"train": {"lerning_rate": 1}}"#, &[]);
-        assert!(found.contains("run.json") && found.contains("`train.lerning_rate`"), "{found}");
-        let found = message(r#"{"model": {"widths": [1]}}"#, &[]);
-        assert!(found.contains("`model.widths`"), "{found}");
-        let found = message("{}", &["model.depth=3"]);
-        assert!(found.contains("`model.depth` = 3: unknown field"), "{found}");
-        let found = message("{}", &["train.steps=many"]);
-        assert!(found.contains("`train.steps` = many") && found.contains("expected u64"), "{found}");
-        let found = message("{}", &["train.steps.first=1"]);
-        assert!(found.contains("`train.steps.first`") && found.contains("is not a field"), "{found}");
-        let found = message("{}", &["model.channels.7=1"]);
-        assert!(found.contains("list of 2"), "{found}");
-        let found = message("{}", &["steps"]);
-        assert!(found.contains("key=value"), "{found}");
-        let found = message("{}", &["train.schedule.cosine_restarts.period=5"]);
-        assert!(found.contains("schedule"), "{found}");
-        let found = message("[1]", &[]);
-        assert!(found.contains("run.json"), "{found}");
+        let actual = message(r#"{"train": {"lerning_rate": 1}}"#, &[]);
+        assert!(actual.contains("run.json") && actual.contains("`train.lerning_rate`"), "{actual}");
+        let actual = message(r#"{"model": {"widths": [1]}}"#, &[]);
+        assert!(actual.contains("`model.widths`"), "{actual}");
+        let actual = message("{}", &["model.depth=3"]);
+        assert!(actual.contains("`model.depth` = 3: unknown field"), "{actual}");
+        let actual = message("{}", &["train.steps=many"]);
+        assert!(actual.contains("`train.steps` = many") && actual.contains("expected u64"), "{actual}");
+        let actual = message("{}", &["train.steps.first=1"]);
+        assert!(actual.contains("`train.steps.first`") && actual.contains("is not a field"), "{actual}");
+        let actual = message("{}", &["model.channels.7=1"]);
+        assert!(actual.contains("list of 2"), "{actual}");
+        let actual = message("{}", &["steps"]);
+        assert!(actual.contains("key=value"), "{actual}");
+        let actual = message("{}", &["train.schedule.cosine_restarts.period=5"]);
+        assert!(actual.contains("schedule"), "{actual}");
+        let actual = message("[1]", &[]);
+        assert!(actual.contains("run.json"), "{actual}");
     }
 }

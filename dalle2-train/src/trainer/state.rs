@@ -1,4 +1,4 @@
-//! What a run knows about itself besides its tensors.
+//! Counters and losses of a run.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::loss_scale::LossScale;
 use super::{LossScaling, Watch};
 
-/// Losses of this many last steps are kept for means.
+/// Number of last losses that means use.
 const RECENT: usize = 50;
 /// Steps whose mean loss is where the run started from.
 const FIRST: usize = 10;
@@ -17,7 +17,7 @@ const LEVEL: usize = 20;
 /// Counters and losses of a run, stored with every checkpoint.
 ///
 /// The position in the data is the step, and random numbers are functions of the seed and the step, so neither needs
-/// a state of its own.
+/// a state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TrainState {
@@ -33,7 +33,7 @@ pub(super) struct TrainState {
     pub first_loss: Option<f64>,
     /// Losses of the last good steps.
     pub recent: VecDeque<f64>,
-    /// The best validation so far, when a figure is watched.
+    /// The best validation so far, if a metric is watched.
     #[serde(default)]
     pub best: Option<Best>,
     /// Validations since the best one.
@@ -51,23 +51,23 @@ pub(super) enum Outcome {
     Taken(f64),
     /// Left out, because a gradient is not finite and a lower factor on the loss may help.
     Overflow,
-    /// Left out, because the loss is not finite, or a gradient for which the factor on the loss is not to blame.
+    /// Skipped because the loss is not finite, or a gradient is not and a lower loss scale cannot help.
     NotFinite,
 }
 
 /// The best validation of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Best {
+pub(super) struct Best {
     /// The step after which it took place.
     pub step: u64,
-    /// The figure that is watched.
+    /// The watched metric.
     pub value: f64,
 }
 
 impl TrainState {
-    /// What a step with this loss and this norm of all gradients comes to. `scaling` is that of the run, if it has one.
-    pub fn outcome(&self, loss: f64, norm: f64, scaling: Option<&LossScaling>) -> Outcome {
+    /// Returns the outcome of a step with this loss and gradient norm. `scaling` is the run's, if it has one.
+    pub(super) fn outcome(&self, loss: f64, norm: f64, scaling: Option<&LossScaling>) -> Outcome {
         let lowers = self.scale.zip(scaling).is_some_and(|(scale, scaling)| scale.can_fall(scaling));
         match (loss.is_finite(), norm.is_finite()) {
             (true, true) => Outcome::Taken(loss),
@@ -77,7 +77,7 @@ impl TrainState {
     }
 
     /// Counts a step, and adapts the factor on the loss.
-    pub fn advance(&mut self, outcome: Outcome, scaling: Option<&LossScaling>) {
+    pub(super) fn advance(&mut self, outcome: Outcome, scaling: Option<&LossScaling>) {
         self.step += 1;
         let scale = self.scale.as_mut().zip(scaling);
         let loss = match outcome {
@@ -103,11 +103,11 @@ impl TrainState {
         }
     }
 
-    /// Compares a validation after this step with the best one. A figure that is missing counts as not better: it was
-    /// not finite.
-    pub fn judge(&mut self, watch: &Watch, figures: &BTreeMap<String, f64>) {
+    /// Compares a validation after this step with the best one. A missing metric was not finite, and counts as not
+    /// better.
+    pub(super) fn judge(&mut self, watch: &Watch, metrics: &BTreeMap<String, f64>) {
         let better =
-            figures.get(&watch.figure).filter(|v| self.best.is_none_or(|best| watch.is_better(**v, best.value)));
+            metrics.get(&watch.metric).filter(|v| self.best.is_none_or(|best| watch.is_better(**v, best.value)));
         match better {
             Some(value) => (self.best, self.since_best) = (Some(Best { step: self.step, value: *value }), 0),
             None => self.since_best += 1,
@@ -115,17 +115,17 @@ impl TrainState {
     }
 
     /// Whether this step is the one of the best validation.
-    pub fn is_best(&self) -> bool {
+    pub(super) fn is_best(&self) -> bool {
         self.best.is_some_and(|best| best.step == self.step)
     }
 
     /// Mean loss of the last good steps, none before the first.
-    pub fn mean_loss(&self) -> Option<f64> {
+    pub(super) fn mean_loss(&self) -> Option<f64> {
         mean(self.recent.iter())
     }
 
     /// The loss where the run started and where it is now, when the second is more than `factor` times the first.
-    pub fn risen(&self, factor: f64) -> Option<(f64, f64)> {
+    pub(super) fn risen(&self, factor: f64) -> Option<(f64, f64)> {
         let first = self.first_loss.filter(|loss| *loss > 0.0)?;
         let level = mean(self.recent.iter().rev().take(LEVEL)).filter(|_| self.recent.len() >= LEVEL)?;
         (level > factor * first).then_some((first, level))

@@ -19,12 +19,13 @@ use super::session::Session;
 use super::source::Prefetch;
 use super::state::TrainState;
 use super::{BatchSource, DeviceThreads, DisplayMode, Hooks, Interrupter, TrainConfig, TrainTask};
+use dalle2_core::store::{DirLock, PipelineDir};
 use dalle2_core::{ConfigError, Error, Result};
 
-/// What concerns one session of a run and not its result.
+/// Options of one session; they do not change the result of the run.
 #[derive(Clone)]
 pub struct RunOptions {
-    /// Go on from the newest checkpoint, if there is one. Without it, a directory with checkpoints is refused.
+    /// Resumes from the newest checkpoint, if there is one. Without it, a directory with checkpoints is refused.
     pub resume: bool,
     /// Stop after this many steps of the whole run, as if interrupted there.
     pub stop_after: Option<u64>,
@@ -36,6 +37,8 @@ pub struct RunOptions {
     pub prefetch: usize,
     /// Stops the run from another thread, with a checkpoint; the dashboard uses it too.
     pub interrupter: Interrupter,
+    /// Pipeline directory that [`Hooks::export`] installs parts into; `export/` in the run directory if `None`.
+    pub pipeline: Option<PipelineDir>,
 }
 
 impl Default for RunOptions {
@@ -47,6 +50,7 @@ impl Default for RunOptions {
             display: DisplayMode::Auto,
             prefetch: 2,
             interrupter: Interrupter::new(),
+            pipeline: None,
         }
     }
 }
@@ -59,6 +63,7 @@ impl fmt::Debug for RunOptions {
             .field("max_seconds", &self.max_seconds)
             .field("display", &self.display)
             .field("prefetch", &self.prefetch)
+            .field("pipeline", &self.pipeline)
             .finish_non_exhaustive()
     }
 }
@@ -74,11 +79,11 @@ pub enum Stop {
     TimeLimit,
     /// [`RunOptions::interrupter`] was used.
     Interrupted,
-    /// The watched figure of the validation has not got better for as long as [`Watch::patience`](super::Watch::patience).
+    /// The watched metric has not improved for [`Watch::patience`](super::Watch::patience) validations.
     NoImprovement,
 }
 
-/// What a session did.
+/// Report of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainReport {
     /// Steps of the run that are done.
@@ -93,17 +98,17 @@ pub struct TrainReport {
     pub seconds: f64,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
-    /// The checkpoint of the best validation, if a figure is watched and there was one.
+    /// The checkpoint of the best validation, if a metric is watched and there was a validation.
     pub best: Option<BestCheckpoint>,
     /// Why the session ended.
     pub stop: Stop,
 }
 
-/// The best state of a run, by the figure that [`TrainConfig::watch`] names. [`read_checkpoint`](super::read_checkpoint)
+/// The best state of a run by the metric of [`TrainConfig::watch`]. [`read_checkpoint`](super::read_checkpoint)
 /// reads it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BestCheckpoint {
-    /// The figure.
+    /// The metric.
     pub value: f64,
     /// Its checkpoint.
     pub path: PathBuf,
@@ -116,7 +121,7 @@ pub struct Trained<M> {
     pub model: M,
     /// The average of its weights, which is usually better, when the configuration asks for one.
     pub ema: Option<M>,
-    /// What happened.
+    /// The report of the session.
     pub report: TrainReport,
 }
 
@@ -168,7 +173,8 @@ impl Trainer {
     ///
     /// # Errors
     /// - a value of the configuration is out of range, or the model is not on an autodiff device;
-    /// - the directory cannot be written, or holds checkpoints and [`RunOptions::resume`] is off;
+    /// - the directory cannot be written, is in use by another run, or holds checkpoints and [`RunOptions::resume`] is
+    ///   off;
     /// - the configuration is not the one that the run to be resumed was started with (the field is named);
     /// - the source or a hook fails: the run has written a checkpoint and can be resumed;
     /// - the loss diverges or stays non-finite: [`Error::Training`] names the last good checkpoint.
@@ -178,8 +184,8 @@ impl Trainer {
     pub fn run<M, S, H>(&self, model: M, source: &S, hooks: &mut H) -> Result<Trained<M>>
     where
         M: TrainTask<Batch = S::Batch>,
-        S: BatchSource,
-        H: Hooks<M>,
+        S: BatchSource + ?Sized,
+        H: Hooks<M> + ?Sized,
     {
         let device = self.prepare(&model)?;
         let (mut session, learner) = self.begin(model, hooks)?;
@@ -192,13 +198,13 @@ impl Trainer {
         })
     }
 
-    /// As [`run`](Self::run), with the batches of a step computed on several devices at once: every device gets a copy of the
-    /// weights and has a thread of its own, and the gradients meet on the first device, where the optimizer runs.
+    /// As [`run`](Self::run), with the batches of a step computed on several devices at once: every device has a copy of
+    /// the weights and a thread, and the gradients are summed on the first device, where the optimizer runs.
     ///
     /// [`TrainConfig::accumulation`] is the number of batches in a step and a multiple of the number of devices, and
     /// gradients are added in the order of the batches. So a run computes the same on one device and on several, apart
     /// from dropout where devices share a generator, as the CPU's do; it may be resumed on another number of devices. A
-    /// loss within a batch, such as CLIP's, sees the batch of its own device only.
+    /// loss within a batch, such as CLIP's, sees the batch of one device only.
     ///
     /// # Errors
     /// As [`run`](Self::run); when the number of devices does not divide `accumulation`, the first device is not the
@@ -206,8 +212,8 @@ impl Trainer {
     pub fn run_on<M, S, H>(&self, devices: &[Device], model: M, source: &S, hooks: &mut H) -> Result<Trained<M>>
     where
         M: TrainTask<Batch = S::Batch> + 'static,
-        S: BatchSource,
-        H: Hooks<M>,
+        S: BatchSource + ?Sized,
+        H: Hooks<M> + ?Sized,
     {
         let main = self.prepare(&model)?;
         self.check_devices(devices)?;
@@ -222,7 +228,7 @@ impl Trainer {
         })
     }
 
-    /// Whether a step has as many batches for each device.
+    /// Checks that every device has the same number of batches per step.
     pub(super) fn check_devices(&self, devices: &[Device]) -> Result<()> {
         if devices.is_empty() || !self.config.accumulation.is_multiple_of(devices.len()) {
             let expected = format!("must be a multiple of the number of devices, {}", devices.len());
@@ -243,9 +249,14 @@ impl Trainer {
     }
 
     /// Opens the run directory, and reads the newest checkpoint on resuming.
-    fn begin<'a, M: Module, H>(&'a self, model: M, hooks: &'a mut H) -> Result<(Session<'a, H>, Learner<M>)> {
+    fn begin<'a, M: Module, H: ?Sized>(&'a self, model: M, hooks: &'a mut H) -> Result<(Session<'a, H>, Learner<M>)> {
+        let lock = DirLock::acquire(&self.dir)?;
         let dir = RunDir::open(&self.dir)?;
-        let config = self.whole_config()?;
+        let pipeline = match &self.options.pipeline {
+            Some(pipeline) => pipeline.clone(),
+            None => PipelineDir::open(dir.export())?,
+        };
+        let config = self.full_config()?;
         let (learner, mut state, checkpoint) = self.start(&dir, model, &config)?;
         state.scale = self.config.scaling().map(|scaling| state.scale.unwrap_or_else(|| LossScale::new(&scaling)));
         dir.write_config(&config)?;
@@ -258,14 +269,14 @@ impl Trainer {
         };
         let display = display::open(self.options.display, shown, &self.options.interrupter);
         let began = (Instant::now(), state.seconds);
-        Ok((Session { trainer: self, dir, config, hooks, log, display, state, checkpoint, began }, learner))
+        Ok((Session { trainer: self, dir, _lock: lock, pipeline, config, hooks, log, display, state, checkpoint, began }, learner))
     }
 
-    pub(super) fn whole_config(&self) -> Result<Value> {
-        let mut whole = self.details.clone();
+    pub(super) fn full_config(&self) -> Result<Value> {
+        let mut config = self.details.clone();
         let train = serde_json::to_value(&self.config).map_err(|e| Error::json(self.dir.join("config.json"), e))?;
-        whole.insert("train".into(), train);
-        Ok(Value::Object(whole))
+        config.insert("train".into(), train);
+        Ok(Value::Object(config))
     }
 
     /// The step at which this session ends at the latest.

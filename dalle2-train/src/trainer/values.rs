@@ -16,8 +16,8 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// Adds what one batch gave; `device` is where the sums are kept.
-    pub fn add(&mut self, output: &StepOutput, device: &Device) {
+    /// Adds the values of one batch; the sums are on `device`.
+    pub(super) fn add(&mut self, output: &StepOutput, device: &Device) {
         let plain = |value: Tensor<1>| value.without_autodiff().mean().cast(FloatDType::F32).to_device(device);
         let loss = plain(output.loss.clone());
         self.loss = Some(match self.loss.take() {
@@ -35,7 +35,7 @@ impl Values {
     }
 
     /// Loss and metrics, each times `share`.
-    pub fn read(self, share: f64) -> Result<(f64, Vec<(String, f64)>)> {
+    pub(super) fn read(self, share: f64) -> Result<(f64, Vec<(String, f64)>)> {
         let mut transaction = Transaction::default();
         let names: Vec<&'static str> = self.metrics.keys().copied().collect();
         for tensor in self.loss.into_iter().chain(self.metrics.into_values()) {
@@ -52,7 +52,7 @@ impl Values {
     }
 }
 
-/// JSON has no other numbers.
+/// JSON cannot represent others.
 pub(super) fn finite(numbers: Vec<(String, f64)>) -> BTreeMap<String, f64> {
     numbers.into_iter().filter(|(_, value)| value.is_finite()).collect()
 }

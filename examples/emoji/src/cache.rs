@@ -1,4 +1,4 @@
-//! Renderings of the whole catalogue at one size, kept in a file.
+//! Renderings of the whole catalogue at one size, in a file.
 //!
 //! Layout, little-endian: magic (8 bytes), version, size in pixels, number of sprites, checksum of the SVG sources,
 //! checksum of the pixels (u32 each), then the premultiplied RGBA pixels of every sprite.
@@ -69,7 +69,7 @@ pub(crate) fn read(path: &Path, key: Key) -> Result<Option<Vec<u8>>> {
     }
     let payload = bytes.split_off(HEADER_BYTES);
     if bytes[..HEADER_BYTES - 4] != key.header(&[])[..HEADER_BYTES - 4] {
-        return Err(Error::format(path, "the header is of another version, size or set of pictures"));
+        return Err(Error::format(path, "the header has another version, size or set of images"));
     }
     if bytes != key.header(&payload) {
         return Err(Error::format(path, "the checksum of the pixels is wrong"));

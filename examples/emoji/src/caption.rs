@@ -52,11 +52,11 @@ impl CaptionOptions {
         }
     }
 
-    /// Draws a caption for `name` and the scene it describes.
+    /// Samples a caption for `name` and the scene it describes.
     ///
     /// Names with a colon ("man firefighter: dark skin tone") stay as they are, with the plain scene. Every call takes
     /// the same number of values from `rng`.
-    pub(crate) fn draw(&self, name: &str, rng: &mut impl Rng) -> (String, Scene) {
+    pub(crate) fn sample(&self, name: &str, rng: &mut impl Rng) -> (String, Scene) {
         let named = |probability: f64, count: usize, rng: &mut dyn Rng| {
             let (chosen, which) = (rng.random::<f64>() < probability, rng.random_range(0..count));
             chosen.then_some(which)
@@ -117,7 +117,7 @@ fn starts_with_vowel_sound(word: &str) -> bool {
 }
 
 fn takes_no_article(name: &str) -> bool {
-    /// What is named when it is a substance, a game, a state or a proper name: the last word, or all of it.
+    /// The noun of a substance, a game, a state or a proper name: the last word, or all of it.
     #[rustfmt::skip]
     const UNCOUNTABLE: [&str; 46] = [
         "bread", "bacon", "rice", "garlic", "butter", "salt", "food", "broccoli", "popcorn", "spaghetti",
@@ -184,13 +184,13 @@ mod tests {
         }
     }
 
-    fn drawn(options: CaptionOptions, name: &str) -> Vec<(String, Scene)> {
-        (0..2000).map(|seed| options.draw(name, &mut ChaCha8Rng::seed_from_u64(seed))).collect()
+    fn samples(options: CaptionOptions, name: &str) -> Vec<(String, Scene)> {
+        (0..2000).map(|seed| options.sample(name, &mut ChaCha8Rng::seed_from_u64(seed))).collect()
     }
 
     #[test]
     fn half_of_the_default_captions_are_the_plain_name() {
-        let captions = drawn(CaptionOptions::default(), "red apple");
+        let captions = samples(CaptionOptions::default(), "red apple");
         let plain = captions.iter().filter(|(caption, _)| caption == "red apple").count();
         assert!((900..1100).contains(&plain), "{plain} of 2000");
         let kinds: BTreeSet<&str> = captions.iter().map(|(caption, _)| caption.as_str()).collect();
@@ -202,7 +202,7 @@ mod tests {
     fn caption_and_scene_agree() {
         let options = CaptionOptions { backgrounds: 0.5, placement: 0.5, scale: 0.5, wording: 0.5 };
         let mut combinations = BTreeSet::new();
-        for (caption, scene) in drawn(options, "anchor") {
+        for (caption, scene) in samples(options, "anchor") {
             let white = scene.background == Background::WHITE;
             assert_eq!(!white, caption.contains(&format!("{} background", scene.background.name)), "{caption}");
             assert!(caption.contains(scene.position.phrase()), "{caption}");
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn everything_at_once_is_a_sentence() {
         let options = CaptionOptions { backgrounds: 1.0, placement: 1.0, scale: 1.0, wording: 1.0 };
-        let captions: Vec<String> = drawn(options, "anchor").into_iter().map(|(caption, _)| caption).collect();
+        let captions: Vec<String> = samples(options, "anchor").into_iter().map(|(caption, _)| caption).collect();
         assert!(captions.iter().any(|c| c == "a small anchor in the top left corner on an orange background"));
         assert!(captions.iter().any(|c| c == "an emoji of a small anchor at the bottom on a green background"));
     }
@@ -226,7 +226,7 @@ mod tests {
     fn compositions_stay_as_they_are() {
         let options = CaptionOptions { backgrounds: 1.0, placement: 1.0, scale: 1.0, wording: 1.0 };
         let name = "man firefighter: dark skin tone";
-        assert!(drawn(options, name).iter().all(|(c, scene)| c == name && *scene == Scene::PLAIN));
+        assert!(samples(options, name).iter().all(|(c, scene)| c == name && *scene == Scene::PLAIN));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every emoji that has a picture: its name as a caption, its place in the grid of people, its split.
+//! Every emoji with a graphic: its name as a caption, its place in the grid of people, its split.
 
 use emojis::Group;
 use twemoji_assets::svg::SvgTwemojiAsset;
@@ -31,20 +31,20 @@ pub struct Emoji {
 }
 
 impl Emoji {
-    /// The picture.
+    /// The graphic.
     pub fn svg(&self) -> &'static str {
         self.svg
     }
 }
 
-/// All emoji that Twemoji draws, in the order of the Unicode list, each directly followed by its skin tones.
+/// All emoji of Twemoji, in the order of the Unicode list, each directly followed by its skin tones.
 pub fn catalogue() -> Vec<Emoji> {
     let mut emoji = Vec::new();
     let mut toned = Vec::new();
     for base in emojis::iter() {
         match base.skin_tones() {
-            Some(tones) => emoji.extend(tones.filter_map(draw)),
-            None => emoji.extend(draw(base)),
+            Some(tones) => emoji.extend(tones.filter_map(emoji_with_graphic)),
+            None => emoji.extend(emoji_with_graphic(base)),
         }
         toned.resize(emoji.len(), base.skin_tone().is_some());
     }
@@ -57,8 +57,8 @@ pub fn catalogue() -> Vec<Emoji> {
     emoji
 }
 
-/// `None` for the few emoji of the newest Unicode version that have no picture yet.
-fn draw(emoji: &'static emojis::Emoji) -> Option<Emoji> {
+/// `None` for the few emoji of the newest Unicode version without a graphic.
+fn emoji_with_graphic(emoji: &'static emojis::Emoji) -> Option<Emoji> {
     // Twemoji leaves the variation selector out of most of its file names.
     let asset = SvgTwemojiAsset::from_emoji(emoji.as_str())
         .or_else(|| SvgTwemojiAsset::from_emoji(&emoji.as_str().replace('\u{fe0f}', "")))?;
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_catalogue_has_all_drawn_emoji_under_unique_names() {
+    fn the_catalogue_has_all_emoji_under_unique_names() {
         let all = catalogue();
         assert_eq!(all.len(), 3944);
         assert_eq!(all.iter().map(|e| &e.name).collect::<BTreeSet<_>>().len(), all.len());

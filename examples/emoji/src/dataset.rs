@@ -17,7 +17,7 @@ use crate::{CaptionOptions, EmojiStore, Scene};
 pub struct Sample {
     /// Position in the catalogue.
     pub emoji_index: usize,
-    /// What the images show.
+    /// The caption.
     pub caption: String,
     /// The same scene at each of the data set's sizes, in their order.
     pub images: Vec<RgbImage>,
@@ -77,7 +77,7 @@ impl EmojiDataset {
         &self.items
     }
 
-    /// Item `index` with the variation that `seed` and `index` give. Indices go on past the end: `index` shows item
+    /// Item `index` with the variation that `seed` and `index` give. Indices may exceed the length: `index` shows item
     /// `index % len`, each time in another variation.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl EmojiDataset {
     fn vary(&self, emoji_index: usize, seed: u64, stream: u64) -> Result<Sample> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
-        let (caption, scene): (String, Scene) = self.captions.draw(&self.store.emoji(emoji_index)?.name, &mut rng);
+        let (caption, scene): (String, Scene) = self.captions.sample(&self.store.emoji(emoji_index)?.name, &mut rng);
         let images =
             self.sizes.iter().map(|&size| self.store.compose(emoji_index, size, &scene)).collect::<Result<_>>()?;
         Ok(Sample { emoji_index, caption, images })
@@ -132,7 +132,7 @@ impl Dataset<CaptionedImage> for EmojiDataset {
         assert!(index < self.items.len(), "index {index} of a data set of {}", self.items.len());
         let Sample { caption, images, .. } = self.sample(self.seed, index as u64).map_err(DatasetError::new)?;
         let image = images.into_iter().next();
-        let image = image.ok_or_else(|| DatasetError::new(Error::Input("the data set has no size".into())))?;
+        let image = image.ok_or_else(|| DatasetError::new(Error::Input("the data set lacks a size".into())))?;
         Ok(CaptionedImage { caption, image })
     }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_scene_is_drawn_at_every_size() {
+    fn the_same_scene_is_rendered_at_every_size() {
         let dataset = dataset(&[32, 64]);
         for index in 0..40 {
             let sample = dataset.sample(5, index).unwrap();

@@ -1,14 +1,14 @@
 //! The emoji data set that every example of `dalle2` shares.
 //!
-//! Twemoji draws about 4,000 emoji as SVG, the `emojis` crate gives their English names, and `resvg` renders them at
+//! Twemoji has about 4,000 emoji as SVG, the `emojis` crate gives their English names, and `resvg` renders them at
 //! any size, so the targets of every stage (64, 256, 1024 px) are true renderings and not resized ones.
 //!
-//! | item | what it is |
+//! | item | description |
 //! |---|---|
-//! | [`catalogue`] | every emoji that has a picture, in a stable order, with its caption and its [`Split`] |
+//! | [`catalogue`] | every emoji with a graphic, in a stable order, with its caption and its [`Split`] |
 //! | [`Subset`] | which of them a training run uses: tiny, small (the bundled model) or all |
 //! | [`EmojiStore`] | their renderings, in parallel, cached on disk |
-//! | [`CaptionOptions`], [`Scene`] | wordings, backgrounds, positions and sizes: caption and picture always agree |
+//! | [`CaptionOptions`], [`Scene`] | wordings, backgrounds, positions and sizes: caption and image always agree |
 //! | [`EmojiDataset`] | captioned images for training, a pure function of seed and step |
 //! | [`NearestIndex`] | which rendering of the whole data set a generated image is closest to |
 //!
@@ -26,6 +26,7 @@ mod store;
 mod subset;
 #[cfg(test)]
 mod testing;
+mod training;
 
 pub use caption::{CaptionOptions, with_article};
 pub use catalogue::{Emoji, Split, catalogue};
@@ -37,3 +38,4 @@ pub use render::{Sprite, render_svg};
 pub use scene::{Background, Position, Scene, composite};
 pub use store::EmojiStore;
 pub use subset::Subset;
+pub use training::{CACHE, EmojiData, open_training_data, pair_splits};

@@ -121,7 +121,7 @@ impl Ranking {
         &self.0[..k.min(self.0.len())]
     }
 
-    /// How many groups are nearer than that of `emoji_index`: 0 when it is the nearest.
+    /// Number of groups nearer than the group of `emoji_index`: 0 if it is the nearest.
     ///
     /// # Panics
     /// When `emoji_index` is past the end of the catalogue.
@@ -203,11 +203,11 @@ mod tests {
         let store = store();
         let apple = store.find("red apple").unwrap();
         let ranking = INDEX.rank(&RgbImage::from_pixel(32, 32, Rgb([255; 3]))).unwrap();
-        let found = ranking.0.iter().find(|found| found.emoji_index == apple).unwrap();
+        let matched = ranking.0.iter().find(|candidate| candidate.emoji_index == apple).unwrap();
         let small: Vec<f64> =
             thumbnail(&store.image(apple, 64).unwrap()).unwrap().iter().map(|v| f64::from(*v) / 255.0).collect();
         let expected = small.iter().map(|v| (v - 1.0).powi(2)).sum::<f64>() / small.len() as f64;
-        assert!((found.distance - expected).abs() < 1e-9);
+        assert!((matched.distance - expected).abs() < 1e-9);
         assert!(ranking.0.is_sorted_by(|a, b| a.distance <= b.distance));
     }
 

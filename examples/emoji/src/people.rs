@@ -87,7 +87,7 @@ impl Person {
     }
 }
 
-/// The cell of each of `names`, `None` for those outside the grid. `toned[i]` says whether item `i` comes in skin tones.
+/// The cell of each of `names`, `None` for those outside the grid. `toned[i]`: whether item `i` comes in skin tones.
 pub(crate) fn cells(names: &[&str], toned: &[bool]) -> Vec<Option<PeopleCell>> {
     let people: Vec<Option<Person>> =
         names.iter().zip(toned).map(|(name, toned)| toned.then(|| Person::parse(name)).flatten()).collect();

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use dalle2_core::{ConfigError, Error, Result};
 use resvg::{tiny_skia, usvg};
 
-/// The largest side that [`render_svg`] draws.
+/// The largest side that [`render_svg`] renders.
 pub(crate) const MAX_SIZE: u32 = 4096;
 
-/// A square picture with transparency.
+/// A square image with transparency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sprite<'a> {
     size: u32,
@@ -42,15 +42,15 @@ pub(crate) fn sprite_bytes(size: u32) -> usize {
     size as usize * size as usize * 4
 }
 
-/// Refuses sizes that cannot be drawn.
+/// Refuses sizes that cannot be rendered.
 pub(crate) fn check_size(size: u32) -> Result<()> {
     if (1..=MAX_SIZE).contains(&size) {
         return Ok(());
     }
-    Err(ConfigError::new("size", size, format!("the side of a picture is 1 to {MAX_SIZE} pixels")).into())
+    Err(ConfigError::new("size", size, format!("must be 1 to {MAX_SIZE} pixels")).into())
 }
 
-/// Draws `svg` so that it fills a square of `size` pixels, centred, with its aspect kept.
+/// Renders `svg` centred in a square of `size` pixels, at its aspect ratio.
 ///
 /// # Errors
 /// When `size` is not in `1..=4096`, or `svg` is not an SVG.

@@ -1,4 +1,4 @@
-//! Where and how large an emoji is drawn, and on what.
+//! Position, scale and background of an emoji.
 
 use image::RgbImage;
 
@@ -98,7 +98,7 @@ impl Position {
     }
 }
 
-/// What an image shows besides the emoji itself. The same scene can be drawn at every size.
+/// Background, position and scale of an emoji. The same scene can be rendered at every size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scene {
     /// Colour behind the emoji.

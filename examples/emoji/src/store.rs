@@ -12,23 +12,23 @@ use rayon::prelude::*;
 use crate::render::{check_size, render_svg, sprite_bytes};
 use crate::{Emoji, Scene, Sprite, cache, catalogue, composite};
 
-/// Sizes up to this one are rendered at once for the whole catalogue and kept on disk: 64 px are 64 MB. Larger ones
-/// (256 px would be 1 GB) are drawn when they are asked for, about 2 ms each at 256 px.
+/// Sizes up to this one are rendered at once for the whole catalogue and cached on disk: 64 px are 64 MB. Larger ones
+/// (256 px would be 1 GB) are rendered on demand, about 2 ms each at 256 px.
 const LARGEST_EAGER_SIZE: u32 = 128;
 
-/// Bytes of renderings drawn on demand that are remembered; what comes after is drawn anew each time.
+/// Bytes of cached renderings on demand; further ones are rendered each time.
 const MEMORY: usize = 256 << 20;
 
 /// The catalogue and its renderings. Share it between threads in an [`Arc`].
 pub struct EmojiStore {
     catalogue: Vec<Emoji>,
     eager: BTreeMap<u32, Vec<u8>>,
-    drawn: RwLock<Drawn>,
+    on_demand: RwLock<OnDemand>,
 }
 
-/// Renderings that were drawn on demand, by item and size.
+/// Renderings on demand, by item and size.
 #[derive(Default)]
-struct Drawn {
+struct OnDemand {
     sprites: HashMap<(usize, u32), Arc<[u8]>>,
     bytes: usize,
 }
@@ -66,7 +66,7 @@ impl EmojiStore {
                 eager.insert(size, pixels);
             }
         }
-        Ok(Self { catalogue, eager, drawn: RwLock::default() })
+        Ok(Self { catalogue, eager, on_demand: RwLock::default() })
     }
 
     /// Every emoji; indices everywhere in this crate are positions in this list.
@@ -98,18 +98,18 @@ impl EmojiStore {
             let bytes = sprite_bytes(size);
             return Ok(with(&Sprite::new(size, &pixels[index * bytes..][..bytes])));
         }
-        let known = self.drawn.read().unwrap_or_else(PoisonError::into_inner).sprites.get(&(index, size)).cloned();
+        let known = self.on_demand.read().unwrap_or_else(PoisonError::into_inner).sprites.get(&(index, size)).cloned();
         if let Some(rgba) = known {
             return Ok(with(&Sprite::new(size, rgba.as_ref())));
         }
         let sprite = render_svg(emoji.svg(), size)?;
-        let mut drawn = self.drawn.write().unwrap_or_else(PoisonError::into_inner);
-        if drawn.bytes + sprite_bytes(size) <= MEMORY
-            && drawn.sprites.insert((index, size), sprite.rgba().into()).is_none()
+        let mut on_demand = self.on_demand.write().unwrap_or_else(PoisonError::into_inner);
+        if on_demand.bytes + sprite_bytes(size) <= MEMORY
+            && on_demand.sprites.insert((index, size), sprite.rgba().into()).is_none()
         {
-            drawn.bytes += sprite_bytes(size);
+            on_demand.bytes += sprite_bytes(size);
         }
-        drop(drawn);
+        drop(on_demand);
         Ok(with(&sprite))
     }
 
@@ -188,7 +188,7 @@ mod tests {
             assert_eq!(lazy.image(index, 32).unwrap(), expected);
             assert_eq!(lazy.image(index, 32).unwrap(), expected, "from memory");
         }
-        assert_eq!(lazy.drawn.read().unwrap().bytes, 3 * sprite_bytes(32));
+        assert_eq!(lazy.on_demand.read().unwrap().bytes, 3 * sprite_bytes(32));
     }
 
     #[test]

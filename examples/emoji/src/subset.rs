@@ -20,7 +20,7 @@ use crate::{Emoji, Split};
 pub enum Subset {
     /// A few dozen, for a first run of minutes.
     Tiny,
-    /// What the bundled model knows: a few hundred things, and people by role or hair, gender and skin tone.
+    /// The concepts of the bundled model: a few hundred objects, and people by role or hair, gender and skin tone.
     Small,
     /// Everything.
     Full,
@@ -58,8 +58,8 @@ impl FromStr for Subset {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let found = Self::ALL.iter().find(|(_, name)| *name == text).map(|(subset, _)| *subset);
-        found.ok_or_else(|| ConfigError::new("subset", text, "`tiny`, `small` or `full`"))
+        let subset = Self::ALL.iter().find(|(_, name)| *name == text).map(|(subset, _)| *subset);
+        subset.ok_or_else(|| ConfigError::new("subset", text, "`tiny`, `small` or `full`"))
     }
 }
 
@@ -157,7 +157,7 @@ const FACES_AND_HEARTS: &[&str] = &[
     "purple heart", "black heart", "broken heart", "heart with arrow",
 ];
 
-/// Templates of people (see [`Person`]) that can be told apart at 32 px, and their skin tones too: a mage's face is
+/// Templates of people (see [`Person`]) that are distinguishable at 32 px, as are their skin tones: a mage's face is
 /// mostly beard and hat.
 #[rustfmt::skip]
 const SMALL_PEOPLE: [&str; 16] = [

@@ -1,4 +1,4 @@
-//! What several tests share.
+//! Shared by several tests.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};

@@ -15,7 +15,7 @@ use dalle2_core::{ConfigError, Error, Result, TextCondition};
 const INFO: &str = "embeddings.json";
 const NULL: &str = "null.safetensors";
 
-/// What a set of embedded pairs is.
+/// Description of a set of embedded pairs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddingInfo {
@@ -29,8 +29,14 @@ pub struct EmbeddingInfo {
     pub items: usize,
     /// Pairs in one shard; the last one has the rest.
     pub shard_size: usize,
-    /// Where the pairs come from: data, CLIP and seed, in words. A set is only gone on with under the same ones.
+    /// Description of data, encoders and settings. An interrupted set is only resumed with the same description.
     pub source: String,
+    /// Fingerprint of captions, images and settings, where it is known. A set with another one is written anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_fingerprint: Option<String>,
+    /// Fingerprint of the encoders' weights, where it is known. A set with another one is written anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_fingerprint: Option<String>,
 }
 
 impl EmbeddingInfo {
@@ -64,6 +70,12 @@ impl EmbeddingInfo {
         start..(start + self.shard_size).min(self.items)
     }
 
+    /// Whether two descriptions differ in their fingerprints only.
+    fn differs_in_fingerprint(&self, other: &Self) -> bool {
+        let (data_fingerprint, encoder_fingerprint) = (self.data_fingerprint.clone(), self.encoder_fingerprint.clone());
+        self != other && *self == Self { data_fingerprint, encoder_fingerprint, ..other.clone() }
+    }
+
     /// Refuses text of another form.
     fn check_text(&self, text: &TextCondition) -> Result<()> {
         let ([_, d], [_, s, w]) = (text.pooled.dims(), text.tokens.dims());
@@ -77,7 +89,7 @@ impl EmbeddingInfo {
     }
 }
 
-/// Writes a set of embedded pairs, or goes on with one that was interrupted.
+/// Writes a set of embedded pairs, or resumes one that was interrupted.
 #[derive(Debug)]
 pub struct EmbeddingWriter {
     dir: PathBuf,
@@ -86,25 +98,34 @@ pub struct EmbeddingWriter {
 }
 
 impl EmbeddingWriter {
-    /// Opens `dir` for the set that `info` describes. Shards that are there and whole are kept; the others, damaged ones
-    /// among them, are [`pending`](Self::pending).
+    /// Opens `dir` for the set that `info` describes. Complete shards stay; missing and damaged ones are
+    /// [`pending`](Self::pending).
+    ///
+    /// A set with the same description but other fingerprints was made from data or weights that have changed since: its
+    /// shards are deleted, with a warning, and all are pending.
     ///
     /// # Errors
-    /// When the description is not valid, `dir` holds another set, or a file cannot be read or written.
+    /// If the description is not valid, `dir` holds another set, or a file cannot be read or written.
     pub fn open(dir: impl AsRef<Path>, info: EmbeddingInfo) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         info.validate()?;
         let path = dir.join(INFO);
         if path.exists() {
-            let found: EmbeddingInfo = read_json(&path)?;
-            if found != info {
-                let message = format!("describes another set ({found:?}) than {info:?}: choose another directory");
+            let stored: EmbeddingInfo = read_json(&path)?;
+            if info.differs_in_fingerprint(&stored) {
+                let changed = if info.encoder_fingerprint == stored.encoder_fingerprint { "data" } else { "encoders" };
+                tracing::warn!(dir = %dir.display(), "the {changed} have changed since they were embedded: embedding anew");
+                // The description last, so that an interruption leaves the old one and the rest is deleted next time.
+                delete_shards(&dir, &stored)?;
+                write_json(&path, &info)?;
+            } else if stored != info {
+                let message = format!("describes another set ({stored:?}) than {info:?}: choose another directory");
                 return Err(Error::format(&path, message));
             }
         } else {
             write_json(&path, &info)?;
         }
-        let whole = |shard: &usize| {
+        let is_complete = |shard: &usize| {
             let path = shard_path(&dir, *shard);
             if !path.exists() {
                 return false;
@@ -115,7 +136,7 @@ impl EmbeddingWriter {
             }
             read.is_ok()
         };
-        let pending = (0..info.num_shards()).filter(|shard| !whole(shard)).collect();
+        let pending = (0..info.num_shards()).filter(|shard| !is_complete(shard)).collect();
         Ok(Self { dir, info, pending })
     }
 
@@ -179,7 +200,7 @@ impl EmbeddingSet {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         if !dir.join(INFO).is_file() {
-            return Err(Error::format(dir, format!("is not a set of embedded pairs: it has no {INFO}")));
+            return Err(Error::format(dir, format!("is not a set of embedded pairs: {INFO} is missing")));
         }
         let info: EmbeddingInfo = read_json(dir.join(INFO))?;
         info.validate().map_err(|e| Error::format(dir.join(INFO), e.to_string()))?;
@@ -204,6 +225,37 @@ impl EmbeddingSet {
             return Err(Error::format(dir, format!("the set of embedded pairs is empty{first}")));
         }
         Ok(Self { info, pairs, null, problems })
+    }
+
+    /// Creates a set in memory from your own arrays. `null` is the encoded empty caption, batch 1.
+    ///
+    /// # Errors
+    /// If the arrays are empty or of different lengths, `null` has other sizes, or a value is not finite.
+    pub fn from_pairs(pairs: &EmbeddedPairs, null: &TextCondition) -> Result<Self> {
+        pairs.check()?;
+        let [items, embed_dim] = pairs.image.dims();
+        let [_, context_length, token_width] = pairs.text.tokens.dims();
+        let (source, shard_size) = ("arrays in memory".to_owned(), items);
+        let (data_fingerprint, encoder_fingerprint) = (None, None);
+        let info = EmbeddingInfo {
+            embed_dim,
+            token_width,
+            context_length,
+            items,
+            shard_size,
+            source,
+            data_fingerprint,
+            encoder_fingerprint,
+        };
+        info.validate()?;
+        info.check_text(&pairs.text)?;
+        info.check_text(null)?;
+        if null.batch_size() != 1 {
+            return Err(Error::Input(format!("{} empty captions: expected one", null.batch_size())));
+        }
+        let (pairs, null) = (Shard::of(pairs)?, Shard::of_text(&[String::new()], null)?);
+        pairs.check_finite(&info).and(null.check_finite(&info)).map_err(Error::Input)?;
+        Ok(Self { info, pairs, null, problems: Vec::new() })
     }
 
     /// The description; it counts the pairs that the set should have.
@@ -274,6 +326,13 @@ impl EmbeddingSet {
 
 fn shard_path(dir: &Path, shard: usize) -> PathBuf {
     dir.join(format!("shard-{shard:05}.safetensors"))
+}
+
+/// Deletes the shards of a set that is to be written anew.
+fn delete_shards(dir: &Path, info: &EmbeddingInfo) -> Result<()> {
+    (0..info.num_shards()).map(|shard| shard_path(dir, shard)).filter(|path| path.exists()).try_for_each(|path| {
+        std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))
+    })
 }
 
 fn expect_len(path: &Path, found: &Shard, info: &EmbeddingInfo, shard: usize) -> Result<()> {

@@ -23,19 +23,19 @@ pub(super) struct Shard {
     pub text: Vec<f32>,
     pub tokens: Vec<f16>,
     pub mask: Vec<u8>,
-    /// Empty for the encoded empty caption, which has no image.
+    /// Empty for the encoded empty caption.
     pub image: Vec<f32>,
 }
 
 impl Shard {
     /// Reads pairs back from their device.
-    pub fn of(pairs: &EmbeddedPairs) -> Result<Self> {
+    pub(super) fn of(pairs: &EmbeddedPairs) -> Result<Self> {
         let image = floats(pairs.image.clone())?;
         Ok(Self { image, ..Self::of_text(&pairs.captions, &pairs.text)? })
     }
 
     /// Captions without images.
-    pub fn of_text(captions: &[String], text: &TextCondition) -> Result<Self> {
+    pub(super) fn of_text(captions: &[String], text: &TextCondition) -> Result<Self> {
         let mask: Vec<u8> = text.mask.keep().into_data().iter::<bool>().map(u8::from).collect();
         let tokens = floats(text.tokens.clone())?;
         Ok(Self {
@@ -48,7 +48,7 @@ impl Shard {
     }
 
     /// Number of captions.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.captions.len()
     }
 
@@ -65,7 +65,7 @@ impl Shard {
     }
 
     /// Refuses values that are not finite, naming the caption.
-    pub fn check_finite(&self, info: &EmbeddingInfo) -> Result<(), String> {
+    pub(super) fn check_finite(&self, info: &EmbeddingInfo) -> Result<(), String> {
         match self.bad_row(info) {
             Some((row, name)) => {
                 let caption = self.captions.get(row).map_or("", String::as_str);
@@ -75,7 +75,7 @@ impl Shard {
         }
     }
 
-    pub fn write(&self, path: &Path, info: &EmbeddingInfo) -> Result<()> {
+    pub(super) fn write(&self, path: &Path, info: &EmbeddingInfo) -> Result<()> {
         self.check_finite(info).map_err(|message| Error::format(path, message))?;
         let n = self.len();
         let tensors = [
@@ -101,7 +101,7 @@ impl Shard {
     }
 
     /// Reads a shard and checks it against the set's description.
-    pub fn read(path: &Path, info: &EmbeddingInfo) -> Result<Self> {
+    pub(super) fn read(path: &Path, info: &EmbeddingInfo) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         Self::parse(&bytes, info).map_err(|message| Error::format(path, message))
     }
@@ -110,7 +110,7 @@ impl Shard {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| format!("is damaged ({e})"))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is damaged ({e})"))?;
         let header = header.metadata().clone().unwrap_or_default();
-        let text = header.get(CAPTIONS).ok_or("has no captions in its header")?;
+        let text = header.get(CAPTIONS).ok_or("lacks captions in its header")?;
         let captions: Vec<String> = serde_json::from_str(text).map_err(|e| format!("captions in the header: {e}"))?;
         let n = captions.len();
         let tensor = |name: &str, dtype: Dtype, shape: &[usize]| {
@@ -130,9 +130,9 @@ impl Shard {
             Err(_) => Vec::new(),
         };
         let parts = [&text, &tokens, &mask, &image];
-        let found = checksum(parts.into_iter().filter(|p| !p.is_empty()).map(Vec::as_slice), &header[CAPTIONS]);
-        if header.get(CHECKSUM) != Some(&found) {
-            return Err("is damaged: the checksum in its header is not that of its contents".into());
+        let actual = checksum(parts.into_iter().filter(|p| !p.is_empty()).map(Vec::as_slice), &header[CAPTIONS]);
+        if header.get(CHECKSUM) != Some(&actual) {
+            return Err("is damaged: the checksum in the header does not match the contents".into());
         }
         let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let shard = Self {
@@ -147,7 +147,7 @@ impl Shard {
     }
 
     /// Appends the rows of another shard.
-    pub fn append(&mut self, other: Self) {
+    pub(super) fn append(&mut self, other: Self) {
         self.captions.extend(other.captions);
         self.text.extend(other.text);
         self.tokens.extend(other.tokens);
@@ -156,7 +156,7 @@ impl Shard {
     }
 
     /// The captions of some rows as tensors.
-    pub fn text(&self, rows: &[usize], info: &EmbeddingInfo, device: &Device) -> TextCondition {
+    pub(super) fn text(&self, rows: &[usize], info: &EmbeddingInfo, device: &Device) -> TextCondition {
         let (n, d, s, w) = (rows.len(), info.embed_dim, info.context_length, info.token_width);
         let tokens: Vec<f32> = pick(&self.tokens, rows, s * w).map(|v| v.to_f32()).collect();
         let keep: Vec<bool> = pick(&self.mask, rows, s).map(|v| v != 0).collect();
@@ -168,7 +168,7 @@ impl Shard {
     }
 
     /// The image embeddings of some rows.
-    pub fn image(&self, rows: &[usize], info: &EmbeddingInfo, device: &Device) -> Tensor<2> {
+    pub(super) fn image(&self, rows: &[usize], info: &EmbeddingInfo, device: &Device) -> Tensor<2> {
         let values: Vec<f32> = pick(&self.image, rows, info.embed_dim).collect();
         Tensor::from_data(TensorData::new(values, [rows.len(), info.embed_dim]), device)
     }

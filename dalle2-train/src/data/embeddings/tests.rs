@@ -7,7 +7,18 @@ const S: usize = 4;
 
 fn info(items: usize) -> EmbeddingInfo {
     let source = "a test".to_owned();
-    EmbeddingInfo { embed_dim: D, token_width: W, context_length: S, items, shard_size: 3, source }
+    let (data_fingerprint, encoder_fingerprint) = (Some("data 1".into()), Some("clip 1".into()));
+    let (embed_dim, token_width, context_length, shard_size) = (D, W, S, 3);
+    EmbeddingInfo {
+        embed_dim,
+        token_width,
+        context_length,
+        items,
+        shard_size,
+        source,
+        data_fingerprint,
+        encoder_fingerprint,
+    }
 }
 
 /// Pairs whose every number follows from their index.

@@ -7,7 +7,7 @@ use csv::{ByteRecord, ReaderBuilder};
 use super::{Columns, List, Row, places};
 use dalle2_core::{Error, Result};
 
-/// Adds the rows to `list`, numbered by the line in which they begin, and says what was expected.
+/// Adds the rows to `list`, numbered by their first line, and returns the expected form.
 pub(super) fn read(path: &Path, columns: &Columns, delimiter: u8, list: &mut List<'_>) -> Result<String> {
     let failed = |e: csv::Error| match e.into_kind() {
         csv::ErrorKind::Io(source) => Error::io(path, source),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{Columns, List, Row};
 use dalle2_core::{Error, Result};
 
-/// Adds the rows to `list`, and says what was expected.
+/// Adds the rows to `list`, and returns the expected form.
 pub(super) fn read(path: &Path, columns: &Columns, list: &mut List<'_>) -> Result<String> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     for (number, line) in (1..).zip(BufReader::new(file).split(b'\n')) {

@@ -11,7 +11,7 @@ use parquet::schema::types::Type;
 use super::{Columns, List, Row, places};
 use dalle2_core::{Error, Result};
 
-/// Adds the rows to `list`, numbered from 1, and says what was expected. Only the two columns are read.
+/// Adds the rows to `list`, numbered from 1, and returns the expected form. Only the two columns are read.
 pub(super) fn read(path: &Path, columns: &Columns, list: &mut List<'_>) -> Result<String> {
     let failed = |e: ParquetError| Error::format(path, e.to_string());
     let reader = SerializedFileReader::new(File::open(path).map_err(|e| Error::io(path, e))?).map_err(failed)?;
@@ -25,11 +25,11 @@ pub(super) fn read(path: &Path, columns: &Columns, list: &mut List<'_>) -> Resul
         }
     }
     // A column may serve as both.
-    let mut wanted = vec![fields[image].clone()];
+    let mut selected = vec![fields[image].clone()];
     if caption != image {
-        wanted.push(fields[caption].clone());
+        selected.push(fields[caption].clone());
     }
-    let projection = Type::group_type_builder(schema.name()).with_fields(wanted).build().map_err(failed)?;
+    let projection = Type::group_type_builder(schema.name()).with_fields(selected).build().map_err(failed)?;
     let rows = reader.get_row_iter(Some(projection)).map_err(failed)?;
     for (number, record) in (1..).zip(rows) {
         match record {

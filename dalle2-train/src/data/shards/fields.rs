@@ -44,13 +44,11 @@ impl CaptionField {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let named = !self.extension().is_empty() && !matches!(self, Self::Json { key, .. } if key.is_empty());
-        match named {
-            true => Ok(()),
-            false => {
-                Err(ConfigError::new("captions", self, "an extension, and for JSON a key: `txt` or `json:caption`"))
-            }
+        if self.extension().is_empty() || matches!(self, Self::Json { key, .. } if key.is_empty()) {
+            let expected = "must be an extension, and for JSON a key: `txt` or `json:caption`";
+            return Err(ConfigError::new("captions", self, expected));
         }
+        Ok(())
     }
 
     /// The caption's text, which may still be blank.
@@ -63,7 +61,7 @@ impl CaptionField {
                 match lookup(&value, key) {
                     Some(Value::String(text)) => Ok(text.clone()),
                     Some(_) => Err(format!(".{extension}: `{key}` is not text")),
-                    None => Err(format!(".{extension}: has no `{key}`")),
+                    None => Err(format!(".{extension}: lacks `{key}`")),
                 }
             }
             Self::Class { extension, names } => {

@@ -1,4 +1,4 @@
-//! What a shard holds, and the file in which that is noted.
+//! The contents of a shard, and the file that lists them.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 pub(super) struct Span(pub u64, pub u64);
 
 impl Span {
-    pub fn end(self) -> u64 {
+    pub(super) fn end(self) -> u64 {
         self.0.saturating_add(self.1)
     }
 }
@@ -42,28 +42,28 @@ pub(super) struct ShardIndex {
 }
 
 impl ShardIndex {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.samples.len()
     }
 
     /// The name of a sample's image in the shard.
-    pub fn name(&self, number: usize) -> &str {
+    pub(super) fn name(&self, number: usize) -> &str {
         let start = number.checked_sub(1).map_or(0, |before| self.samples[before].3 as usize);
         self.names.get(start..self.samples[number].3 as usize).unwrap_or_default()
     }
 
     /// The caption field of a sample, an index of [`ShardOptions::captions`].
-    pub fn field(&self, number: usize) -> usize {
+    pub(super) fn field(&self, number: usize) -> usize {
         self.samples[number].2.into()
     }
 
     /// Bytes of all images and captions.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.samples.iter().map(|sample| sample.0.1 + sample.1.1).sum()
     }
 
-    /// A shard of which nothing can be used.
-    pub fn unreadable(path: &Path, reason: impl ToString) -> Self {
+    /// A shard without a usable sample.
+    pub(super) fn unreadable(path: &Path, reason: impl ToString) -> Self {
         let problems = vec![(String::new(), reason.to_string())];
         Self { path: path.to_path_buf(), compressed: false, samples: vec![], names: String::new(), problems }
     }
@@ -115,7 +115,7 @@ impl Identity {
         })
     }
 
-    /// The name of its index: that of the shard, made unique by a checksum.
+    /// Returns the name of the index: the shard's name with a checksum.
     fn file_name(&self) -> String {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(self.path.as_bytes());

@@ -16,12 +16,11 @@ const MAX_SHARDS: usize = 1 << 20;
 /// [`Error::Format`] if the pattern cannot be understood or its wildcards match nothing.
 pub fn expand_shards(pattern: &str) -> Result<Vec<PathBuf>> {
     let wrong = |reason: String| Error::format(pattern, reason);
-    let names = match pattern.contains(['{', '}']) {
-        false => vec![pattern.to_string()],
-        true => {
-            let expected = "expected braces like {000..099} or {a,b}";
-            bracoxide::explode(pattern).map_err(|e| wrong(format!("{e:?}: {expected}")))?
-        }
+    let names = if pattern.contains(['{', '}']) {
+        let expected = "expected braces like {000..099} or {a,b}";
+        bracoxide::explode(pattern).map_err(|e| wrong(format!("{e:?}: {expected}")))?
+    } else {
+        vec![pattern.to_string()]
     };
     if names.is_empty() || names.len() > MAX_SHARDS {
         return Err(wrong(format!("stands for {} shards, expected 1 to {MAX_SHARDS}", names.len())));

@@ -37,14 +37,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// With a buffer of so many bytes for what was unpacked and not yet asked for.
-    pub fn new(buffer: usize) -> Self {
+    /// Creates a reader with a buffer of `bytes` for unpacked samples.
+    pub(super) fn new(buffer: usize) -> Self {
         let streams = Streams { buffer, ..Streams::default() };
         Self { files: Mutex::default(), streams: Mutex::new(streams) }
     }
 
     /// The image and the caption of a sample.
-    pub fn fetch(&self, place: Place<'_>) -> io::Result<Arc<Fetched>> {
+    pub(super) fn fetch(&self, place: Place<'_>) -> io::Result<Arc<Fetched>> {
         if place.shard.compressed {
             return self.streams.lock().unwrap_or_else(PoisonError::into_inner).fetch(place);
         }
@@ -53,16 +53,17 @@ impl Reader {
     }
 
     /// The caption of a sample alone.
-    pub fn fetch_caption(&self, place: Place<'_>) -> io::Result<Vec<u8>> {
-        match place.shard.compressed {
-            true => self.fetch(place).map(|fetched| fetched.caption.clone()),
-            false => read_at(&*self.file(place)?, place.shard.samples[place.number].1),
+    pub(super) fn fetch_caption(&self, place: Place<'_>) -> io::Result<Vec<u8>> {
+        if place.shard.compressed {
+            self.fetch(place).map(|fetched| fetched.caption.clone())
+        } else {
+            read_at(&*self.file(place)?, place.shard.samples[place.number].1)
         }
     }
 
     /// Bytes in the buffer, and samples that were unpacked in all.
     #[cfg(test)]
-    pub fn held(&self) -> (usize, usize) {
+    pub(super) fn held(&self) -> (usize, usize) {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         (streams.bytes, streams.unpacked)
     }
@@ -108,7 +109,7 @@ fn read_at(file: &File, span: Span) -> io::Result<Vec<u8>> {
 struct Streams {
     open: VecDeque<Stream>,
     samples: HashMap<(usize, usize), Arc<Fetched>>,
-    /// The samples in the order in which they were unpacked: the oldest leave first.
+    /// The unpacked samples, the oldest first; the oldest are dropped first.
     age: VecDeque<(usize, usize)>,
     bytes: usize,
     buffer: usize,

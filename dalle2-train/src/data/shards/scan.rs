@@ -37,15 +37,12 @@ pub(super) fn scan(path: &Path, options: &ShardOptions) -> ShardIndex {
         Err(e) => return ShardIndex::unreadable(path, e),
     };
     let mut scan = Scan::new(path, options, compressed);
-    match compressed {
-        true => {
+    if compressed {
             let mut archive = Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file)));
             scan.entries(archive.entries(), u64::MAX);
-        }
-        false => {
+    } else {
             let mut archive = Archive::new(BufReader::with_capacity(1 << 12, file));
             scan.entries(archive.entries_with_seek(), length);
-        }
     }
     scan.index
 }
@@ -231,7 +228,7 @@ impl<'a> Scan<'a> {
                 let fields: Vec<String> = self.options.captions.iter().map(ToString::to_string).collect();
                 let reason = fault.unwrap_or_else(|| match (image, caption) {
                     (None, _) => "has a caption and no image".into(),
-                    (_, _) => format!("has no caption: expected one of {}", fields.join(", ")),
+                    (_, _) => format!("lacks a caption: expected one of {}", fields.join(", ")),
                 });
                 self.index.problems.push((key.clone(), reason));
             }

@@ -31,9 +31,9 @@ impl Shard {
         self.entry(name, EntryType::Regular, bytes, bytes.len() as u64)
     }
 
-    /// A grey picture of this shade and its caption.
+    /// A grey image of this shade and its caption.
     fn sample(self, key: &str, shade: u8) -> Self {
-        self.file(&format!("{key}.png"), picture(shade)).file(&format!("{key}.txt"), format!("shade {shade}"))
+        self.file(&format!("{key}.png"), grey_png(shade)).file(&format!("{key}.txt"), format!("shade {shade}"))
     }
 
     fn end(mut self) -> Vec<u8> {
@@ -42,7 +42,7 @@ impl Shard {
     }
 }
 
-fn picture(shade: u8) -> Vec<u8> {
+fn grey_png(shade: u8) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     // Noise, so that cutting it off is noticed.
     let image = RgbImage::from_fn(8, 8, |x, y| Rgb([shade, (x * 37 + y * 91) as u8, (x * y) as u8]));
@@ -94,7 +94,7 @@ fn samples_are_read_in_order_from_plain_and_compressed_shards() {
     let second = Shard::default()
         .file("b.json", r#"{"caption": "from json", "width": 8}"#)
         .file("b.emb.npy", "???")
-        .file("b.PNG", picture(3))
+        .file("b.PNG", grey_png(3))
         .end();
     let paths = write(&dir, &[("0.tar", first), ("1.tgz", gz(&second))]);
     let set = ShardDataset::open(&paths, ShardOptions::default()).unwrap();
@@ -108,33 +108,33 @@ fn samples_are_read_in_order_from_plain_and_compressed_shards() {
     }
 }
 
-/// Every kind of damage, each of which must cost one sample and have one message, whatever is asked for how often.
+/// Every kind of damage costs one sample and has one message, however often it is read.
 #[test]
 fn broken_samples_are_named_once_and_passed_over() {
-    let whole = picture(9);
-    let mut bomb = picture(9);
+    let complete = grey_png(9);
+    let mut bomb = grey_png(9);
     bomb[16..24].copy_from_slice(&[0, 0, 0x27, 0x10, 0, 0, 0x27, 0x10]);
     let checksum = crc32fast::hash(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
     let shard = Shard::default()
         .sample("fine", 1)
-        .file("truncated.png", &whole[..whole.len() - 40])
+        .file("truncated.png", &complete[..complete.len() - 40])
         .file("truncated.txt", "cut")
-        .file("json.png", &whole)
+        .file("json.png", &complete)
         .file("json.json", r#"{"caption": "cut o"#)
-        .file("nocaption.png", &whole)
+        .file("nocaption.png", &complete)
         .file("noimage.txt", "alone")
-        .file("blank.png", &whole)
+        .file("blank.png", &complete)
         .file("blank.txt", " \n ")
-        .file("bytes.png", &whole)
+        .file("bytes.png", &complete)
         .file("bytes.txt", b"\xff\xfe")
         .file("bomb.png", &bomb)
         .file("bomb.txt", "100 megapixels")
-        .file("../../escape.png", &whole)
+        .file("../../escape.png", &complete)
         .file("../../escape.txt", "out")
-        .file("/etc/absolute.png", &whole)
+        .file("/etc/absolute.png", &complete)
         .file("/etc/absolute.txt", "out")
-        .file("win\\..\\x.png", &whole)
+        .file("win\\..\\x.png", &complete)
         .entry("link.png", EntryType::Symlink, b"", 0)
         .file("link.txt", "a link")
         .entry("hard.png", EntryType::Link, b"", 0)
@@ -155,7 +155,7 @@ fn broken_samples_are_named_once_and_passed_over() {
         let shades: Vec<u8> = (0..6).map(|i| shade(&set.get(i).unwrap())).collect();
         assert_eq!(shades, [1, 3, 3, 3, 2, 2]);
     }
-    let found = problems(&set);
+    let reported = problems(&set);
     for (item, reason) in [
         ("truncated.png", ""),
         ("json", ".json: EOF"),
@@ -174,9 +174,9 @@ fn broken_samples_are_named_once_and_passed_over() {
         ("twin", "occurs twice in the sample"),
         ("notapicture.jpg", "PNG, JPEG or WebP"),
     ] {
-        assert!(found.get(item).is_some_and(|found| found.contains(reason)), "{item} {reason}: {found:#?}");
+        assert!(reported.get(item).is_some_and(|reported| reported.contains(reason)), "{item} {reason}: {reported:#?}");
     }
-    assert_eq!(found.len(), 16, "{found:#?}");
+    assert_eq!(reported.len(), 16, "{reported:#?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is written");
     assert!(set.exact(1).is_err());
 }
@@ -185,20 +185,20 @@ fn broken_samples_are_named_once_and_passed_over() {
 fn what_comes_before_the_damage_is_used() {
     let shard = Shard::default().sample("a", 1).sample("b", 2).sample("c", 3);
     let cut = shard.0.len() - 700;
-    let whole = shard.end();
-    let mut overwritten = whole.clone();
+    let complete = shard.end();
+    let mut overwritten = complete.clone();
     overwritten[cut / 512 * 512 + 8] ^= 1;
-    let compressed = gz(&whole);
+    let compressed = gz(&complete);
     // In the middle of a member, in the header of the last sample's caption, and in the compressed stream.
     for (bytes, samples) in
-        [(whole[..cut].to_vec(), 2), (overwritten, 2), (compressed[..compressed.len() * 9 / 10].to_vec(), 2)]
+        [(complete[..cut].to_vec(), 2), (overwritten, 2), (compressed[..compressed.len() * 9 / 10].to_vec(), 2)]
     {
         let (_dir, set) = open_one(bytes);
         let set = set.unwrap();
         assert!(set.len() >= samples - 1 && set.len() < 3, "{}", set.len());
         assert_eq!((0..set.len()).map(|i| shade(&set.get(i).unwrap())).collect::<Vec<_>>()[0], 1);
-        let found = problems(&set);
-        assert!(found[""].contains("samples before are used"), "{found:?}");
+        let reported = problems(&set);
+        assert!(reported[""].contains("samples before are used"), "{reported:?}");
     }
 }
 
@@ -221,13 +221,13 @@ fn shards_without_samples_are_named() {
 #[test]
 fn fields_have_an_order_and_the_image_may_be_chosen() {
     let shard = Shard::default()
-        .file("a.mask.png", picture(200))
-        .file("a.png", picture(1))
+        .file("a.mask.png", grey_png(200))
+        .file("a.png", grey_png(1))
         .file("a.txt", "plain")
         .file("a.json", r#"{"caption": "first", "alt": ["second"]}"#)
-        .file("b.png", picture(2))
+        .file("b.png", grey_png(2))
         .file("b.json", r#"{"alt": ["only"]}"#)
-        .file("b.mask.png", picture(201))
+        .file("b.mask.png", grey_png(201))
         .end();
     let dir = tempfile::tempdir().unwrap();
     let paths = write(&dir, &[("00.tar", shard)]);
@@ -257,10 +257,10 @@ fn long_names_are_read_in_both_forms() {
     let shard = Shard::default()
         .file("x", "")
         .entry("././@LongLink", EntryType::GNULongName, gnu.as_bytes(), gnu.len() as u64)
-        .file("cut off", picture(1))
+        .file("cut off", grey_png(1))
         .entry("././@LongLink", EntryType::GNULongName, format!("{long}g.txt\0").as_bytes(), 206)
         .file("cut off", "gnu")
-        .file("p.png", picture(2))
+        .file("p.png", grey_png(2))
         .entry("PaxHeaders/p", EntryType::XHeader, pax("p.txt").as_bytes(), pax("p.txt").len() as u64)
         .file("other", "pax")
         .end();
@@ -353,7 +353,7 @@ fn an_index_is_noted_and_made_anew_when_the_shard_changes() {
     let dir = tempfile::tempdir().unwrap();
     let notes = tempfile::tempdir().unwrap();
     let options = ShardOptions { index_dir: Some(notes.path().join("new")), ..Default::default() };
-    let shard = Shard::default().sample("a", 1).file("b.png", picture(2)).sample("c", 3).end();
+    let shard = Shard::default().sample("a", 1).file("b.png", grey_png(2)).sample("c", 3).end();
     let paths = write(&dir, &[("00.tar", shard)]);
     let fresh = ShardDataset::open(&paths, options.clone()).unwrap();
     let files = || fs::read_dir(notes.path().join("new")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
@@ -383,9 +383,9 @@ fn an_index_is_noted_and_made_anew_when_the_shard_changes() {
 fn damaged_bytes_never_panic() {
     use rand::{RngExt, SeedableRng};
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let whole = Shard::default().sample("a", 1).file("b.json", "{}").sample("c", 3).end();
+    let complete = Shard::default().sample("a", 1).file("b.json", "{}").sample("c", 3).end();
     for round in 0..300 {
-        let mut bytes = whole.clone();
+        let mut bytes = complete.clone();
         for _ in 0..rng.random_range(1..20) {
             let at = rng.random_range(0..bytes.len());
             bytes[at] = rng.random();

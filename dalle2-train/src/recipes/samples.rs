@@ -1,22 +1,28 @@
-//! What the hooks of the training examples share.
+//! Sample grids.
 
 use std::path::Path;
 
-use dalle2::base::StepEvent;
-use dalle2::base::image::{LabelledImage, RgbImage, contact_sheet, save_png};
+use dalle2_core::image::{LabelledImage, RgbImage, contact_sheet, save_png};
+use dalle2_core::{Result, StepEvent};
 
-use super::data::Item;
+use super::data::TrainItem;
 
-/// Images of a sample grid.
-pub const GRID: usize = 12;
+/// Images in a sample grid.
+pub const GRID_SIZE: usize = 12;
 
-/// A hook that lets sampling go on.
-pub fn go_on(_: StepEvent<'_>) -> dalle2::Result<()> {
+/// A step hook that continues sampling.
+///
+/// # Errors
+/// Never.
+pub fn continue_sampling(_: StepEvent<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a grid: a row per item, a column per kind of image.
-pub fn save_grid(path: &Path, items: &[Item], columns: &[(&str, Vec<RgbImage>)]) -> dalle2::Result<()> {
+/// Writes a grid with a row per item and a column per kind of image.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_grid(path: &Path, items: &[TrainItem], columns: &[(&str, Vec<RgbImage>)]) -> Result<()> {
     let cell = columns.iter().flat_map(|(_, images)| images).map(RgbImage::width).max().unwrap_or(0).clamp(96, 256);
     let rows: Vec<Vec<LabelledImage>> = items
         .iter()

@@ -11,7 +11,7 @@ use super::files::{ImageFiles, Item};
 use super::items::{Problems, caption};
 use dalle2_core::{Error, Result};
 
-/// What the columns (or keys) of an index are called that hold the image's path and its caption.
+/// Names of the columns (or keys) of an index that hold the image's path and its caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     /// The path of the image.
@@ -27,7 +27,7 @@ impl Default for Columns {
     }
 }
 
-/// What one row of an index says: the image's path and its caption, or what is wrong with the row.
+/// A row of an index: the image's path and its caption, or its fault.
 type Row = std::result::Result<(String, String), String>;
 
 impl ImageFiles {
@@ -64,7 +64,7 @@ use parquet::read as parquet_rows;
 
 #[cfg(not(feature = "parquet"))]
 fn parquet_rows(path: &Path, _: &Columns, _: &mut List<'_>) -> Result<String> {
-    Err(Error::format(path, "is a Parquet file: this build has no reader for it, the feature `parquet` is off"))
+    Err(Error::format(path, "is a Parquet file, which this build cannot read: the feature `parquet` is off"))
 }
 
 /// The items that an index gives.
@@ -98,12 +98,12 @@ fn item(dir: &Path, image: &str, text: &str) -> Result<Item, String> {
     Ok(Item { path, caption })
 }
 
-/// The places of the two columns among those that a file has.
+/// Returns the positions of the two columns in a file.
 fn places<'a>(path: &Path, columns: &Columns, found: impl Iterator<Item = &'a str> + Clone) -> Result<(usize, usize)> {
     let place = |name: &str| {
         found.clone().position(|column| column == name).ok_or_else(|| {
-            let found: Vec<&str> = found.clone().collect();
-            Error::format(path, format!("has no column `{name}`: its columns are {}", found.join(", ")))
+            let names: Vec<&str> = found.clone().collect();
+            Error::format(path, format!("lacks a column `{name}`: its columns are {}", names.join(", ")))
         })
     };
     Ok((place(&columns.image)?, place(&columns.caption)?))

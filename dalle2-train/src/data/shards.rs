@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use self::index::ShardIndex;
 use self::read::{Place, Reader};
 use super::items::{Problems, StandIns, caption};
-use super::{CaptionedImage, CaptionedImages, Order, Problem};
+use super::{CaptionedImage, CaptionedImages, Groups, Problem};
 use dalle2_core::{ConfigError, Error, Result, image};
 
 /// How shards are read.
@@ -26,14 +26,13 @@ pub struct ShardOptions {
     /// Where captions come from, the best first: a sample has the first that it has. `.txt`, then `caption` in `.json`,
     /// by default.
     pub captions: Vec<CaptionField>,
-    /// Extension of the images; without it whatever of `jpg`, `jpeg`, `png` and `webp` comes first in a sample.
+    /// Extension of the images; without it the first `jpg`, `jpeg`, `png` or `webp` of a sample.
     pub image: Option<String>,
-    /// Samples that are shuffled together, see [`Order::in_windows`].
+    /// Samples that are shuffled together, see [`Order::in_windows`](super::Order::in_windows).
     pub window: usize,
-    /// Memory for what was unpacked of compressed shards, in bytes. It should hold two windows.
+    /// Memory for unpacked samples of compressed shards, in bytes. It should hold two windows.
     pub buffer: usize,
-    /// Directory in which what shards hold is noted, so that they are not gone through again when they are opened the
-    /// next time. Without it nothing is written.
+    /// Directory of the indices of the shards, so that they are not scanned again. `None` writes nothing.
     pub index_dir: Option<PathBuf>,
 }
 
@@ -63,16 +62,16 @@ impl ShardOptions {
     }
 }
 
-/// Shards in webdataset's layout: tar files, plain or compressed with gzip, in which neighbouring members whose names
-/// are equal up to the first dot of the file's name make one sample, `0001.jpg` and `0001.txt`.
+/// Shards in webdataset's layout: tar files, plain or compressed with gzip. Neighbouring members with the same name up to
+/// the first dot form one sample, such as `0001.jpg` and `0001.txt`.
 ///
-/// When the set is opened, the headers of all shards are gone through once, which gives every sample a number and a
-/// place, and finds samples without a usable caption, links, names that lead elsewhere, and keys that occur twice.
-/// Nothing is unpacked to disk. Images are read by position when they are asked for; of a compressed shard, what comes
-/// before is unpacked into memory. Where an image cannot be decoded the next one stands in for it.
+/// Opening a set scans the headers of all shards once. The scan numbers the samples, and finds samples without a usable
+/// caption, links, names that lead outside, and duplicate keys. Nothing is unpacked to disk. Images are read by position
+/// on demand; compressed shards are unpacked into memory up to the image. [`Dataset::get`] replaces an image that cannot be
+/// decoded by the next one.
 ///
-/// [`Self::order`] visits the shards one after the other, so that reading is nearly sequential, and compressed shards
-/// are unpacked once in an epoch.
+/// [`Self::order`] visits the shards in sequence, so that reads are nearly sequential and a compressed shard is unpacked
+/// once per epoch.
 #[derive(Debug)]
 pub struct ShardDataset {
     shards: Vec<ShardIndex>,
@@ -191,12 +190,16 @@ impl CaptionedImages for ShardDataset {
         self.stand_ins.problems()
     }
 
-    fn order(&self, seed: u64) -> Result<Order> {
-        let sizes = self.shards.iter().map(ShardIndex::len).collect();
-        Ok(Order::in_windows(seed, sizes, self.options.window)?)
+    fn key(&self, index: usize) -> String {
+        self.name(index)
+    }
+
+    fn groups(&self) -> Option<Groups> {
+        Some(Groups { sizes: self.shards.iter().map(ShardIndex::len).collect(), window: self.options.window })
     }
 
     fn exact(&self, index: usize) -> Result<CaptionedImage> {
+        self.stand_ins.check(index)?;
         self.load(index).inspect_err(|error| self.stand_ins.note(index, self.name(index), error))
     }
 }
