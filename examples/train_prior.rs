@@ -28,9 +28,7 @@ fn main() -> anyhow::Result<()> {
     let args = &prior.train;
     let data = match &prior.embeddings {
         Some(dir) => PriorData::Embedded(Arc::new(EmbeddingSet::open(dir)?)),
-        None => {
-            PriorData::Images(open_training_data(&args.data, args.subset.as_deref(), args.preset, args.workers)?)
-        }
+        None => PriorData::Images(open_training_data(&args.data, args.subset.as_deref(), args.preset, args.workers)?),
     };
     println!("{}", prior.recipe()?.run(&data)?);
     Ok(())

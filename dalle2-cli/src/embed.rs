@@ -14,9 +14,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use dalle2::clip::train::Jitter;
 use dalle2_emoji::{CACHE, EmojiStore, Subset, pair_splits};
-use dalle2_train::recipes::{
-    CLIP_JITTER, EmbedJob, FrozenClip, ImageData, PairImages, PairSplits, Variations,
-};
+use dalle2_train::recipes::{CLIP_JITTER, EmbedJob, FrozenClip, ImageData, PairImages, PairSplits, Variations};
 
 /// Embed a data set.
 #[derive(Debug, Parser)]

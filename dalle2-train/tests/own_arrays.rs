@@ -56,7 +56,8 @@ fn arrays_that_are_not_pairs_are_refused() {
         text: text(N),
         image: array([N, D], &device),
     };
-    let message = |pairs: &EmbeddedPairs, null: &TextCondition| EmbeddingSet::from_pairs(pairs, null).unwrap_err().to_string();
+    let message =
+        |pairs: &EmbeddedPairs, null: &TextCondition| EmbeddingSet::from_pairs(pairs, null).unwrap_err().to_string();
     assert!(message(&pairs(3), &text(1)).contains("3 captions"));
     assert!(message(&pairs(N), &text(2)).contains("2 empty captions"));
     let mut broken = pairs(N);

@@ -51,7 +51,10 @@ fn the_place_decides_the_part_and_nothing_replaces_a_broken_image() {
     assert_eq!(items(&splits.train), (0..8).chain(10..19).collect::<Vec<_>>());
     assert_eq!(items(&splits.held_out), [9]);
     let problems: Vec<String> = data.problems().into_iter().map(|problem| problem.item).collect();
-    assert!(problems.len() == 2 && problems[0].ends_with("008.png") && problems[1].ends_with("019.png"), "{problems:?}");
+    assert!(
+        problems.len() == 2 && problems[0].ends_with("008.png") && problems[1].ends_with("019.png"),
+        "{problems:?}"
+    );
     assert!(data.pair_splits(1).is_err());
 }
 

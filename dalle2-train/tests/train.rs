@@ -19,7 +19,8 @@ use dalle2_core::store::{PipelineDir, write_file};
 use dalle2_core::{Error, Result};
 use dalle2_train::data::Order;
 use dalle2_train::{
-    BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, StepOutput, StepRecord, Stop, TrainConfig, TrainReport, TrainTask, Trained, Trainer, Watch, read_checkpoint, read_metrics, step_rng,
+    BatchSource, DisplayMode, Goal, Hooks, RunOptions, Schedule, StepOutput, StepRecord, Stop, TrainConfig,
+    TrainReport, TrainTask, Trained, Trainer, Watch, read_checkpoint, read_metrics, step_rng,
 };
 use rand::RngExt;
 
@@ -631,10 +632,11 @@ fn the_best_and_every_fifth_checkpoint_are_kept_and_the_run_stops_early() {
     // And the best state can be read.
     let straight_dir = tempfile::tempdir().unwrap();
     let options = RunOptions { stop_after: Some(8), ..quiet() };
-    let expected = Trainer::new(TrainConfig { watch: None, validate_every: None, ..config.clone() }, straight_dir.path())
-        .options(options)
-        .run(mlp(0.3), &Points::new(), &mut ())
-        .unwrap();
+    let expected =
+        Trainer::new(TrainConfig { watch: None, validate_every: None, ..config.clone() }, straight_dir.path())
+            .options(options)
+            .run(mlp(0.3), &Points::new(), &mut ())
+            .unwrap();
     assert_eq!(bits(&read_checkpoint(&best.path, mlp(0.3)).unwrap()), bits(&expected.ema.unwrap()));
 }
 
@@ -762,7 +764,8 @@ fn a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint() {
         }
     }
     let resumed = trainer(&at, resuming()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
-    let uninterrupted = trainer(&temp.path().join("uninterrupted"), quiet()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
+    let uninterrupted =
+        trainer(&temp.path().join("uninterrupted"), quiet()).run(mlp(0.3), &Points::new(), &mut ()).unwrap();
     assert_eq!(bits(&resumed.model), bits(&uninterrupted.model));
     assert_eq!(timeless(&at), timeless(&temp.path().join("uninterrupted")));
 }

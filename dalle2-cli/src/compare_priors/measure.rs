@@ -59,7 +59,13 @@ pub fn select(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
 }
 
 /// `samples` embeddings for each caption, `[N, samples, D]`; each caption has a seed of its own.
-pub fn draw(prior: &dyn Prior, truth: &ReferencePairs, options: &PriorOptions, samples: usize, seed: u64) -> Result<Tensor<3>> {
+pub fn draw(
+    prior: &dyn Prior,
+    truth: &ReferencePairs,
+    options: &PriorOptions,
+    samples: usize,
+    seed: u64,
+) -> Result<Tensor<3>> {
     const CAPTIONS: usize = 64;
     let n = truth.text.batch_size();
     let mut parts = Vec::new();
@@ -67,7 +73,8 @@ pub fn draw(prior: &dyn Prior, truth: &ReferencePairs, options: &PriorOptions, s
         let count = CAPTIONS.min(n - first);
         let text = rows(&truth.text, first, count).repeat_interleave(samples);
         let mut noise = SeededNoise::consecutive(seed + first as u64, count, 1);
-        let drawn = prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?;
+        let drawn =
+            prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?;
         let d = drawn.dims()[1];
         parts.push(drawn.reshape([count, samples, d]));
     }
@@ -129,7 +136,11 @@ pub fn milliseconds(prior: &dyn Prior, truth: &ReferencePairs, options: &PriorOp
     for run in 0..6 {
         let mut noise = SeededNoise::consecutive(run, count, 1);
         let start = Instant::now();
-        drop(prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?.into_data());
+        drop(
+            prior
+                .sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?
+                .into_data(),
+        );
         times.push(1000.0 * start.elapsed().as_secs_f64() / count as f64);
     }
     times.remove(0);

@@ -20,13 +20,13 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dalle2_train::recipes::prior::PriorKind;
 use anyhow::{Context, Result};
 use burn::prelude::Tensor;
 use dalle2::base::image::{RgbImage, save_png};
 use dalle2::base::metrics::{Estimate, diversity};
 use dalle2::base::nn::l2_normalize;
 use dalle2::base::{Prior, PriorOptions, TextEncoder};
+use dalle2_train::recipes::prior::PriorKind;
 use decode::Gallery;
 use measure::{Collected, Estimates, Sweep, best, draw, figures, first, milliseconds, select, sweep};
 use runs::{Lab, Trained};

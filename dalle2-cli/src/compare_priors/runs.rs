@@ -8,9 +8,7 @@ use anyhow::Result;
 use dalle2::base::{Prior, PriorOptions};
 use dalle2::prior::train::{AutoregressiveTask, PriorTask};
 use dalle2::prior::{EmbeddingQuantizer, QuantizerOptions, TrainingCost};
-use dalle2_train::recipes::prior::{
-    AsPrior, AutoregressiveSource, PairSource, PriorHooks, PriorKind, PriorSource,
-};
+use dalle2_train::recipes::prior::{AsPrior, AutoregressiveSource, PairSource, PriorHooks, PriorKind, PriorSource};
 use dalle2_train::{BatchSource, RunOptions, TrainConfig, TrainTask, Trainer, materialize, read_metrics};
 use serde::Serialize;
 
@@ -92,7 +90,9 @@ impl<'a> Lab<'a> {
     /// Seconds of a step.
     pub fn seconds_per_step(&self, kind: PriorKind) -> Result<f64> {
         match kind {
-            PriorKind::Diffusion => self.diffusion(0).and_then(|(task, source)| timed(&task, &source, &self.world.device)),
+            PriorKind::Diffusion => {
+                self.diffusion(0).and_then(|(task, source)| timed(&task, &source, &self.world.device))
+            }
             PriorKind::Autoregressive => {
                 self.autoregressive(0).and_then(|(task, source)| timed(&task, &source, &self.world.device))
             }

@@ -65,7 +65,8 @@ impl World {
         let dir = cli.out.join("embeddings");
         let embedded = |part: &str, pairs: &[Pair], variations: Variations| {
             let images = &*pictures;
-            EmbedJob { source: source(part), images, pairs, variations, shard_size: SHARD }.run(&dir.join(part), &encoders)
+            EmbedJob { source: source(part), images, pairs, variations, shard_size: SHARD }
+                .run(&dir.join(part), &encoders)
         };
         let train = Arc::new(embedded("train", &splits.train, vary(plan.variations, 0))?);
         let held_out = embedded("held-out", &splits.held_out, vary(plan.samples, 1))?;

@@ -106,9 +106,9 @@ impl PipelineDir {
 
 /// Checks that a folder name is the name of a part.
 fn check_part_name(name: &str) -> Result<(), ConfigError> {
-    let is_upsampler = name.strip_prefix("upsampler_").is_some_and(|number| {
-        number.parse::<u8>().is_ok_and(|value| value > 0 && value.to_string() == number)
-    });
+    let is_upsampler = name
+        .strip_prefix("upsampler_")
+        .is_some_and(|number| number.parse::<u8>().is_ok_and(|value| value > 0 && value.to_string() == number));
     if is_upsampler || ["text_encoder", "image_encoder", "prior", "decoder"].contains(&name) {
         return Ok(());
     }
@@ -182,7 +182,9 @@ mod tests {
     fn names_that_are_not_parts_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let mut pipeline = PipelineDir::open(dir.path()).unwrap();
-        for name in ["", "..", "a/b", "/tmp/prior", "Prior", "upsampler_0", "upsampler_01", "upsampler_x", "model_index.json"] {
+        for name in
+            ["", "..", "a/b", "/tmp/prior", "Prior", "upsampler_0", "upsampler_01", "upsampler_x", "model_index.json"]
+        {
             let message = pipeline.install(name, &Text("one", Ok(())), FloatType::F32).unwrap_err().to_string();
             assert!(message.contains("text_encoder") && message.contains(name), "{message}");
         }

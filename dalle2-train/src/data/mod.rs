@@ -32,5 +32,5 @@ pub use mixture::{Mixture, MixtureItem};
 pub use order::{Order, epoch_order};
 pub use shards::{CaptionField, ShardDataset, ShardOptions, expand_shards};
 pub use spec::DataSpec;
-pub use split::{DataSplit, SplitKey, caption_class, held_out_keys};
 pub(crate) use split::hash;
+pub use split::{DataSplit, SplitKey, caption_class, held_out_keys};

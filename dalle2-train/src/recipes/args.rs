@@ -209,12 +209,7 @@ impl RecipeArgs {
     }
 
     /// Loads a part that an earlier recipe trained, from the pipeline directory.
-    pub(super) fn trained<T>(
-        &self,
-        folder: &str,
-        recipe: &str,
-        load: impl FnOnce(&Path) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn trained<T>(&self, folder: &str, recipe: &str, load: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         load(&self.export_dir().join(folder)).map_err(|error| {
             Error::Training(format!(
                 "the {folder} must be trained first: run the recipe `{recipe}` with preset {} and output directory {} \

@@ -240,7 +240,8 @@ impl Hooks<ClipTask> for ClipHooks {
         let images: Vec<_> = items.iter().map(|item| item.image.clone()).collect();
         let images = image.encode(to_tensor(&images, &Device::default())?)?;
         // Items with one caption have one class, and an answer of the right class is right.
-        let mut labels: Vec<(u64, &str)> = items.iter().zip(&captions).map(|(item, text)| (item.class, *text)).collect();
+        let mut labels: Vec<(u64, &str)> =
+            items.iter().zip(&captions).map(|(item, text)| (item.class, *text)).collect();
         labels.sort_unstable();
         labels.dedup_by_key(|(class, _)| *class);
         let class_of = |item: &TrainItem| labels.partition_point(|(class, _)| *class < item.class);

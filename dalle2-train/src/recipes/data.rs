@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dalle2_core::image::{RgbImage, fit_square};
 use dalle2_core::{ConfigError, Error, Result};
 
-use crate::data::{CaptionedImage, DataSpec, Decoders, Mixture, Problem, DataSplit, SplitKey, caption_class};
+use crate::data::{CaptionedImage, DataSpec, DataSplit, Decoders, Mixture, Problem, SplitKey, caption_class};
 
 /// A captioned square image.
 #[derive(Debug, Clone)]

@@ -179,7 +179,9 @@ impl ImageData {
     /// If `every` is below 2, or no item can be read.
     pub fn pair_splits(&self, every: usize) -> Result<PairSplits> {
         if every < 2 {
-            return Err(ConfigError::new("hold_out", every, "must be at least 2, or no item is left to train on").into());
+            return Err(
+                ConfigError::new("hold_out", every, "must be at least 2, or no item is left to train on").into()
+            );
         }
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         for (item, caption) in self.readable_captions().into_iter().enumerate() {

@@ -184,7 +184,12 @@ impl TrainConfig {
         at_least_one("steps", self.steps)?;
         at_least_one("batch_size", self.batch_size as u64)?;
         at_least_one("accumulation", self.accumulation as u64)?;
-        if self.steps.checked_mul(self.accumulation as u64).and_then(|n| n.checked_mul(self.batch_size as u64)).is_none() {
+        if self
+            .steps
+            .checked_mul(self.accumulation as u64)
+            .and_then(|n| n.checked_mul(self.batch_size as u64))
+            .is_none()
+        {
             let expected = "times accumulation and batch_size must fit into 64 bits";
             return Err(ConfigError::new("steps", self.steps, expected));
         }

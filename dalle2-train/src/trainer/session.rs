@@ -41,11 +41,7 @@ pub(super) struct Session<'a, H: ?Sized> {
 impl<H: ?Sized> Session<'_, H> {
     /// Trains until there is a reason to stop. When the batch source, a hook or the log fails, a checkpoint is written
     /// before the error is returned.
-    pub(super) fn train<M>(
-        &mut self,
-        mut learner: Learner<M>,
-        mut gather: impl Gather<M>,
-    ) -> Result<(Learner<M>, Stop)>
+    pub(super) fn train<M>(&mut self, mut learner: Learner<M>, mut gather: impl Gather<M>) -> Result<(Learner<M>, Stop)>
     where
         M: TrainTask,
         H: Hooks<M>,
@@ -113,12 +109,7 @@ impl<H: ?Sized> Session<'_, H> {
     }
 
     /// Unscales and clips the gradients and takes the step, or skips it when a number is not finite.
-    fn apply<M>(
-        &mut self,
-        learner: Learner<M>,
-        gathered: Gathered,
-        clock: Instant,
-    ) -> (Learner<M>, Result<StepRecord>)
+    fn apply<M>(&mut self, learner: Learner<M>, gathered: Gathered, clock: Instant) -> (Learner<M>, Result<StepRecord>)
     where
         M: TrainTask,
     {

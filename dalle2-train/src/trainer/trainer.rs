@@ -269,7 +269,22 @@ impl Trainer {
         };
         let display = display::open(self.options.display, shown, &self.options.interrupter);
         let began = (Instant::now(), state.seconds);
-        Ok((Session { trainer: self, dir, _lock: lock, pipeline, config, hooks, log, display, state, checkpoint, began }, learner))
+        Ok((
+            Session {
+                trainer: self,
+                dir,
+                _lock: lock,
+                pipeline,
+                config,
+                hooks,
+                log,
+                display,
+                state,
+                checkpoint,
+                began,
+            },
+            learner,
+        ))
     }
 
     pub(super) fn full_config(&self) -> Result<Value> {

@@ -40,7 +40,8 @@ impl TrainData for EmojiData {
     }
 
     fn batch(&self, seed: u64, step: u64, count: usize, size: usize) -> Result<Vec<TrainItem>> {
-        let data = EmojiDataset::new(self.store.clone(), self.items.clone(), &[size as u32])?.with_captions(CAPTIONS)?;
+        let data =
+            EmojiDataset::new(self.store.clone(), self.items.clone(), &[size as u32])?.with_captions(CAPTIONS)?;
         let item = |sample: Sample| {
             let image = sample.images.into_iter().next()?;
             Some(TrainItem { caption: sample.caption, image, class: sample.emoji_index as u64 })

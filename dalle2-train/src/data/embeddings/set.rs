@@ -330,9 +330,10 @@ fn shard_path(dir: &Path, shard: usize) -> PathBuf {
 
 /// Deletes the shards of a set that is to be written anew.
 fn delete_shards(dir: &Path, info: &EmbeddingInfo) -> Result<()> {
-    (0..info.num_shards()).map(|shard| shard_path(dir, shard)).filter(|path| path.exists()).try_for_each(|path| {
-        std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))
-    })
+    (0..info.num_shards())
+        .map(|shard| shard_path(dir, shard))
+        .filter(|path| path.exists())
+        .try_for_each(|path| std::fs::remove_file(&path).map_err(|e| Error::io(&path, e)))
 }
 
 fn expect_len(path: &Path, found: &Shard, info: &EmbeddingInfo, shard: usize) -> Result<()> {

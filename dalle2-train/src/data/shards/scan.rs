@@ -38,11 +38,11 @@ pub(super) fn scan(path: &Path, options: &ShardOptions) -> ShardIndex {
     };
     let mut scan = Scan::new(path, options, compressed);
     if compressed {
-            let mut archive = Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file)));
-            scan.entries(archive.entries(), u64::MAX);
+        let mut archive = Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file)));
+        scan.entries(archive.entries(), u64::MAX);
     } else {
-            let mut archive = Archive::new(BufReader::with_capacity(1 << 12, file));
-            scan.entries(archive.entries_with_seek(), length);
+        let mut archive = Archive::new(BufReader::with_capacity(1 << 12, file));
+        scan.entries(archive.entries_with_seek(), length);
     }
     scan.index
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use dalle2_core::diffusion::LossWeight;
 use dalle2_core::{Components, ConfigError, EmbeddingScale, Error, PriorOptions, Result};
 use dalle2_prior::train::{AutoregressiveTask, PriorTask};
-use dalle2_prior::{AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost};
+use dalle2_prior::{
+    AutoregressivePriorConfig, DiffusionPriorConfig, EmbeddingQuantizer, QuantizerOptions, TrainingCost,
+};
 use serde::{Deserialize, Serialize};
 
 use super::super::args::{Outcome, Preset, RecipeArgs};
@@ -17,7 +19,7 @@ use super::super::validation::Validation;
 use super::hooks::{PriorHooks, ReferencePairs};
 use super::presets;
 use super::source::{AutoregressiveSource, PairSource, PriorSource};
-use crate::data::{EmbeddingSet, DataSplit, caption_class, held_out_keys};
+use crate::data::{DataSplit, EmbeddingSet, caption_class, held_out_keys};
 use crate::{TrainConfig, materialize};
 
 /// Captions of a validation, at most.
