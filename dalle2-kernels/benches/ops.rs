@@ -1,8 +1,7 @@
-//! Times the hot operations at the shapes of training against the same composed of Burn's own.
+//! Times the operations at training shapes against the same operations composed of Burn's.
 //!
-//! `cargo bench -p dalle2-kernels --bench ops`, with an argument to run only the lines that contain it. Times are
-//! medians in milliseconds: processor time of all threads where the system tells it, so that other programs disturb
-//! less, else elapsed time.
+//! `cargo bench -p dalle2-kernels --bench ops [FILTER]`. Times are medians in milliseconds of the processor time of all
+//! threads, which other programs disturb less than elapsed time; on systems other than Linux, of elapsed time.
 
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use dalle2_kernels as nn;
 
 const MEASUREMENTS: usize = 5;
 
-/// Nanoseconds that the threads of this process have run.
+/// Processor time of all threads of this process, in nanoseconds.
 fn processor_time() -> Option<u64> {
     let mut total = 0;
     for task in std::fs::read_dir("/proc/self/task").ok()? {
@@ -25,7 +24,7 @@ fn processor_time() -> Option<u64> {
     Some(total)
 }
 
-/// Seconds that `f` takes, of the processor where the system tells it.
+/// Seconds that `f` takes: processor time if available, else elapsed time.
 fn seconds(f: &mut impl FnMut()) -> f64 {
     let (start, before) = (Instant::now(), processor_time());
     f();
@@ -35,7 +34,7 @@ fn seconds(f: &mut impl FnMut()) -> f64 {
     }
 }
 
-/// Median time of `f`, which is repeated to some 50 ms because the system updates its clock only so often.
+/// Median time of `f`, repeated for about 50 ms because of the resolution of the clock.
 fn median_ms(mut f: impl FnMut()) -> f64 {
     f();
     let start = Instant::now();
@@ -140,7 +139,7 @@ fn norms(bench: &Bench, device: &Device) {
             |x| layer.forward(x[0].clone()),
         );
         let run = |x: &[Tensor<4>]| {
-            // Detached leaves of the film make the line fair to both sides: neither needs their gradients.
+            // A fair comparison: neither side needs gradients of scale and shift.
             let [scale, shift] = film.clone().map(|f| if x[0].device().is_autodiff() { f } else { f.inner() });
             nn::group_norm_film_silu(&layer, x[0].clone(), scale, shift)
         };

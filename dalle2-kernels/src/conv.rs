@@ -72,7 +72,7 @@ fn apply(layer: &Conv2d, mut input: ConvInput) -> Tensor<4> {
 fn plus(y: Tensor<4>, residual: Option<(Tensor<4>, Resample)>) -> Tensor<4> {
     let Some((residual, _)) = residual else { return y };
     let (actual, expected) = (residual.dims(), y.dims());
-    assert_eq!(actual, expected, "conv2d_add: the shape of the residual must be that of the result");
+    assert_eq!(actual, expected, "conv2d_add: residual and result must have equal shapes");
     residual + y
 }
 

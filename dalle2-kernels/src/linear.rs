@@ -32,7 +32,7 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 /// If the last axis of `x` is not the layer's `d_input`, or the shape of the residual differs from the result.
 pub fn linear_add<const D: usize>(layer: &Linear, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
     let (x, shape) = flatten(layer, x);
-    assert_eq!(residual.dims(), shape, "linear_add: the shape of the residual must be that of the result");
+    assert_eq!(residual.dims(), shape, "linear_add: residual and result must have equal shapes");
     let residual = residual.reshape([x.dims()[0], shape[D - 1]]);
     let y = if layer.weight.val().dtype() == DType::BF16 {
         residual + linear_rows(layer, x)

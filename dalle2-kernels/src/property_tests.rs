@@ -356,7 +356,7 @@ fn activations_agree_with_f64_over_random_values() {
             let shared = rng.one_in(2).then(|| input.clone());
             let actual = host(activate(input));
             drop(shared);
-            // Rounding the exponent, which is at most 88 where the result is not cut, counts as often as it is large.
+            // Rounding the exponent, which is at most 88 where the result is not cut, has an error proportional to it.
             let exponent = |x: f64| if name == "gelu" { 0.5 * x * x + 3.0 } else { 1.702 * x.abs() }.min(90.0);
             // The negative side of GELU is off by at most 2e-8, not relatively.
             let cut = if name == "gelu" { 2e-8 } else { EXP_CUT };

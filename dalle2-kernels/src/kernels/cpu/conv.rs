@@ -64,7 +64,7 @@ impl ConvShape {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.image == self.grid
     }
 
-    /// Offsets of the taps: `sign` is 1 for the columns of the input, −1 (mirrored) for those of the output gradient.
+    /// Offsets of the taps: `sign` is 1 for columns of the input, −1 (mirrored) for columns of the output gradient.
     fn offsets(&self, sign: isize) -> Vec<[isize; 2]> {
         let offset = |at: usize, axis: usize| sign * (at as isize - self.padding[axis] as isize);
         let [rows, columns] = self.kernel;

@@ -10,7 +10,7 @@ use super::super::raw::bf16::{BLOCK, Instructions, Pair, product};
 use super::super::scratch::Scratch;
 use super::blocks::{GROUP_BYTES, Outputs, PAIR_BUFFER, Weight, odd_cache_lines, to_bf16_bits};
 
-/// Minimum number of position blocks for which rearranging the weights pays, tuned with `cargo xtask peer`.
+/// Weights are rearranged from this number of position blocks on; tuned with `cargo xtask peer`.
 const MIN_COPY_BLOCKS: usize = 16;
 
 /// Rearranged weights.

@@ -321,7 +321,7 @@ mod x86 {
             }
             for (c, sums) in c.iter_mut().zip(sums) {
                 for (c, sum) in c.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-                    // SAFETY: the chunk has as many elements as the vector.
+                    // SAFETY: the chunk has the length of the vector.
                     unsafe { _mm512_storeu_ps(c.as_mut_ptr(), sum) };
                 }
             }

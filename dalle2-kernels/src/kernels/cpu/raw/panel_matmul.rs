@@ -85,7 +85,7 @@ fn prefetch_line(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 processor has SSE, and a prefetch of an invalid address has no effect.
+        // SAFETY: every x86-64 processor has SSE; prefetching an invalid address is ignored.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -28,7 +28,7 @@ pub(crate) trait RowMap<const N: usize>: Sync {
     fn value<S: Simd>(&self, summary: Self::Summary, x: V<S>, parameters: [V<S>; N]) -> V<S>;
 }
 
-/// Maps rows of `width` elements, the last of which may be shorter, and returns the result and the summaries.
+/// Maps rows of `width` elements (the last row may be shorter) and returns the result and the summaries.
 ///
 /// # Panics
 /// If a row has more elements than a parameter.

@@ -67,7 +67,7 @@ pub(crate) unsafe fn transpose_avx512((from, from_stride): (*const u32, usize), 
 
     let mut rows = [_mm512_setzero_si512(); BLOCK_SIDE];
     for (i, row) in rows.iter_mut().enumerate() {
-        // SAFETY: a row has as many elements as the vector.
+        // SAFETY: a row has the length of the vector.
         *row = unsafe { _mm512_loadu_si512(from.add(i * from_stride).cast()) };
     }
     let mut twos = rows;
@@ -97,7 +97,7 @@ pub(crate) unsafe fn transpose_avx512((from, from_stride): (*const u32, usize), 
         columns[12 + j] = _mm512_shuffle_i32x4::<ODD>(odd[0], odd[1]);
     }
     for (i, column) in columns.into_iter().enumerate() {
-        // SAFETY: a row has as many elements as the vector.
+        // SAFETY: a row has the length of the vector.
         unsafe { _mm512_storeu_si512(to.add(i * to_stride).cast(), column) };
     }
 }

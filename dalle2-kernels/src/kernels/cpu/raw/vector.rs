@@ -18,7 +18,7 @@ pub(crate) const SUM_BLOCK: usize = 64;
 #[inline(always)]
 pub(crate) fn load<S: Simd>(x: &[f32]) -> V<S> {
     if x.len() >= S::lanes32() {
-        // SAFETY: the slice has at least as many elements as the vector has lanes.
+        // SAFETY: the slice is not shorter than the vector.
         unsafe { f32::vload_unaligned(x.as_ptr()) }
     } else {
         load_padded(x, 0.0)
@@ -32,7 +32,7 @@ fn load_padded<S: Simd>(x: &[f32], other: f32) -> V<S> {
     let mut padded = [other; MAX_LANES];
     padded[..x.len()].copy_from_slice(x);
     assert!(S::lanes32() <= MAX_LANES, "load: a vector has more lanes than expected");
-    // SAFETY: `padded` has at least as many elements as the vector has lanes, as asserted.
+    // SAFETY: `padded` is not shorter than the vector, as asserted.
     unsafe { f32::vload_unaligned(padded.as_ptr()) }
 }
 
@@ -40,12 +40,12 @@ fn load_padded<S: Simd>(x: &[f32], other: f32) -> V<S> {
 #[inline(always)]
 pub(crate) fn store<S: Simd>(value: V<S>, to: &mut [f32]) {
     if to.len() >= S::lanes32() {
-        // SAFETY: the slice has at least as many elements as the vector has lanes.
+        // SAFETY: the slice is not shorter than the vector.
         unsafe { f32::vstore_unaligned(to.as_mut_ptr(), value) }
     } else {
         let mut padded = [0.0; MAX_LANES];
         assert!(S::lanes32() <= MAX_LANES, "store: a vector has more lanes than expected");
-        // SAFETY: `padded` has at least as many elements as the vector has lanes, as asserted.
+        // SAFETY: `padded` is not shorter than the vector, as asserted.
         unsafe { f32::vstore_unaligned(padded.as_mut_ptr(), value) };
         to.copy_from_slice(&padded[..to.len()]);
     }

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use super::super::conv::ConvShape;
 use super::super::planes::Planes;
 
-/// Minimum number of tiles for which F(4 × 4, 3 × 3) is fastest, and for which F(2 × 2, 3 × 3) is faster than im2col; both
-/// measured by the test `sizes_by_shape` below.
+/// Minimum number of tiles of F(4 × 4, 3 × 3), and of F(2 × 2, 3 × 3) instead of im2col; both measured by the test
+/// `sizes_by_shape` below.
 const MIN_F4_TILES: usize = 17;
 const MIN_F2_TILES: usize = 16;
-/// Minimum number of tiles for the weight gradient, and of channels, for which the transforms pay; tuned with
+/// Minimum numbers of tiles of the weight gradient and of channels; tuned with
 /// `cargo bench -p dalle2-kernels --bench ops`.
 const MIN_GRAD_TILES: usize = 16;
 const MIN_CHANNELS: usize = 16;
