@@ -24,7 +24,7 @@ pub mod keys {
     pub const DOWN: char = '\u{e015}';
 }
 
-/// What the browser runs on.
+/// The window of the browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Screen {
     /// A window of 1200 × 800 pixels, light colours.
@@ -84,7 +84,7 @@ impl Driver {
                 break port.trim_end_matches('.').parse().unwrap();
             }
         };
-        // Whatever else it says is read, so that it never waits for a reader.
+        // Reads the remaining output, so that the driver never blocks.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, port }
     }
@@ -110,7 +110,7 @@ fn send(method: minreq::Method, url: &str, body: Option<Value>) -> Value {
 }
 
 impl Browser {
-    /// Starts a browser with a profile and a download folder of its own.
+    /// Starts a browser with its own profile and download folder.
     pub fn open(screen: Screen) -> Self {
         let driver = Driver::start();
         let files = tempfile::tempdir().unwrap();
@@ -135,8 +135,8 @@ impl Browser {
         }
         options["args"] = json!(args);
         let url = format!("http://127.0.0.1:{}/session", driver.port);
-        let wanted = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "WARNING" } });
-        let capabilities = json!({ "capabilities": { "alwaysMatch": wanted } });
+        let capabilities = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "WARNING" } });
+        let capabilities = json!({ "capabilities": { "alwaysMatch": capabilities } });
         let session = send(minreq::Method::Post, &url, Some(capabilities));
         let session = format!("{url}/{}", session["sessionId"].as_str().unwrap());
         Self { session, files, _driver: driver }
@@ -211,12 +211,12 @@ impl Browser {
     pub fn wait_for(&self, what: &str, script: &str) {
         let start = Instant::now();
         while self.run(script) != true {
-            assert!(start.elapsed() < Duration::from_secs(120), "in vain waited for {what}");
+            assert!(start.elapsed() < Duration::from_secs(120), "timeout while waiting for {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// What the console has been told since the last call: errors, warnings, and requests that failed.
+    /// Console errors, warnings and failed requests since the last call.
     pub fn console(&self) -> Vec<String> {
         let entries = self.post("se/log", json!({ "type": "browser" }));
         entries.as_array().unwrap().iter().map(|entry| format!("{}: {}", entry["level"], entry["message"])).collect()
@@ -232,7 +232,7 @@ impl Browser {
         self.get(&format!("{}/displayed", self.element(selector))).as_bool().unwrap()
     }
 
-    /// What a script returns.
+    /// Runs a script and returns its value.
     pub fn run(&self, script: &str) -> Value {
         self.post("execute/sync", json!({ "script": script, "args": [] }))
     }
@@ -265,7 +265,7 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// Ends the session; after a failure there may be nobody to answer.
+    /// Ends the session; after a failure the driver may be gone.
     fn drop(&mut self) {
         let _ = minreq::delete(&self.session).with_timeout(TIMEOUT).send();
     }

@@ -1,47 +1,47 @@
-//! Measures how well images fit captions: CLIPScore, 2.5 · max(cos, 0) (Hessel et al. 2021, arXiv 2104.08718, section 3).
-//!
-//! ```text
-//! cargo run --release --example clip_score -- apple.png pear.png --caption "red apple" --caption "green pear"
-//! ```
+//! CLIPScore, 2.5 · max(cos, 0) (Hessel et al. 2021, arXiv 2104.08718, section 3).
+
 use std::path::PathBuf;
 
+use crate::args::{DeviceArgs, JsonArgs};
 use crate::encoders::{Encoders, Nonlinearity};
+use crate::outcome::check_usage;
 use anyhow::Result;
-use clap::Parser;
-use dalle2::base::store::write_json;
+use clap::Args;
 use dalle2::clip::eval;
 use serde_json::json;
 
-/// Measure how well images fit captions.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 clip-score apple.png pear.png --caption \"red apple\" --caption \"green pear\"";
+
+/// Measure the similarity of images and captions (CLIPScore)
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     /// The images
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// One caption for all images, or as many as there are images, in their order
+    /// One caption for all images, or one per image in the same order
     #[arg(long, required = true)]
     caption: Vec<String>,
     /// Pipeline directory, CLIP directory of transformers or open_clip, or state dict of OpenAI's CLIP
     #[arg(long, value_name = "PATH", default_value = "models/emoji")]
     model: PathBuf,
-    /// Nonlinearity of a state dict that does not tell it
+    /// Nonlinearity, for a state dict that does not record it
     #[arg(long, value_enum)]
     nonlinearity: Option<Nonlinearity>,
-    /// Device: default, flex, cuda:0, wgpu, …
-    #[arg(long, default_value = "default")]
-    device: String,
-    /// Also writes the scores as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
     let (images, captions) = (cli.images.len(), cli.caption.len());
-    anyhow::ensure!(
+    check_usage!(
         captions == 1 || captions == images,
-        "{captions} captions for {images} images: give one, or one each"
+        "{captions} captions for {images} images: expected 1 or {images}"
     );
-    let device = dalle2::device(&cli.device)?;
+    let device = cli.device.open()?;
     let encoders = Encoders::load(&cli.model, cli.nonlinearity, &device)?;
     let mut rows = Vec::with_capacity(images);
     for (i, file) in cli.images.iter().enumerate() {
@@ -55,11 +55,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         println!("{cosine:>6.3}  {score:>9.3}  {}: {caption}", file.display());
     }
     let mean = rows.iter().map(|row| row.3).sum::<f32>() / rows.len() as f32;
-    if let Some(path) = &cli.json {
-        let row = |(file, caption, cosine, score): &(&PathBuf, &str, f32, f32)| json!({"image": file, "caption": caption, "cosine": cosine, "clip_score": score});
-        write_json(path, &json!({"mean": mean, "scores": rows.iter().map(row).collect::<Vec<_>>()}))?;
-        println!("{}", path.display());
-    }
+    let row = |(image, caption, cosine, score): &(&PathBuf, &str, f32, f32)| json!({ "image": image, "caption": caption, "cosine": cosine, "clip_score": score });
+    cli.json.write(&json!({ "mean": mean, "scores": rows.iter().map(row).collect::<Vec<_>>() }))?;
     println!("mean CLIPScore {mean:.3}");
     Ok(())
 }

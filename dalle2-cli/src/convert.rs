@@ -1,44 +1,36 @@
-//! Writes a pipeline in the layout of diffusers, or says what keeps it from being written so.
-//!
-//! ```text
-//! cargo run --release --example convert -- runs/portable/export out/portable
-//! ```
-//!
-//! A pipeline that is in that layout already is written anew, for example in another precision.
+//! Writes a pipeline in the layout of diffusers.
+
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
-use dalle2::{Device, FloatType, LoadOptions, Pipeline, Residency};
+use clap::Args;
+use dalle2::{Device, LoadOptions, Pipeline, Residency};
 
-/// Write a pipeline in the layout of diffusers.
-#[derive(Debug, Parser)]
+use crate::args::FloatName;
+
+const EXAMPLES: &str = "Examples:
+  dalle2 convert runs/portable/export out/portable
+  dalle2 convert out/portable out/portable-f16 --precision f16
+
+A pipeline that diffusers cannot express is refused, with the reasons.";
+
+/// Write a pipeline in the layout of diffusers, or change the element type of its weights
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     /// Pipeline directory to read
     from: PathBuf,
     /// Directory to write
     to: PathBuf,
-    /// Element type of the weights that are written
+    /// Element type of the written weights
     #[arg(long, value_enum, default_value = "f32")]
-    precision: Type,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Type {
-    F32,
-    F16,
-    Bf16,
+    precision: FloatName,
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    let precision = match cli.precision {
-        Type::F32 => FloatType::F32,
-        Type::F16 => FloatType::F16,
-        Type::Bf16 => FloatType::Bf16,
-    };
-    // One part at a time in memory is enough for copying.
+    // Copying needs one part in memory at a time.
     let options = LoadOptions::new(&Device::default()).residency(Residency::OneStage);
-    Pipeline::from_pretrained_with(&cli.from, &options)?.save_diffusers(&cli.to, precision)?;
+    Pipeline::from_pretrained_with(&cli.from, &options)?.save_diffusers(&cli.to, cli.precision.into())?;
     println!("wrote {}", cli.to.display());
     Ok(())
 }

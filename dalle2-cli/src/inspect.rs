@@ -1,94 +1,97 @@
-//! Looks through a data set: how many items, how large the images are, how long the captions, what occurs twice, and every
-//! problem by name.
-//!
-//! ```text
-//! cargo run --release --example inspect_dataset -- my-data --sheet out/sheet.png
-//! cargo run --release --example inspect_dataset -- "shards/{000..099}.tar" --first 5000 --json out/data.json
-//! ```
-//!
-//! Every image is decoded, so this takes a minute for some ten thousand; `--first` looks at fewer.
+//! Inspects a data set: number of items, sizes of images, lengths of captions, duplicates, and every problem by name.
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use clap::Parser;
+use anyhow::Result;
+use clap::Args;
 use dalle2::base::image::{LabelledImage, contact_sheet, fit_square, save_png};
-use dalle2::base::store::write_json;
 use dalle2::base::text::ClipTokenizer;
 use dalle2_train::data::{DataSpec, Decoders, Mixture, Problem};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
-/// Items that are decoded before the next ones are begun.
+use crate::args::JsonArgs;
+use crate::outcome::check_usage;
+use crate::progress::Items;
+
+/// Items decoded per round.
 const CHUNK: usize = 256;
-/// Images in a row of the contact sheet, and their side.
+/// Images per row of the contact sheet.
 const COLUMNS: usize = 10;
+/// Side of an image on the sheet, in pixels.
 const CELL: u32 = 96;
 
-/// Look through a data set.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 inspect my-data --sheet out/sheet.png
+  dalle2 inspect \"shards/{000..099}.tar\" --first 5000 --json out/data.json
+
+Every image is decoded: about a minute for ten thousand images; --first inspects fewer.";
+
+/// Inspect a data set: sizes, captions, duplicates and problems
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// A folder, an index (.jsonl, .csv, .tsv, .parquet) or shards; several are looked through one after the other
+    /// A folder, an index (.jsonl, .csv, .tsv, .parquet) or shards; repeatable
     #[arg(required = true)]
     data: Vec<String>,
-    /// Looks at so many items only, spread over the set
+    /// Inspects N items only, spread over the set
     #[arg(long, value_name = "N")]
     first: Option<usize>,
-    /// Tokens that a caption may have, start and end included
+    /// Maximum number of tokens per caption, start and end included
     #[arg(long, value_name = "N", default_value_t = 77)]
     context: usize,
-    /// Side that training will resize images to, to count those that are smaller
+    /// Side of the training images, to count smaller ones
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
-    /// Threads that decode; as many as there are cores if not given
+    /// Threads that decode; one per core if not given
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Writes a contact sheet
+    /// PNG file of a contact sheet
     #[arg(long, value_name = "FILE")]
     sheet: Option<PathBuf>,
-    /// Images on the contact sheet
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    num: usize,
-    /// Writes everything as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Problems that are printed; the JSON has all
+    /// Number of images on the contact sheet
+    #[arg(long, value_name = "N", default_value_t = 50, alias = "num")]
+    num_images: usize,
+    #[command(flatten)]
+    json: JsonArgs,
+    /// Maximum number of printed problems; the JSON contains all
     #[arg(long, value_name = "N", default_value_t = 20)]
     problems: usize,
 }
 
-/// What was found.
+/// The results.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Items with an image and a caption, before any image was decoded.
+    /// Items with an image and a caption, before decoding.
     items: usize,
-    /// Items that were decoded or tried.
-    looked_at: usize,
+    /// Items that were inspected.
+    #[serde(rename = "looked_at")]
+    inspected: usize,
     /// Items of each source.
     sources: Vec<(String, usize)>,
     width: Spread,
     height: Spread,
-    /// Longer side by shorter side.
+    /// Longer side divided by shorter side.
     aspect_ratio: Spread,
     /// Images with a side shorter than `--size`.
     small: usize,
     caption_chars: Spread,
     caption_tokens: Spread,
-    /// Captions with more tokens than `--context`, which are cut.
+    /// Captions with more tokens than `--context`, which are truncated.
     too_long: usize,
-    /// Captions that occur more than once, most frequent first, at most ten.
+    /// The ten most frequent captions that occur more than once.
     frequent_captions: Vec<(String, usize)>,
-    /// Items beyond the first of an equal caption.
+    /// Items with the caption of an earlier item.
     equal_captions: usize,
-    /// Groups of items whose pixels are equal.
+    /// Groups of items with equal pixels.
     equal_images: Vec<Vec<usize>>,
     images_per_second: f64,
     problems: Vec<Problem>,
 }
 
-/// How values are spread.
+/// Statistics of a value.
 #[derive(Debug, Default, Serialize)]
 struct Spread {
     min: f64,
@@ -107,7 +110,7 @@ impl Spread {
     }
 }
 
-/// What is kept of an item that was decoded.
+/// The record of a decoded item.
 struct Seen {
     item: usize,
     size: (u32, u32),
@@ -118,10 +121,10 @@ struct Seen {
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    ensure!(cli.num > 0, "--num 0: at least one image");
+    check_usage!(cli.num_images > 0, "--num-images 0: at least 1");
     let specs: Vec<DataSpec> = cli.data.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let mixture = Mixture::open(0, &specs)?;
-    let (seen, seconds) = look(cli, &mixture)?;
+    let (seen, seconds) = decode(cli, &mixture)?;
     let report = report(cli, &specs, &mixture, &seen, seconds);
     print(cli, &report);
     if let Some(path) = &cli.sheet {
@@ -130,49 +133,46 @@ pub fn run(cli: &Cli) -> Result<()> {
         save_png(&contact_sheet(&rows, CELL), path)?;
         println!("contact sheet: {}", path.display());
     }
-    if let Some(path) = &cli.json {
-        write_json(path, &report)?;
-        println!("everything: {}", path.display());
-    }
+    cli.json.write(&report)?;
     Ok(())
 }
 
-/// Decodes the items; broken ones are noted by their sets.
-fn look(cli: &Cli, mixture: &Mixture) -> Result<(Vec<Seen>, f64)> {
+/// Decodes the items; the data sets record broken ones.
+fn decode(cli: &Cli, mixture: &Mixture) -> Result<(Vec<Seen>, f64)> {
     let len = mixture.len();
     let count = cli.first.unwrap_or(len).min(len);
-    let shown = cli.num.min(count);
+    let shown = cli.num_images.min(count);
     let tokenizer = ClipTokenizer::openai()?;
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let decoders = Decoders::new(cli.workers.unwrap_or_else(cores))?;
     let sets: Vec<_> = mixture.sets().map(|(set, _)| set).collect();
-    let look = |at: usize| {
+    let decode = |at: usize| {
         let number = at * len / count;
         let item = mixture.nth(number);
-        let found = sets[item.set].exact(item.index).ok()?;
+        let sample = sets[item.set].exact(item.index).ok()?;
         let mut hasher = DefaultHasher::new();
-        (found.image.dimensions(), found.image.as_raw()).hash(&mut hasher);
-        // Spread over all: the places where the whole part of the number on the sheet goes up.
+        (sample.image.dimensions(), sample.image.as_raw()).hash(&mut hasher);
+        // Spreads the sheet over all items.
         let on_sheet = cli.sheet.is_some() && at * shown / count != (at + 1) * shown / count;
-        let thumbnail = || LabelledImage::new(fit_square(&found.image, CELL), found.caption.clone());
+        let thumbnail = || LabelledImage::new(fit_square(&sample.image, CELL), sample.caption.clone());
         Some(Seen {
             item: number,
-            size: found.image.dimensions(),
+            size: sample.image.dimensions(),
             pixels: hasher.finish(),
             // Start and end count too.
-            tokens: tokenizer.encode(&found.caption).map_or(0, |tokens| tokens.len() + 2),
+            tokens: tokenizer.encode(&sample.caption).map_or(0, |tokens| tokens.len() + 2),
             thumbnail: on_sheet.then(thumbnail),
-            caption: found.caption,
+            caption: sample.caption,
         })
     };
-    let bar = ProgressBar::new(count as u64);
+    let progress = Items::new(count, "images");
     let (start, mut seen) = (Instant::now(), Vec::with_capacity(count));
     for from in (0..count).step_by(CHUNK) {
         let to = (from + CHUNK).min(count);
-        seen.extend(decoders.map(from..to, look).into_iter().flatten());
-        bar.set_position(to as u64);
+        seen.extend(decoders.map(from..to, decode).into_iter().flatten());
+        progress.add(to - from);
     }
-    bar.finish_and_clear();
+    drop(progress);
     Ok((seen, start.elapsed().as_secs_f64()))
 }
 
@@ -190,7 +190,7 @@ fn report(cli: &Cli, specs: &[DataSpec], mixture: &Mixture, seen: &[Seen], secon
     let sizes = || seen.iter().map(|seen| (f64::from(seen.size.0), f64::from(seen.size.1)));
     Report {
         items: mixture.len(),
-        looked_at: cli.first.unwrap_or(mixture.len()).min(mixture.len()),
+        inspected: cli.first.unwrap_or(mixture.len()).min(mixture.len()),
         sources: specs.iter().map(|spec| spec.path.clone()).zip(mixture.sets().map(|(set, _)| set.len())).collect(),
         width: Spread::of(sizes().map(|(width, _)| width)),
         height: Spread::of(sizes().map(|(_, height)| height)),
@@ -211,7 +211,7 @@ fn print(cli: &Cli, report: &Report) {
     for (source, items) in &report.sources {
         println!("{source}: {items} items");
     }
-    println!("{} items looked at, {:.0} images per second", report.looked_at, report.images_per_second);
+    println!("{} items inspected, {:.0} images per second", report.inspected, report.images_per_second);
     println!("{:16} {:>8} {:>8} {:>8} {:>8}", "", "min", "median", "95 %", "max");
     let line = |name: &str, s: &Spread, digits: usize| {
         println!("{name:16} {:8.digits$} {:8.digits$} {:8.digits$} {:8.digits$}", s.min, s.median, s.p95, s.max);
@@ -223,12 +223,12 @@ fn print(cli: &Cli, report: &Report) {
     line("caption tokens", &report.caption_tokens, 0);
     println!("images with a side below {} px: {}", cli.size, report.small);
     println!("captions of more than {} tokens: {}", cli.context, report.too_long);
-    println!("items with a caption that another has: {}", report.equal_captions);
+    println!("items with the caption of an earlier item: {}", report.equal_captions);
     for (caption, count) in report.frequent_captions.iter().take(3) {
         println!("  {count} × {caption}");
     }
     let copies: usize = report.equal_images.iter().map(|group| group.len() - 1).sum();
-    println!("images that are copies of another: {copies}");
+    println!("duplicate images: {copies}");
     println!("problems: {}", report.problems.len());
     for Problem { item, reason } in report.problems.iter().take(cli.problems) {
         println!("  {item}: {reason}");

@@ -23,7 +23,7 @@ const COLOURS: [(&str, [u8; 3]); 6] = [
 ];
 const SHAPES: [&str; 4] = ["circle", "square", "triangle", "ring"];
 
-/// What is generated.
+/// Contents of the data set.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe {
     /// Samples, broken ones included.
@@ -32,11 +32,11 @@ pub struct Recipe {
     pub shard_size: usize,
     /// Side of the images in pixels.
     pub side: u32,
-    /// One sample in so many is broken; 0 for none.
+    /// One in N samples is broken; 0 for none.
     pub broken_every: usize,
     /// Whether shards are compressed.
     pub compressed: bool,
-    /// Seed of pictures and captions.
+    /// Seed of images and captions.
     pub seed: u64,
 }
 
@@ -55,12 +55,12 @@ pub enum Damage {
     Escape,
     /// The image is a symbolic link to a file of the system.
     Link,
-    /// The key is that of the sample before.
+    /// The key repeats the previous one.
     Duplicate,
 }
 
 impl Damage {
-    /// Every kind, in the order in which they take turns.
+    /// Every kind, in order.
     pub const ALL: [Self; 7] =
         [Self::Truncated, Self::BadJson, Self::NoCaption, Self::Bomb, Self::Escape, Self::Link, Self::Duplicate];
 }
@@ -80,10 +80,8 @@ pub fn write_webdataset(dir: &Path, recipe: &Recipe) -> Result<Vec<(String, Dama
     for (number, first) in (0..recipe.samples).step_by(recipe.shard_size).enumerate() {
         let name = format!("{number:05}.tar{}", if recipe.compressed { ".gz" } else { "" });
         let file = BufWriter::new(File::create(dir.join(&name)).with_context(|| name.clone())?);
-        let writer: Box<dyn Write> = match recipe.compressed {
-            true => Box::new(GzEncoder::new(file, Compression::fast())),
-            false => Box::new(file),
-        };
+        let writer: Box<dyn Write> =
+            if recipe.compressed { Box::new(GzEncoder::new(file, Compression::fast())) } else { Box::new(file) };
         let mut shard = Builder::new(writer);
         for i in first..(first + recipe.shard_size).min(recipe.samples) {
             let damage = (recipe.broken_every > 0 && i % recipe.broken_every == recipe.broken_every / 3)
@@ -107,9 +105,9 @@ fn write_sample<W: Write>(
     bomb: &[u8],
 ) -> Result<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let (caption, picture) = picture(&mut rng, recipe.side);
+    let (caption, image) = shape(&mut rng, recipe.side);
     let mut jpeg = Cursor::new(Vec::new());
-    picture.write_to(&mut jpeg, ImageFormat::Jpeg)?;
+    image.write_to(&mut jpeg, ImageFormat::Jpeg)?;
     let mut jpeg = jpeg.into_inner();
     let key = match damage {
         Some(Damage::Escape) => format!("../../escaped-{i:06}"),
@@ -160,7 +158,7 @@ fn append<W: Write>(shard: &mut Builder<W>, name: &str, kind: EntryType, bytes: 
 }
 
 /// A shape on a light background with a little noise, and its caption.
-fn picture(rng: &mut ChaCha8Rng, side: u32) -> (String, RgbImage) {
+fn shape(rng: &mut ChaCha8Rng, side: u32) -> (String, RgbImage) {
     let (colour, ink) = COLOURS[rng.random_range(0..COLOURS.len())];
     let shape = SHAPES[rng.random_range(0..SHAPES.len())];
     let large = rng.random_bool(0.5);

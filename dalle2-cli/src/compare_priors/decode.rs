@@ -1,4 +1,4 @@
-//! What one decoder draws from each row's embeddings: same captions, same noise.
+//! Decoding of each row's embeddings by one decoder: same captions, same noise.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::world::World;
 use dalle2_train::recipes::prior::ReferencePairs;
 use dalle2_train::recipes::{Pair, continue_sampling};
 
-/// Images that are drawn at once.
+/// Images per batch.
 const BATCH: usize = 8;
 /// Side of an image on a sheet.
 const CELL: u32 = 96;
@@ -25,7 +25,7 @@ pub struct Gallery {
     pub rows: Vec<usize>,
     /// The captions and true embeddings.
     pub truth: ReferencePairs,
-    /// What they are.
+    /// The pairs.
     pub pairs: Vec<Pair>,
 }
 
@@ -52,8 +52,8 @@ impl Gallery {
         })
     }
 
-    /// The images of one row of the comparison. Without embeddings they are drawn from the captions alone. Image i has the
-    /// noise of seed `seed + i`, whatever the row.
+    /// The images of one row. Without embeddings they are conditioned on the captions alone. Image i has the
+    /// noise of seed `seed + i`, independent of the row.
     pub fn decode(
         &self,
         world: &World,
@@ -68,35 +68,35 @@ impl Gallery {
             let text = rows(&self.truth.text, first, count);
             let captions = Captions { text: &text, null: &self.truth.null };
             let mut noise = SeededNoise::consecutive(seed + first as u64, count, 2);
-            let drawn = match embeddings {
+            let decoded = match embeddings {
                 Some(z) => {
                     let z = z.clone().narrow(0, first, count);
                     world.decoder.sample(&z, captions, None, &options, &mut noise, &mut continue_sampling)?
                 }
                 None => world.decoder.sample_captions(captions, &options, &mut noise, &mut continue_sampling)?,
             };
-            images.extend(from_tensor(drawn)?);
+            images.extend(from_tensor(decoded)?);
         }
         Ok(images)
     }
 
-    /// What CLIP and the nearest rendering say of drawn images.
+    /// Metrics of images by CLIP and by the nearest rendering.
     pub fn judge(&self, world: &World, images: &[RgbImage]) -> Result<Vec<(String, f64)>> {
         let embeddings = world.encoders.encode_images(images)?;
         let truth = &self.truth;
         let metrics = EmbeddingMetrics::new(embeddings, truth.image.clone(), truth.text.pooled.clone())?;
-        let mut figures = named(&metrics);
+        let mut metrics_by_name = named(&metrics);
         let mut ranks = Vec::with_capacity(images.len());
         for (image, pair) in images.iter().zip(&self.pairs) {
             ranks.push(world.nearest.rank(image)?.rank_of(&world.nearest, pair.item));
         }
         let share = |k: usize| ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64;
-        figures.push(("nearest_top1".into(), share(1)));
-        figures.push(("nearest_top10".into(), share(10)));
-        Ok(figures)
+        metrics_by_name.push(("nearest_top1".into(), share(1)));
+        metrics_by_name.push(("nearest_top10".into(), share(10)));
+        Ok(metrics_by_name)
     }
 
-    /// One line for each caption: what every row drew, then the data set's own image.
+    /// One line per caption: the image of every row, then the data set's image.
     pub fn sheet(&self, world: &World, columns: &[(&str, Vec<RgbImage>)]) -> Result<RgbImage> {
         let mut lines = Vec::with_capacity(self.pairs.len());
         for (i, pair) in self.pairs.iter().enumerate() {

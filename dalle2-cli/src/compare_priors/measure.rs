@@ -21,9 +21,9 @@ pub struct Collected(BTreeMap<String, Vec<f64>>);
 pub type Estimates = BTreeMap<String, Estimate>;
 
 impl Collected {
-    /// Adds the figures of a seed.
-    pub fn push(&mut self, figures: impl IntoIterator<Item = (String, f64)>) {
-        for (name, value) in figures {
+    /// Adds the metrics of a seed.
+    pub fn push(&mut self, metrics: impl IntoIterator<Item = (String, f64)>) {
+        for (name, value) in metrics {
             self.0.entry(name).or_default().push(value);
         }
     }
@@ -34,23 +34,23 @@ impl Collected {
     }
 }
 
-/// The figures of a comparison by name.
+/// The metrics of a comparison by name.
 pub fn named(metrics: &EmbeddingMetrics) -> Vec<(String, f64)> {
     metrics.figures().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The figures of predictions for all pairs, and the cosine for held-out wordings and compositions alone.
-pub fn figures(truth: &ReferencePairs, pairs: &[Pair], predicted: &Tensor<2>) -> Result<Vec<(String, f64)>> {
-    let mut figures = named(&truth.compare(predicted.clone())?);
+/// Metrics of predictions for all pairs, with separate cosines for held-out wordings and compositions.
+pub fn measure(truth: &ReferencePairs, pairs: &[Pair], predicted: &Tensor<2>) -> Result<Vec<(String, f64)>> {
+    let mut results = named(&truth.compare(predicted.clone())?);
     for (name, composition) in [("cosine_wordings", false), ("cosine_compositions", true)] {
         let rows: Vec<usize> = (0..pairs.len()).filter(|i| pairs[*i].composition == composition).collect();
         if rows.len() > 1 {
             let pick = |x: &Tensor<2>| select(x, &rows);
             let metrics = EmbeddingMetrics::new(pick(predicted), pick(&truth.image), pick(&truth.text.pooled))?;
-            figures.push((name.to_owned(), metrics.cosine));
+            results.push((name.to_owned(), metrics.cosine));
         }
     }
-    Ok(figures)
+    Ok(results)
 }
 
 /// Rows of a matrix.
@@ -58,8 +58,8 @@ pub fn select(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
     Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
 }
 
-/// `samples` embeddings for each caption, `[N, samples, D]`; each caption has a seed of its own.
-pub fn draw(
+/// `samples` embeddings for each caption, `[N, samples, D]`; one seed per caption.
+pub fn sample(
     prior: &dyn Prior,
     truth: &ReferencePairs,
     options: &PriorOptions,
@@ -73,10 +73,10 @@ pub fn draw(
         let count = CAPTIONS.min(n - first);
         let text = rows(&truth.text, first, count).repeat_interleave(samples);
         let mut noise = SeededNoise::consecutive(seed + first as u64, count, 1);
-        let drawn =
+        let sampled =
             prior.sample(Captions { text: &text, null: &truth.null }, options, &mut noise, &mut continue_sampling)?;
-        let d = drawn.dims()[1];
-        parts.push(drawn.reshape([count, samples, d]));
+        let d = sampled.dims()[1];
+        parts.push(sampled.reshape([count, samples, d]));
     }
     Ok(Tensor::cat(parts, 0))
 }
@@ -95,13 +95,13 @@ pub fn first(samples: &Tensor<3>) -> Tensor<2> {
     samples.clone().narrow(1, 0, 1).squeeze_dim::<2>(1)
 }
 
-/// What a guidance scale gives on the validation pairs.
+/// Metrics of a guidance scale on the validation pairs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sweep {
     /// The scale.
     pub guidance: f64,
-    /// Figures.
-    pub figures: Estimates,
+    /// Metrics.
+    pub metrics: Estimates,
 }
 
 /// Tries guidance scales on the trained priors of one kind.
@@ -112,18 +112,18 @@ pub fn sweep(priors: &[&dyn Prior], truth: &ReferencePairs, scales: &[f64], samp
             let mut collected = Collected::default();
             let options = PriorOptions { guidance: Some(guidance), ..Default::default() };
             for (seed, prior) in priors.iter().enumerate() {
-                let drawn = draw(*prior, truth, &options, samples, 10_000 * seed as u64)?;
-                collected.push(named(&truth.compare(first(&drawn))?));
-                collected.push([("diversity".to_owned(), diversity(drawn)?)]);
+                let sampled = sample(*prior, truth, &options, samples, 10_000 * seed as u64)?;
+                collected.push(named(&truth.compare(first(&sampled))?));
+                collected.push([("diversity".to_owned(), diversity(sampled)?)]);
             }
-            Ok(Sweep { guidance, figures: collected.estimates()? })
+            Ok(Sweep { guidance, metrics: collected.estimates()? })
         })
         .collect()
 }
 
 /// The scale with the highest cosine.
 pub fn best(sweep: &[Sweep]) -> f64 {
-    let cosine = |sweep: &&Sweep| sweep.figures.get("cosine").map_or(f64::NEG_INFINITY, |estimate| estimate.mean);
+    let cosine = |sweep: &&Sweep| sweep.metrics.get("cosine").map_or(f64::NEG_INFINITY, |estimate| estimate.mean);
     sweep.iter().max_by(|a, b| cosine(a).total_cmp(&cosine(b))).map_or(1.0, |sweep| sweep.guidance)
 }
 

@@ -1,13 +1,10 @@
-//! The paper's central comparison in one command: trains a diffusion and an autoregressive prior with one budget on the
-//! same embedded pairs, measures both on held-out pairs, and decodes the same captions with the same noise from nothing,
-//! from the caption's own embedding, from either prior and from the true image embedding (DALL·E 2, section 5.1).
+//! Comparison of a diffusion and an autoregressive prior (DALL·E 2, section 5.1).
 //!
-//! ```text
-//! cargo run --release --example compare_priors -- --preset small --data emoji --out out/compare
-//! ```
+//! Trains both with one budget on the same embedded pairs, measures them on held-out pairs, and decodes the same
+//! captions with the same noise from no embedding, from the caption's embedding, from either prior and from the true
+//! image embedding.
 //!
-//! Writes `table.json`, `table.md`, plots, contact sheets and `index.html`, which needs no other file. Run again, it goes on
-//! where it was interrupted.
+//! Writes `table.json`, `table.md`, plots, contact sheets and a self-contained `index.html`. An interrupted run resumes.
 mod decode;
 mod measure;
 mod page;
@@ -28,7 +25,7 @@ use dalle2::base::nn::l2_normalize;
 use dalle2::base::{Prior, PriorOptions, TextEncoder};
 use dalle2_train::recipes::prior::PriorKind;
 use decode::Gallery;
-use measure::{Collected, Estimates, Sweep, best, draw, figures, first, milliseconds, select, sweep};
+use measure::{Collected, Estimates, Sweep, best, first, measure, milliseconds, sample, select, sweep};
 use runs::{Lab, Trained};
 use serde_json::json;
 pub use settings::Cli;
@@ -40,13 +37,13 @@ const KINDS: [PriorKind; 2] = [PriorKind::Diffusion, PriorKind::Autoregressive];
 /// Distance between the seeds of different trainings.
 const SEEDS: u64 = 1_000_000;
 
-/// The trainings of one kind of prior, and what was found about them.
+/// The trainings of one kind of prior, with their measurements.
 struct Contender {
     kind: PriorKind,
     trained: Vec<Trained>,
     sweep: Vec<Sweep>,
     guidance: f64,
-    figures: Collected,
+    metrics: Collected,
     milliseconds: Vec<f64>,
     /// The embeddings that are decoded, for each seed.
     decoded: Vec<Tensor<2>>,
@@ -96,8 +93,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// Times some steps and an image, prints what is going to happen and how long it should take, and gives the steps of
-/// each kind.
+/// Times some steps and an image, prints the plan with its expected duration, and returns the steps of each kind.
 fn announce(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery) -> Result<[u64; 2]> {
     let (plan, world) = (lab.plan, lab.world);
     println!(
@@ -147,17 +143,17 @@ fn contend(cli: &Cli, lab: &Lab<'_>, gallery: &Gallery, kind: PriorKind, steps: 
     let options = PriorOptions { guidance: Some(guidance), ..Default::default() };
     let (mut collected, mut decoded, mut times) = (Collected::default(), Vec::new(), Vec::new());
     for (seed, prior) in priors.iter().enumerate() {
-        let drawn = draw(*prior, &world.test, &options, plan.samples, SEEDS * seed as u64)?;
-        let predicted = first(&drawn);
-        collected.push(figures(&world.test, &world.test_pairs, &predicted)?);
-        collected.push([("diversity".to_owned(), diversity(drawn)?)]);
+        let samples = sample(*prior, &world.test, &options, plan.samples, SEEDS * seed as u64)?;
+        let predicted = first(&samples);
+        collected.push(measure(&world.test, &world.test_pairs, &predicted)?);
+        collected.push([("diversity".to_owned(), diversity(samples)?)]);
         decoded.push(select(&predicted, &gallery.rows));
         times.push(milliseconds(*prior, &world.test, &options)?);
     }
-    Ok(Contender { kind, trained, sweep, guidance, figures: collected, milliseconds: times, decoded })
+    Ok(Contender { kind, trained, sweep, guidance, metrics: collected, milliseconds: times, decoded })
 }
 
-/// All rows, with what the decoder draws for each; writes a contact sheet for each seed.
+/// Decodes every row and measures the images; writes a contact sheet for each seed.
 fn rows(
     lab: &Lab<'_>,
     gallery: &Gallery,
@@ -200,7 +196,7 @@ fn rows(
     };
     let fixed = |predicted: Tensor<2>, diversity: f64| -> Result<Option<Estimates>> {
         let mut collected = Collected::default();
-        collected.push(figures(&world.test, &world.test_pairs, &predicted)?);
+        collected.push(measure(&world.test, &world.test_pairs, &predicted)?);
         collected.push([("diversity".to_owned(), diversity)]);
         Ok(Some(collected.estimates()?))
     };
@@ -221,7 +217,7 @@ fn rows(
         let cost = lab.cost(contender.kind);
         let seconds: Vec<f64> = contender.trained.iter().map(|run| run.seconds).collect();
         let steps = contender.trained.first().map_or(0, |run| run.steps);
-        let found = row(name, "the prior's prediction", Some(contender.figures.estimates()?))?;
+        let base = row(name, "the prior's prediction", Some(contender.metrics.estimates()?))?;
         rows.insert(
             name,
             Row {
@@ -231,7 +227,7 @@ fn rows(
                 training_seconds: Some(Estimate::of(&seconds)?),
                 milliseconds_per_sample: Estimate::of(&contender.milliseconds)?,
                 guidance: Some(contender.guidance),
-                ..found
+                ..base
             },
         );
     }
@@ -256,7 +252,7 @@ fn describe(lab: &Lab<'_>, gallery: &Gallery) -> Result<serde_json::Value> {
 /// The command line without the path of the program.
 fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    format!("cargo run --release --example compare_priors -- {}", arguments.join(" "))
+    format!("dalle2 {}", arguments.join(" "))
 }
 
 fn sheet_name(seed: usize) -> String {

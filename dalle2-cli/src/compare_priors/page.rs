@@ -17,7 +17,7 @@ th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #888}\
 .yes{color:#176b2c}.no{color:#a11}img,svg{max-width:100%;height:auto}pre{background:#f6f6f6;padding:1em;overflow:auto}\
 .plots{display:flex;flex-wrap:wrap;gap:1em}.plots>div{flex:1 1 520px}";
 
-/// What the rows are.
+/// Descriptions of the rows.
 const ROWS: &str = "caption_only: the decoder gets the caption and no image embedding. text_embedding: it gets the \
 caption's own CLIP embedding in place of an image's. autoregressive, diffusion: it gets what a prior predicts. oracle: it \
 gets the true image's embedding. All rows decode the same captions with the same noise.";
@@ -59,7 +59,7 @@ pub fn write(dir: &Path, table: &Table, plots: &[&str], sheets: &[String]) -> Re
         let svg = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let _ = write!(html, "<div>{svg}</div>");
     }
-    html.push_str("</div><h2>What the decoder draws</h2>");
+    html.push_str("</div><h2>Decoded images</h2>");
     for name in sheets {
         let path = dir.join(name);
         let png = std::fs::read(&path).with_context(|| path.display().to_string())?;

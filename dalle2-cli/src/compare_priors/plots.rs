@@ -1,4 +1,4 @@
-//! The figures, as SVG.
+//! Plots as SVG.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use super::measure::Sweep;
 use super::runs::Point;
 
-/// A place in a figure, with half the height of its interval and a label.
+/// A point with half the height of its interval and a label.
 #[derive(Debug, Clone)]
 struct Mark {
     x: f64,
@@ -19,7 +19,7 @@ struct Mark {
     label: Option<String>,
 }
 
-/// A line of a figure.
+/// A line of a plot.
 #[derive(Debug, Clone)]
 struct Line {
     name: String,
@@ -27,7 +27,7 @@ struct Line {
     marks: Vec<Mark>,
 }
 
-/// What stands on a figure.
+/// Titles of a plot.
 struct Titles<'a> {
     title: &'a str,
     x: &'a str,
@@ -62,10 +62,10 @@ pub fn compute(path: &Path, curves: &BTreeMap<&'static str, Vec<Vec<Point>>>) ->
         x: "multiply-accumulates of training, 10^12",
         y: "cosine to the true image embedding",
     };
-    draw(path, &titles, &lines)
+    render(path, &titles, &lines)
 }
 
-/// A figure of quality against diversity, one point for each guidance scale.
+/// Plots quality against diversity, one point per guidance scale.
 pub fn guidance(
     path: &Path,
     sweeps: &BTreeMap<&'static str, Vec<Sweep>>,
@@ -77,7 +77,7 @@ pub fn guidance(
         .iter()
         .map(|(kind, sweep)| {
             let mark = |point: &Sweep| {
-                let (x, y) = (point.figures.get("diversity")?, point.figures.get(key)?);
+                let (x, y) = (point.metrics.get("diversity")?, point.metrics.get(key)?);
                 let half = y.half_width.unwrap_or(0.0);
                 Some(Mark { x: x.mean, y: y.mean, half, label: Some(point.guidance.to_string()) })
             };
@@ -92,10 +92,10 @@ pub fn guidance(
         x: "diversity: mean distance of two samples of a caption",
         y: name,
     };
-    draw(path, &titles, &lines)
+    render(path, &titles, &lines)
 }
 
-fn draw(path: &Path, titles: &Titles<'_>, lines: &[Line]) -> Result<()> {
+fn render(path: &Path, titles: &Titles<'_>, lines: &[Line]) -> Result<()> {
     paint(path, titles, lines).map_err(|e| anyhow!("{}: {e}", path.display()))
 }
 

@@ -39,7 +39,7 @@ pub struct Point {
     pub macs: f64,
     /// Seconds of training so far.
     pub seconds: f64,
-    /// Cosine of drawn and true image embeddings of held-out pairs.
+    /// Cosine between sampled and true image embeddings of held-out pairs.
     pub cosine: f64,
 }
 
@@ -51,7 +51,7 @@ pub struct Lab<'a> {
     pub plan: &'a Plan,
     /// Networks.
     pub configs: &'a Configs,
-    /// What turns embeddings into tokens.
+    /// Quantizer from embeddings to tokens.
     pub quantizer: EmbeddingQuantizer,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Lab<'a> {
         Ok(Self { world, plan, configs, quantizer: EmbeddingQuantizer::fit(image, text, &options)? })
     }
 
-    /// What a training step of a kind costs.
+    /// Cost of a training step.
     pub fn cost(&self, kind: PriorKind) -> TrainingCost {
         match kind {
             PriorKind::Diffusion => self.configs.diffusion.training_cost(),
@@ -115,7 +115,7 @@ impl<'a> Lab<'a> {
         }
     }
 
-    /// Trains a prior in `dir`, or goes on doing so.
+    /// Trains a prior in `dir`, or resumes its run.
     pub fn train(&self, kind: PriorKind, steps: u64, seed: u64, dir: &Path) -> Result<Trained> {
         let config = train_config(kind, self.plan, steps, seed);
         match kind {

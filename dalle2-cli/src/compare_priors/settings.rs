@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use dalle2::base::Components;
 use dalle2::prior::{AutoregressivePriorConfig, DiffusionPriorConfig};
 use dalle2_emoji::Subset;
@@ -13,28 +13,33 @@ use serde::Serialize;
 
 use dalle2_train::recipes::prior::PriorKind;
 
-/// Train both priors with one budget and compare what they predict and what a decoder draws from it.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 compare-priors --preset small --out out/compare
+  dalle2 compare-priors --budget seconds=120 --seeds 3";
+
+/// Train both kinds of prior with one budget and compare them
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// How large the experiment is
+    /// Size of the experiment
     #[arg(long, value_enum, default_value = "small")]
     pub preset: Preset,
     /// Only the emoji have held-out compositions and renderings to compare with
     #[arg(long, default_value = "emoji", value_parser = ["emoji"])]
     pub data: String,
-    /// Directory of everything that is written; finished parts of an interrupted run are used again
+    /// Output directory; finished parts of an interrupted run are reused
     #[arg(long, value_name = "DIR", default_value = "out/compare")]
     pub out: PathBuf,
-    /// Pipeline directory whose CLIP and decoder are used
+    /// Pipeline directory of CLIP and the decoder
     #[arg(long, value_name = "DIR", default_value = "models/emoji")]
     pub model: PathBuf,
-    /// What both priors get the same of, and how much for each: macs, steps or seconds, for example seconds=120
+    /// Training budget per prior: macs, steps or seconds, for example seconds=120
     #[arg(long, value_name = "KIND[=AMOUNT]", default_value = "macs")]
     pub budget: Budget,
     /// Trainings of each prior; the preset's if not given
     #[arg(long, value_name = "K")]
     pub seeds: Option<usize>,
-    /// Width of the diffusion prior's transformer; the other's follows
+    /// Width of the diffusion prior's transformer; the other's is derived
     #[arg(long, value_name = "N")]
     pub width: Option<usize>,
     /// Blocks of both transformers
@@ -43,16 +48,16 @@ pub struct Cli {
     /// Principal components
     #[arg(long, value_name = "K")]
     pub components: Option<usize>,
-    /// Pairs in a step
+    /// Pairs per step
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Learning rate of both
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
-    /// Guidance scales that are tried
+    /// Guidance scales to compare
     #[arg(long, value_name = "SCALE", value_delimiter = ',', default_value = "1,2,3")]
     pub guidance: Vec<f64>,
-    /// Captions that are decoded for each seed; the preset's if not given
+    /// Decoded captions per seed; the preset's if not given
     #[arg(long, value_name = "N")]
     pub decode: Option<usize>,
     /// Sampling steps of the decoder
@@ -69,11 +74,11 @@ pub struct Cli {
 pub enum Preset {
     /// A few dozen emoji, tiny networks: to see that it works.
     Tiny,
-    /// What the bundled model knows, three seeds.
+    /// The training set of the bundled model, three seeds.
     Small,
 }
 
-/// What both priors get the same of.
+/// The quantity that is equal for both priors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Budget {
@@ -113,7 +118,7 @@ pub struct Plan {
     pub variations: usize,
     /// Trainings of each prior.
     pub seeds: usize,
-    /// Width of the diffusion prior; the autoregressive one gets the width at which it has as many parameters.
+    /// Width of the diffusion prior; the autoregressive prior gets the width with the nearest number of parameters.
     pub d_model: usize,
     /// Heads of both.
     pub n_heads: usize,
@@ -121,7 +126,7 @@ pub struct Plan {
     pub n_layers: usize,
     /// Principal components.
     pub components: usize,
-    /// Pairs in a step of both.
+    /// Pairs per step of both.
     pub batch_size: usize,
     /// Steps of the diffusion prior that make the default budget.
     pub steps: u64,
@@ -212,7 +217,7 @@ impl Configs {
         Ok(Self { diffusion, autoregressive })
     }
 
-    /// How many components are kept.
+    /// Number of components.
     pub fn components(&self) -> Components {
         Components::Fixed(self.autoregressive.components)
     }

@@ -16,11 +16,11 @@ use super::runs::Point;
 /// One way of getting an image embedding for a caption.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// What it is.
+    /// Description.
     pub description: &'static str,
     /// Figures of the embedding itself on the test pairs; none where the decoder gets none.
     pub embedding: Option<Estimates>,
-    /// Figures of CLIP's embedding of what the decoder drew.
+    /// Metrics of the CLIP embeddings of decoded images.
     pub decoded: Estimates,
     /// Parameters of the prior.
     pub parameters: usize,
@@ -39,7 +39,7 @@ pub struct Row {
 /// Something the experiment should show.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// In words, with both figures.
+    /// Description with both values.
     pub statement: String,
     /// Whether the means are further apart than both 95 % intervals together.
     pub holds: bool,
@@ -54,7 +54,7 @@ pub struct Table {
     pub settings: Value,
     /// Rows by name.
     pub rows: BTreeMap<&'static str, Row>,
-    /// What the experiment should show.
+    /// Expected results.
     pub checks: Vec<Check>,
     /// Guidance scales by kind of prior, on the validation pairs.
     pub sweeps: BTreeMap<&'static str, Vec<Sweep>>,
@@ -66,7 +66,7 @@ pub struct Table {
 
 /// A table to be shown.
 pub struct Section {
-    /// What it is about.
+    /// Subject.
     pub title: &'static str,
     /// Titles of the columns.
     pub head: Vec<String>,
@@ -74,7 +74,7 @@ pub struct Section {
     pub body: Vec<Vec<String>>,
 }
 
-/// The rows in the order in which they are shown.
+/// The rows in display order.
 pub const ORDER: [&str; 5] = ["caption_only", "text_embedding", "autoregressive", "diffusion", "oracle"];
 
 impl Table {
@@ -84,14 +84,13 @@ impl Table {
         let mut checks = Vec::new();
         for prior in ["autoregressive", "diffusion"] {
             for (what, other) in [
-                ("its own predictions with captions exchanged", cosine(prior, "cosine_shuffled")),
+                ("its predictions with permuted captions", cosine(prior, "cosine_shuffled")),
                 ("the caption's embedding", cosine("text_embedding", "cosine")),
             ] {
                 if let (Some(own), Some(other)) = (cosine(prior, "cosine"), other) {
-                    let (found, expected) = (show(&own), show(&other));
-                    let statement = format!(
-                        "{prior}: cosine to the true image embedding {found}, above that of {what}, {expected}"
-                    );
+                    let (value, expected) = (show(&own), show(&other));
+                    let statement =
+                        format!("{prior}: cosine to the true image embedding {value}, above {what}, {expected}");
                     checks.push(Check { statement, holds: own.is_above(&other) });
                 }
             }
@@ -142,7 +141,7 @@ impl Table {
             ("diversity", "diversity"),
         ];
         let decoded = [
-            ("nearest_top1", "right picture"),
+            ("nearest_top1", "correct image"),
             ("nearest_top10", "… of ten"),
             ("cosine", "cosine"),
             ("text_cosine", "cosine to text"),
@@ -150,7 +149,7 @@ impl Table {
             ("recall_at_1", "recall@1"),
             ("recall_at_5", "recall@5"),
         ];
-        let figures = |of: fn(&Row) -> Option<&Estimates>, columns: &[(&str, &str)]| {
+        let columns_of = |of: fn(&Row) -> Option<&Estimates>, columns: &[(&str, &str)]| {
             let head =
                 std::iter::once("row").chain(columns.iter().map(|(_, title)| *title)).map(str::to_owned).collect();
             let cells = |(name, row): (&str, &Row)| {
@@ -160,8 +159,8 @@ impl Table {
             };
             (head, self.ordered().map(cells).collect::<Vec<Vec<String>>>())
         };
-        let (embedding_head, embedding_body) = figures(|row| row.embedding.as_ref(), &embedding);
-        let (decoded_head, decoded_body) = figures(|row| Some(&row.decoded), &decoded);
+        let (embedding_head, embedding_body) = columns_of(|row| row.embedding.as_ref(), &embedding);
+        let (decoded_head, decoded_body) = columns_of(|row| Some(&row.decoded), &decoded);
         let cost_head = ["row", "parameters", "steps", "10¹² products", "seconds", "ms per sample", "guidance"];
         let costs = |(name, row): (&str, &Row)| {
             vec![
@@ -180,11 +179,7 @@ impl Table {
                 head: embedding_head,
                 body: embedding_body,
             },
-            Section {
-                title: "What the decoder draws from it, encoded again by CLIP.",
-                head: decoded_head,
-                body: decoded_body,
-            },
+            Section { title: "Decoded images, encoded again by CLIP.", head: decoded_head, body: decoded_body },
             Section {
                 title: "Cost of a training, and of a sample.",
                 head: cost_head.map(str::to_owned).to_vec(),
@@ -194,7 +189,7 @@ impl Table {
     }
 }
 
-/// A figure with as many digits as its size wants.
+/// A number with digits by its magnitude.
 pub fn show(estimate: &Estimate) -> String {
     let digits = match estimate.mean.abs() {
         m if m >= 100.0 => 0,

@@ -1,4 +1,4 @@
-//! What both priors learn from and are measured on.
+//! Training, validation and test pairs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use dalle2_train::recipes::{CLIP_JITTER, EmbedJob, FrozenClip, Pair, Variations}
 
 /// Pairs in a shard.
 const SHARD: usize = 1024;
-/// Of the held-out pairs, one in so many serves validation and the choice of the guidance scale; the rest is the test.
+/// Of the held-out pairs, one in this number serves validation and the choice of the guidance scale; the rest is the test.
 const VALIDATION: usize = 4;
 
 /// Data, CLIP and decoder.
@@ -30,14 +30,14 @@ pub struct World {
     /// All renderings, for finding the nearest.
     pub nearest: NearestIndex,
     /// Where images come from.
-    pub pictures: Arc<EmojiStore>,
+    pub images: Arc<EmojiStore>,
     /// Embedded pairs for training.
     pub train: Arc<EmbeddingSet>,
     /// Held-out pairs for choices.
     pub validation: ReferencePairs,
     /// Held-out pairs for the table.
     pub test: ReferencePairs,
-    /// What the test pairs are, in their order.
+    /// The test pairs in order.
     pub test_pairs: Vec<Pair>,
     /// Other images of each test pair, for the diversity of the truth `[N, M, D]`.
     pub test_variations: Tensor<3>,
@@ -57,14 +57,14 @@ impl World {
         let store = Arc::new(EmojiStore::open(&[64], Path::new(CACHE))?);
         let nearest = NearestIndex::new(&store)?;
         let splits = pair_splits(&store, plan.subset)?;
-        let pictures = store;
+        let images = store;
         ensure!(splits.held_out.len() >= 2 * VALIDATION, "{} held-out captions are too few", splits.held_out.len());
 
         let source = |part: &str| format!("{} {} {part} of {}", cli.data, plan.subset, cli.model.display());
         let vary = |count, seed| Variations { count, jitter: CLIP_JITTER, seed };
         let dir = cli.out.join("embeddings");
         let embedded = |part: &str, pairs: &[Pair], variations: Variations| {
-            let images = &*pictures;
+            let images = &*images;
             EmbedJob { source: source(part), images, pairs, variations, shard_size: SHARD }
                 .run(&dir.join(part), &encoders)
         };
@@ -86,7 +86,7 @@ impl World {
             encoders,
             decoder,
             nearest,
-            pictures,
+            images,
             train,
             device,
         })
@@ -94,6 +94,6 @@ impl World {
 
     /// The rendering that belongs to a test pair.
     pub fn rendering(&self, pair: &Pair) -> Result<RgbImage> {
-        Ok(self.pictures.image(pair.item, 64)?)
+        Ok(self.images.image(pair.item, 64)?)
     }
 }

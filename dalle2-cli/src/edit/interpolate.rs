@@ -1,22 +1,26 @@
-//! Draws the way from one image or caption to another, as a sheet and as an animated GIF.
-//!
-//! ```text
-//! cargo run --release --example interpolate -- "emoji:red apple" "emoji:koala"
-//! ```
+//! Interpolations between two images or captions, as a sheet and as an animated GIF.
+
 use std::path::{Path, PathBuf};
 
-use super::args as edit;
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::Args;
 use dalle2::NoisePath;
 use dalle2::base::image::{LabelledImage, RgbImage};
 use dalle2::base::store::write_file;
 
-/// Hundredths of a second that a frame is shown; the ends stay longer.
+use super::common::{EditArgs, source};
+use crate::progress::Stages;
+
+/// Time per frame in hundredths of a second; the ends stay longer.
 const DELAY: u16 = 12;
 
-/// Draw the way from one image to another.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 interpolate \"emoji:red apple\" emoji:koala
+  dalle2 interpolate photo.png \"a green apple\" --frames 15 --seed 7 --gif out/apple.gif";
+
+/// Interpolate between two images or captions
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     /// Image file, emoji:NAME, or else a caption
     from: String,
@@ -25,36 +29,37 @@ pub struct Cli {
     /// Frames, both ends included
     #[arg(long, value_name = "N", default_value_t = 9)]
     frames: usize,
-    /// The same random noise in every frame, instead of the way from one image's noise to the other's
+    /// Starts every frame from the same random noise, instead of interpolating the noise of both images
     #[arg(long)]
     fixed_noise: bool,
     /// PNG file of the sheet
-    #[arg(long, value_name = "FILE", default_value = "out/interpolation.png")]
+    #[arg(long, value_name = "FILE", default_value = "out/interpolation.png", help_heading = "Output")]
     out: PathBuf,
-    /// GIF file, there and back
-    #[arg(long, value_name = "FILE", default_value = "out/interpolation.gif")]
+    /// GIF file, forwards and backwards
+    #[arg(long, value_name = "FILE", default_value = "out/interpolation.gif", help_heading = "Output")]
     gif: PathBuf,
     #[command(flatten)]
-    edit: edit::EditArgs,
+    edit: EditArgs,
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    let (from, to) = (edit::source(&cli.from)?, edit::source(&cli.to)?);
+    let (from, to) = (source(&cli.from)?, source(&cli.to)?);
     let pipeline = cli.edit.pipeline()?;
+    let seed = cli.edit.sampling.seed();
     let noise = if cli.fixed_noise { NoisePath::Fixed } else { NoisePath::Inverted };
-    let bar = edit::bar()?;
     let interpolate = pipeline.interpolate(from, to).frames(cli.frames).noise_path(noise);
-    let drawn = interpolate.request(cli.edit.request()).controls(edit::progress(&bar)).run()?;
-    bar.finish_and_clear();
-    write_gif(&drawn.images, &cli.gif)?;
+    let stages = Stages::new();
+    let frames = interpolate.request(cli.edit.request(seed)).controls(stages.controls()).run()?.images;
+    drop(stages);
+    write_gif(&frames, &cli.gif)?;
     println!("{}", cli.gif.display());
-    let last = (drawn.images.len() - 1) as f64;
+    let last = (frames.len() - 1) as f64;
     let label = |(i, image)| LabelledImage::new(image, format!("{:.2}", i as f64 / last));
-    let row: Vec<LabelledImage> = drawn.images.into_iter().enumerate().map(label).collect();
-    cli.edit.save_sheet(&[row], &format!("from {} to {}", cli.from, cli.to), &cli.out)
+    let row: Vec<LabelledImage> = frames.into_iter().enumerate().map(label).collect();
+    cli.edit.save_sheet(&[row], &format!("from {} to {}", cli.from, cli.to), seed, &cli.out)
 }
 
-/// Writes the frames there and back, for ever.
+/// Writes the frames forwards and backwards in an endless loop.
 fn write_gif(frames: &[RgbImage], file: &Path) -> Result<()> {
     let first = frames.first().context("no frame to write")?;
     let (width, height) = (u16::try_from(first.width())?, u16::try_from(first.height())?);

@@ -1,7 +1,8 @@
-//! Manipulations of images, and what they share.
+//! Commands that edit images: variations, interpolations, text diffs and inpainting.
 
-pub mod args;
+pub mod common;
 pub mod inpaint;
 pub mod interpolate;
+mod mask;
 pub mod text_diff;
 pub mod vary;

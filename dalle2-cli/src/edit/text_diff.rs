@@ -1,51 +1,55 @@
-//! Changes an image from what one caption says to what another says.
-//!
-//! ```text
-//! cargo run --release --example text_diff -- "emoji:red heart" --from "red heart" --to "blue heart"
-//! ```
+//! Text diffs: an image changes along the difference of two captions.
 
 use std::path::PathBuf;
 
-use super::args as edit;
 use anyhow::Result;
-use clap::Parser;
+use clap::Args;
 use dalle2::base::image::LabelledImage;
 
-/// Change an image by the difference of two captions.
-#[derive(Debug, Parser)]
+use super::common::{EditArgs, image};
+use crate::progress::Stages;
+
+const EXAMPLES: &str = "Examples:
+  dalle2 text-diff \"emoji:red heart\" --from \"red heart\" --to \"blue heart\"
+  dalle2 text-diff photo.png --to \"a photo in winter\" --strength 0.3 --frames 4";
+
+/// Change an image by the difference of two captions
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     /// Image file, or emoji:NAME
     image: String,
-    /// What the image shows; may be empty
+    /// Caption of the image; may be empty
     #[arg(long, default_value = "")]
     from: String,
-    /// What it should show
+    /// Caption to change the image towards
     #[arg(long)]
     to: String,
     /// How far the embedding turns, from 0 to 1
     #[arg(long, default_value_t = 0.5)]
     strength: f64,
-    /// Images on the way
+    /// Images along the way
     #[arg(long, value_name = "N", default_value_t = 5)]
     frames: usize,
     /// PNG file
-    #[arg(long, value_name = "FILE", default_value = "out/text_diff.png")]
+    #[arg(long, value_name = "FILE", default_value = "out/text_diff.png", help_heading = "Output")]
     out: PathBuf,
     #[command(flatten)]
-    edit: edit::EditArgs,
+    edit: EditArgs,
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    let image = edit::image(&cli.image)?;
+    let image = image(&cli.image)?;
     let pipeline = cli.edit.pipeline()?;
-    let bar = edit::bar()?;
+    let seed = cli.edit.sampling.seed();
+    let stages = Stages::new();
     let text_diff = pipeline.text_diff(&image, &cli.from, &cli.to).strength(cli.strength).frames(cli.frames);
-    let drawn = text_diff.request(cli.edit.request()).controls(edit::progress(&bar)).run()?;
-    bar.finish_and_clear();
+    let frames = text_diff.request(cli.edit.request(seed)).controls(stages.controls()).run()?.images;
+    drop(stages);
     let mut row = vec![LabelledImage::new(image, &cli.image)];
-    for (i, image) in drawn.images.into_iter().enumerate() {
+    for (i, image) in frames.into_iter().enumerate() {
         let strength = cli.strength * (i + 1) as f64 / cli.frames as f64;
         row.push(LabelledImage::new(image, format!("{strength:.2} {}", cli.to)));
     }
-    cli.edit.save_sheet(&[row], &format!("{}: {:?} to {:?}", cli.image, cli.from, cli.to), &cli.out)
+    cli.edit.save_sheet(&[row], &format!("{}: {:?} to {:?}", cli.image, cli.from, cli.to), seed, &cli.out)
 }

@@ -1,49 +1,49 @@
-//! Measures a decoder: samplers and numbers of steps against what they draw, and the variances of its reverse process in
-//! bits per dimension.
+//! Measures a decoder: image quality by sampler and steps, and the variances of its reverse process in bits per
+//! dimension.
 //!
-//! Each image is drawn from the embedding and the caption of a rendering and compared with that rendering, so the figures
-//! are about the decoder alone.
-//!
-//! ```text
-//! cargo run --release --example evaluate_decoder -- samplers --num 48
-//! cargo run --release --example evaluate_decoder -- bits --num 64
-//! ```
-use std::path::{Path, PathBuf};
+//! Each image is generated from the embedding and the caption of a rendering and compared with that rendering, so the
+//! results isolate the decoder.
+
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::prelude::{Device, Tensor};
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
+use dalle2::Pipeline;
 use dalle2::base::diffusion::{Sampler, SeededNoise, Spacing};
 use dalle2::base::image::{from_tensor, resize_area, to_tensor};
 use dalle2::base::metrics::psnr;
-use dalle2::base::store::write_json;
-use dalle2::base::{Captions, Decoder, StepEvent, TextCondition};
+use dalle2::base::{Captions, Decoder, DiffusionOptions, StepEvent, TextCondition};
 use dalle2::decoder::UnclipDecoder;
-use dalle2::{DiffusionOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, NearestIndex, Split, Subset};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
-/// Images that are drawn together.
+use crate::args::{JsonArgs, ModelArgs};
+use crate::outcome::check_usage;
+use crate::progress::Items;
+
+const EXAMPLES: &str = "Examples:
+  dalle2 evaluate decoder samplers --num-images 48
+  dalle2 evaluate decoder bits --num-images 64";
+
+/// Images per batch.
 const BATCH: usize = 16;
 
-/// Measure the decoder of a pipeline.
-#[derive(Debug, Parser)]
+/// Measure the decoder: samplers and steps, or bits per dimension
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to measure
+    /// Measurement
     #[arg(value_enum)]
     table: Table,
-    /// Pipeline directory
-    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
-    model: PathBuf,
-    /// Renderings, spread over the subset
-    #[arg(long, value_name = "N", default_value_t = 48)]
-    num: usize,
+    /// Number of renderings, spread over the subset
+    #[arg(long, value_name = "N", default_value_t = 48, alias = "num")]
+    num_images: usize,
     /// Emoji the model was trained on: tiny, small or full
     #[arg(long, default_value_t = Subset::Small)]
     subset: Subset,
-    /// Measures on compositions that were held out of the training
+    /// Measures on compositions held out of the training
     #[arg(long)]
     held_out: bool,
     /// Guidance scale; the model's own if not given
@@ -52,20 +52,18 @@ pub struct Cli {
     /// Timesteps of the bits per dimension, densest at the clean end
     #[arg(long, value_name = "N", default_value_t = 100)]
     timesteps: usize,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Device: default, flex, cuda:0, wgpu, …
-    #[arg(long, default_value = "default")]
-    device: String,
+    #[command(flatten)]
+    json: JsonArgs,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
-/// What can be measured.
+/// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Table {
-    /// Samplers by steps: PSNR to the rendering, how often it is the nearest of all, milliseconds.
+    /// Samplers by steps: PSNR to the rendering, top-1 accuracy, milliseconds
     Samplers,
-    /// Bits per dimension with the learned variance and with both fixed ones.
+    /// Bits per dimension with the learned variance and with both fixed ones
     Bits,
 }
 
@@ -98,36 +96,26 @@ struct BitsRow {
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    if cli.num == 0 {
-        bail!("--num 0: at least 1 rendering is needed");
-    }
-    let device = dalle2::device(&cli.device)?;
-    let pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
-    let decoder = UnclipDecoder::load(cli.model.join("decoder"), &device)?;
+    check_usage!(cli.num_images > 0, "--num-images 0: at least 1");
+    let pipeline = cli.model.load()?;
+    let device = pipeline.device().clone();
+    let decoder = UnclipDecoder::load(cli.model.model.join("decoder"), &device)?;
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
     let split = if cli.held_out { Split::HeldOut } else { Split::Seen };
     let data = data(cli, &pipeline, &decoder, &store, &cli.subset.select(store.catalogue(), split)?)?;
     match cli.table {
-        Table::Samplers => write(cli, &samplers(cli, &decoder, &store, &data, &device)?),
-        Table::Bits => write(cli, &bits(cli, &decoder, &data)?),
+        Table::Samplers => cli.json.write(&samplers(cli, &decoder, &store, &data, &device)?),
+        Table::Bits => cli.json.write(&bits(cli, &decoder, &data)?),
     }
-}
-
-fn write(cli: &Cli, figures: &impl Serialize) -> Result<()> {
-    if let Some(json) = &cli.json {
-        write_json(json, figures)?;
-        println!("{}", json.display());
-    }
-    Ok(())
 }
 
 fn data(cli: &Cli, pipeline: &Pipeline, decoder: &UnclipDecoder, store: &EmojiStore, items: &[usize]) -> Result<Data> {
-    let n = items.len().min(cli.num);
+    let n = items.len().min(cli.num_images);
     if n == 0 {
-        bail!("the subset {} has no such renderings", cli.subset);
+        bail!("the subset {} contains none of these renderings", cli.subset);
     }
     let items: Vec<usize> = (0..n).map(|i| items[i * items.len() / n]).collect();
-    let encoder = pipeline.image_encoder().context("the pipeline has no image encoder")?;
+    let encoder = pipeline.image_encoder().context("the pipeline lacks an image encoder")?;
     let size = decoder.config().image_size;
     let factor = 64usize.div_ceil(size);
     let mut images = Vec::new();
@@ -172,7 +160,7 @@ fn samplers(
 ) -> Result<Vec<SamplerRow>> {
     let index = NearestIndex::new(store)?;
     let even = |sampler: Sampler, name: &'static str| (name, sampler, Spacing::Even);
-    let ways = [
+    let samplers = [
         even(Sampler::Ddpm, "DDPM, learned variance"),
         even(Sampler::Ddim { eta: 0.0 }, "DDIM"),
         even(Sampler::DpmSolver2m, "DPM-Solver++ 2M"),
@@ -181,8 +169,8 @@ fn samplers(
     ];
     let mut rows = Vec::new();
     println!("{:34} {:>6} {:>8} {:>7} {:>9}", "", "steps", "PSNR", "top-1", "ms/image");
-    let bar = ProgressBar::new((ways.len() * 5 * data.len()) as u64);
-    for (name, sampler, spacing) in ways {
+    let progress = Items::new(samplers.len() * 5 * data.len(), "images");
+    for (name, sampler, spacing) in samplers {
         for steps in [5, 10, 20, 30, 50] {
             let options = DiffusionOptions {
                 steps: Some(steps),
@@ -191,27 +179,27 @@ fn samplers(
                 spacing: Some(spacing.clone()),
                 ..Default::default()
             };
-            let (mut error, mut right) = (0.0, 0);
+            let (mut error, mut correct) = (0.0, 0);
             let start = Instant::now();
-            let mut drawn = Vec::new();
+            let mut batches = Vec::new();
             for from in (0..data.len()).step_by(BATCH) {
                 let to = (from + BATCH).min(data.len());
                 let (images, embedding, text) = data.part(from, to);
                 let seeds: Vec<u64> = (from as u64..to as u64).collect();
                 let mut noise = SeededNoise::new(&seeds, 2);
                 let captions = Captions { text: &text, null: &data.null };
-                let mut go_on = |_: StepEvent<'_>| Ok(());
-                let found = decoder.sample(&embedding, captions, None, &options, &mut noise, &mut go_on)?;
-                drawn.push((found, images));
-                bar.inc((to - from) as u64);
+                let mut proceed = |_: StepEvent<'_>| Ok(());
+                let generated = decoder.sample(&embedding, captions, None, &options, &mut noise, &mut proceed)?;
+                batches.push((generated, images));
+                progress.add(to - from);
             }
             device.sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
             let seconds = start.elapsed().as_secs_f64();
             let mut position = 0;
-            for (found, images) in drawn {
-                error += psnr(found.clone(), images)?.iter().map(|psnr| 4.0 / 10f64.powf(psnr / 10.0)).sum::<f64>();
-                for image in from_tensor(found)? {
-                    right += usize::from(index.rank(&image)?.rank_of(&index, data.items[position]) == 0);
+            for (generated, images) in batches {
+                error += psnr(generated.clone(), images)?.iter().map(|psnr| 4.0 / 10f64.powf(psnr / 10.0)).sum::<f64>();
+                for image in from_tensor(generated)? {
+                    correct += usize::from(index.rank(&image)?.rank_of(&index, data.items[position]) == 0);
                     position += 1;
                 }
             }
@@ -220,23 +208,23 @@ fn samplers(
                 sampler: name.to_owned(),
                 steps,
                 psnr: 10.0 * (4.0 * n / error).log10(),
-                top1: right as f64 / n,
+                top1: correct as f64 / n,
                 milliseconds_per_image: seconds * 1000.0 / n,
             };
-            bar.suspend(|| {
+            progress.suspend(|| {
                 let SamplerRow { psnr, top1, milliseconds_per_image, .. } = &row;
                 println!("{name:34} {steps:6} {psnr:8.2} {top1:7.3} {milliseconds_per_image:9.0}");
             });
             rows.push(row);
         }
     }
-    bar.finish_and_clear();
+    drop(progress);
     Ok(rows)
 }
 
 fn bits(cli: &Cli, decoder: &UnclipDecoder, data: &Data) -> Result<BitsRow> {
     let total = decoder.config().diffusion.train_steps;
-    // Densest at the clean end, where the terms change fastest: squares, and no timestep twice.
+    // Densest at the clean end, where the terms change fastest: squares, without repetitions.
     let n = cli.timesteps.clamp(2, total);
     let share = |i: usize| i as f64 / (n - 1) as f64;
     let mut timesteps: Vec<usize> = (0..n).map(|i| (share(i).powi(2) * (total - 1) as f64).round() as usize).collect();
@@ -249,12 +237,12 @@ fn bits(cli: &Cli, decoder: &UnclipDecoder, data: &Data) -> Result<BitsRow> {
         let (images, embedding, text) = data.part(from, to);
         let seeds: Vec<u64> = (from as u64..to as u64).collect();
         let mut noise = SeededNoise::new(&seeds, 5);
-        let found = decoder.bits_per_dimension(images, embedding, &text, &timesteps, &mut noise)?;
+        let bits = decoder.bits_per_dimension(images, embedding, &text, &timesteps, &mut noise)?;
         let share = (to - from) as f64 / data.len() as f64;
-        row.learned += share * found.learned;
-        row.fixed_small += share * found.fixed_small;
-        row.fixed_large += share * found.fixed_large;
-        row.prior += share * found.prior;
+        row.learned += share * bits.learned;
+        row.fixed_small += share * bits.fixed_small;
+        row.fixed_large += share * bits.fixed_large;
+        row.prior += share * bits.prior;
     }
     println!("bits per dimension, {} images, {} timesteps", row.num, row.timesteps);
     println!("{:24} {:8.4}", "learned variance", row.learned);

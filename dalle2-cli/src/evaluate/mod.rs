@@ -7,9 +7,15 @@ mod upsamplers;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-/// Measure a pipeline: how often the generated image is the right emoji, and CLIP similarity
+const EXAMPLES: &str = "Examples:
+  dalle2 evaluate --num-images 200 --json out/evaluation.json
+  dalle2 evaluate --model runs/emoji/export --upsample
+  dalle2 evaluate decoder samplers
+  dalle2 evaluate upsamplers";
+
+/// Measure a pipeline on the emoji: accuracy and CLIP similarity
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     part: Option<Part>,

@@ -1,75 +1,74 @@
-//! Measures each upsampler of a pipeline against bicubic enlargement, on renderings it was not trained on.
+//! Measures each upsampler of a pipeline against bicubic interpolation, on renderings outside its training set.
 //!
-//! The small images are averages of true renderings at the large size. PSNR and SSIM compare pixels. CLIP would see nothing
-//! of an enlargement in whole images, which it reads at 64 px, so the Fréchet distance is between the embeddings of patches
-//! of 64 × 64 pixels, cut at the same places from the results and from the true renderings.
-//!
-//! ```text
-//! cargo run --release --example evaluate_upsamplers -- --model models/emoji --num 64 --json out/upsamplers.json
-//! ```
+//! The inputs are averages of true renderings at the large size. PSNR and SSIM compare pixels. CLIP reads images at
+//! 64 px, where upsampling is invisible, so the Fréchet distance compares embeddings of 64 × 64 px patches, cut at the
+//! same positions from the results and from the true renderings.
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::prelude::Tensor;
-use clap::Parser;
+use clap::Args;
+use dalle2::Pipeline;
 use dalle2::base::diffusion::SeededNoise;
 use dalle2::base::image::{
     LabelledImage, contact_sheet, from_tensor, resize_area, resize_bicubic, save_png, to_tensor,
 };
 use dalle2::base::metrics::{cosine_similarity, frechet_distance, psnr, ssim};
 use dalle2::base::nn::l2_normalize;
-use dalle2::base::store::write_json;
-use dalle2::base::{StepEvent, Tiling, Upsampler};
+use dalle2::base::{StepEvent, Tiling, Upsampler, UpsamplerOptions};
 use dalle2::decoder::DiffusionUpsampler;
-use dalle2::{Pipeline, UpsamplerOptions};
 use dalle2_emoji::{EmojiStore, Split, Subset};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
-/// Measure the upsamplers of a pipeline.
-#[derive(Debug, Parser)]
+use crate::args::{JsonArgs, ModelArgs};
+use crate::outcome::check_usage;
+use crate::progress::Items;
+
+/// Measure the upsamplers against bicubic interpolation
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// Pipeline directory
-    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
-    model: PathBuf,
-    /// A further upsampler behind the pipeline's own
+    /// One more upsampler after the pipeline's
     #[arg(long, value_name = "DIR")]
     upsampler: Option<PathBuf>,
-    /// Renderings, spread over those that are not in the subset
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    num: usize,
+    /// Number of renderings, spread over those outside the subset
+    #[arg(long, value_name = "N", default_value_t = 64, alias = "num")]
+    num_images: usize,
     /// Emoji the model was trained on: tiny, small or full
     #[arg(long, default_value_t = Subset::Small)]
     subset: Subset,
-    /// Evaluates in tiles of so many pixels, with a quarter of overlap, and compares with the untiled result
+    /// Side of tiles with a quarter of overlap; compares the result with the untiled one
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Writes some of the images as PNG
-    #[arg(long, value_name = "FILE", default_value = "out/upsamplers.png")]
-    sheet: PathBuf,
-    /// Device: default, flex, cuda:0, wgpu, …
-    #[arg(long, default_value = "default")]
-    device: String,
+    #[command(flatten)]
+    json: JsonArgs,
+    /// PNG file of some of the images
+    #[arg(long, value_name = "FILE", default_value = "out/upsamplers.png", help_heading = "Output", alias = "sheet")]
+    out: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
-/// Side of the patches that are embedded, in pixels of the large image.
+const EXAMPLES: &str = "Examples:
+  dalle2 evaluate upsamplers
+  dalle2 evaluate upsamplers --upsampler models/emoji-1024/upsampler_2 --tile 128";
+
+/// Side of the embedded patches, in pixels of the large image.
 const PATCH: usize = 64;
-/// Patches of one image, those with the most contrast in the true rendering.
+/// Patches per image, those with the highest contrast in the true rendering.
 const PATCHES: usize = 16;
 
-/// Figures of one way to enlarge.
+/// Quality of one method of upsampling.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Figures {
-    /// Decibel, of the mean squared error over all images.
+struct Quality {
+    /// In decibel, from the mean squared error over all images.
     psnr: f64,
     ssim: f64,
-    /// Mean cosine of the embeddings of a result and of the true rendering.
+    /// Mean cosine between the embeddings of results and true renderings.
     cosine: f64,
-    /// Between the embeddings of patches, normalised.
+    /// Fréchet distance between the normalised embeddings of patches.
     frechet: f64,
 }
 
@@ -80,10 +79,10 @@ struct Row {
     num: usize,
     /// Patches in each of the Fréchet distances.
     patches: usize,
-    bicubic: Figures,
-    upsampler: Figures,
+    bicubic: Quality,
+    upsampler: Quality,
     /// The upsampler in tiles.
-    tiled: Option<Figures>,
+    tiled: Option<Quality>,
     /// PSNR of the tiled result against the untiled one.
     tiled_psnr: Option<f64>,
     seconds_per_image: f64,
@@ -96,20 +95,20 @@ struct Sums {
     ssim: f64,
     cosine: f64,
     num: usize,
-    /// Normalised embeddings of patches, of the results and of the true renderings.
+    /// Normalised patch embeddings of the results and of the true renderings.
     patches: [Vec<Tensor<2>>; 2],
 }
 
 impl Sums {
-    fn add(&mut self, pipeline: &Pipeline, found: &Tensor<4>, truth: &Tensor<4>) -> Result<()> {
-        let encoder = pipeline.image_encoder().context("the pipeline has no image encoder")?;
-        self.error += 4.0 / 10f64.powf(psnr(found.clone(), truth.clone())?[0] / 10.0);
-        self.ssim += ssim(found.clone(), truth.clone())?[0];
-        let (a, b) = (encoder.encode(found.clone())?, encoder.encode(truth.clone())?);
+    fn add(&mut self, pipeline: &Pipeline, image: &Tensor<4>, truth: &Tensor<4>) -> Result<()> {
+        let encoder = pipeline.image_encoder().context("the pipeline lacks an image encoder")?;
+        self.error += 4.0 / 10f64.powf(psnr(image.clone(), truth.clone())?[0] / 10.0);
+        self.ssim += ssim(image.clone(), truth.clone())?[0];
+        let (a, b) = (encoder.encode(image.clone())?, encoder.encode(truth.clone())?);
         self.cosine += f64::from(cosine_similarity(a, b)?.into_scalar::<f32>());
         self.num += 1;
         let places = places(truth);
-        for (image, patches) in [found, truth].into_iter().zip(&mut self.patches) {
+        for (image, patches) in [image, truth].into_iter().zip(&mut self.patches) {
             patches.push(l2_normalize(encoder.encode(cut(image, &places))?));
         }
         Ok(())
@@ -119,14 +118,14 @@ impl Sums {
         self.patches[0].iter().map(|patches| patches.dims()[0]).sum()
     }
 
-    fn figures(self) -> Result<Figures> {
+    fn quality(self) -> Result<Quality> {
         let n = self.num as f64;
-        let [found, truth] = self.patches.map(|patches| Tensor::cat(patches, 0));
-        Ok(Figures {
+        let [results, truth] = self.patches.map(|patches| Tensor::cat(patches, 0));
+        Ok(Quality {
             psnr: 10.0 * (4.0 * n / self.error).log10(),
             ssim: self.ssim / n,
             cosine: self.cosine / n,
-            frechet: frechet_distance(found, truth)?,
+            frechet: frechet_distance(results, truth)?,
         })
     }
 }
@@ -153,16 +152,14 @@ fn cut(image: &Tensor<4>, places: &[[usize; 2]]) -> Tensor<4> {
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    if cli.num < 2 {
-        bail!("--num {}: at least 2 renderings are needed", cli.num);
-    }
-    let device = dalle2::device(&cli.device)?;
-    let mut pipeline = Pipeline::from_pretrained(&cli.model, &device)?;
+    check_usage!(cli.num_images > 1, "--num-images {}: at least 2", cli.num_images);
+    let mut pipeline = cli.model.load()?;
+    let device = pipeline.device().clone();
     if let Some(dir) = &cli.upsampler {
         pipeline = pipeline.to_builder().upsampler(DiffusionUpsampler::load(dir, &device)?).build()?;
     }
     let store = EmojiStore::open(&[64], Path::new("data/emoji"))?;
-    let items = held_out(&store, cli.subset, cli.num)?;
+    let items = held_out(&store, cli.subset, cli.num_images)?;
 
     let mut rows = Vec::new();
     let mut sheet = Vec::new();
@@ -172,27 +169,24 @@ pub fn run(cli: &Cli) -> Result<()> {
     println!("{:>14} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9}", "", "", "PSNR", "SSIM", "cosine", "Fréchet", "s/image");
     for row in &rows {
         let name = format!("{} -> {}", row.from, row.to);
-        let line = |name: &str, kind: &str, f: &Figures, seconds: String| {
-            let Figures { psnr, ssim, cosine, frechet } = f;
+        let line = |name: &str, kind: &str, f: &Quality, seconds: String| {
+            let Quality { psnr, ssim, cosine, frechet } = f;
             println!("{name:>14} {kind:>10} {psnr:8.2} {ssim:8.4} {cosine:8.4} {frechet:8.4} {seconds:>9}");
         };
         line(&name, "bicubic", &row.bicubic, String::new());
         line("", "upsampler", &row.upsampler, format!("{:.2}", row.seconds_per_image));
         if let (Some(tiled), Some(psnr)) = (&row.tiled, row.tiled_psnr) {
-            line("", "in tiles", tiled, String::new());
-            println!("{:>25} {psnr:8.2} dB between the two", "");
+            line("", "tiled", tiled, String::new());
+            println!("{:>25} {psnr:8.2} dB tiled against untiled", "");
         }
     }
-    save_png(&contact_sheet(&sheet, 256), &cli.sheet)?;
-    println!("{}", cli.sheet.display());
-    if let Some(json) = &cli.json {
-        write_json(json, &rows)?;
-        println!("{}", json.display());
-    }
+    save_png(&contact_sheet(&sheet, 256), &cli.out)?;
+    println!("{}", cli.out.display());
+    cli.json.write(&rows)?;
     Ok(())
 }
 
-/// Emoji outside of the subset, spread over the catalogue.
+/// Emoji outside the subset, spread over the catalogue.
 fn held_out(store: &EmojiStore, subset: Subset, num: usize) -> Result<Vec<usize>> {
     let seen = subset.select(store.catalogue(), Split::Seen)?;
     let others: Vec<usize> = (0..store.catalogue().len()).filter(|i| !seen.contains(i)).collect();
@@ -216,26 +210,26 @@ fn measure(
     let [mut bicubic_sums, mut sums, mut tiled_sums] = [(); 3].map(|()| Sums::default());
     let mut tiled_error = 0.0;
     let mut seconds = 0.0;
-    let bar = ProgressBar::new(items.len() as u64);
+    let progress = Items::new(items.len(), "images");
     for (i, &item) in items.iter().enumerate() {
         let truth = to_tensor(&[store.image(item, size as u32)?], pipeline.device())?;
         let low = resize_area(truth.clone(), factor);
         let bicubic = resize_bicubic(low.clone(), [size, size]).clamp(-1.0, 1.0);
-        let draw = |tiling: Option<Tiling>| {
+        let upsample = |tiling: Option<Tiling>| {
             let options = UpsamplerOptions { tiling, ..Default::default() };
             let mut noise = SeededNoise::new(&[i as u64], 3);
-            let mut go_on = |_: StepEvent<'_>| Ok(());
-            upsampler.sample(&low, None, &options, &mut noise, &mut go_on)
+            let mut proceed = |_: StepEvent<'_>| Ok(());
+            upsampler.sample(&low, None, &options, &mut noise, &mut proceed)
         };
         let start = Instant::now();
-        let found = draw(None)?;
+        let result = upsample(None)?;
         pipeline.device().sync().map_err(|e| anyhow::anyhow!("{e:?}"))?;
         seconds += start.elapsed().as_secs_f64();
         bicubic_sums.add(pipeline, &bicubic, &truth)?;
-        sums.add(pipeline, &found, &truth)?;
+        sums.add(pipeline, &result, &truth)?;
         if let Some(tile) = cli.tile {
-            let tiled = draw(Some(Tiling { size: tile, overlap: tile / 4 }))?;
-            tiled_error += 4.0 / 10f64.powf(psnr(tiled.clone(), found.clone())?[0] / 10.0);
+            let tiled = upsample(Some(Tiling { size: tile, overlap: tile / 4 }))?;
+            tiled_error += 4.0 / 10f64.powf(psnr(tiled.clone(), result.clone())?[0] / 10.0);
             tiled_sums.add(pipeline, &tiled, &truth)?;
         }
         if i % items.len().div_ceil(4) == 0 {
@@ -246,21 +240,21 @@ fn measure(
             sheet.push(vec![
                 image(truth, &name)?,
                 image(bicubic, &format!("bicubic {from} to {size}"))?,
-                image(found, "upsampler")?,
+                image(result, "upsampler")?,
             ]);
         }
-        bar.inc(1);
+        progress.add(1);
     }
-    bar.finish_and_clear();
+    drop(progress);
     let n = items.len() as f64;
     Ok(Row {
         from,
         to: size,
         num: items.len(),
         patches: sums.num_patches(),
-        bicubic: bicubic_sums.figures()?,
-        upsampler: sums.figures()?,
-        tiled: cli.tile.map(|_| tiled_sums.figures()).transpose()?,
+        bicubic: bicubic_sums.quality()?,
+        upsampler: sums.quality()?,
+        tiled: cli.tile.map(|_| tiled_sums.quality()).transpose()?,
         tiled_psnr: cli.tile.map(|_| 10.0 * (4.0 * n / tiled_error).log10()),
         seconds_per_image: seconds / n,
     })

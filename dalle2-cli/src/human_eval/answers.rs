@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::study::{Key, KeyQuestion, Model};
 
-/// What a rater chose.
+/// A choice of a rater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
@@ -50,16 +50,16 @@ pub struct Answer {
 
 const FORMAT: &str = "dalle2-human-eval-answers";
 
-/// One rater's answers, all or as many as there were when they were saved.
+/// One rater's answers, perhaps incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answers {
     pub format: String,
     pub version: u32,
     pub study: String,
-    /// Drawn at random by the page.
+    /// Random, chosen by the page.
     pub rater: String,
-    /// What the rater typed in, perhaps nothing.
+    /// Name of the rater; may be empty.
     pub name: String,
     pub answers: Vec<Answer>,
     /// CRC-32 of what counts, as [`Answers::sum`] computes it.
@@ -91,17 +91,21 @@ impl Answers {
             self.format,
             self.version
         );
-        ensure!(self.study == key.study, "answers study {}; the key is that of study {}", self.study, key.study);
+        ensure!(self.study == key.study, "answers study {}; the key belongs to study {}", self.study, key.study);
         ensure!(
             self.checksum == self.sum(),
-            "the checksum is {}, that of the answers {}: the file was damaged or edited after it was saved",
+            "the checksum is {}, expected {}: the file was damaged or edited after it was saved",
             self.checksum,
             self.sum()
         );
-        let asked = key.by_id();
+        let questions = key.by_id();
         let mut seen = HashMap::new();
         for (i, answer) in self.answers.iter().enumerate() {
-            ensure!(asked.contains_key(answer.question.as_str()), "answers {:?}, which was not asked", answer.question);
+            ensure!(
+                questions.contains_key(answer.question.as_str()),
+                "answers {:?}, which is not a question of the study",
+                answer.question
+            );
             if seen.insert(&answer.question, i).is_some() {
                 bail!("answers {:?} twice", answer.question);
             }

@@ -1,6 +1,6 @@
 //! From making a study to scoring it, in a real browser.
 //!
-//! `DALLE2_SCREENSHOTS=docs/images cargo test --example human_eval browser` writes the pictures of the guide.
+//! `DALLE2_SCREENSHOTS=docs/images cargo test -p dalle2-cli human_eval::browser` writes the screenshots of the guide.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use super::study::{Key, Kind, Model};
 use super::tests::{CAPTIONS, human_eval, images, make};
 use crate::browser::{Browser, Screen, installed, keys};
 
-/// Writes a screenshot where they are asked for.
-fn picture(browser: &Browser, name: &str) {
+/// Writes a screenshot if `DALLE2_SCREENSHOTS` is set.
+fn screenshot(browser: &Browser, name: &str) {
     let png = browser.screenshot();
     if let Some(dir) = std::env::var_os("DALLE2_SCREENSHOTS") {
         fs::write(Path::new(&dir).join(format!("{name}.png")), png).unwrap();
@@ -73,18 +73,18 @@ fn desktop(page: &Path, key: &Key, dir: &Path) -> PathBuf {
 
     assert!(browser.shows("#question") && !browser.shows("#caption"));
     assert_eq!(browser.text("#count"), "0 of 9");
-    let drawn = "return [...document.querySelectorAll('.picture img')].every(i => i.complete && i.naturalWidth == 128)";
-    assert_eq!(browser.run(drawn), true);
+    let loaded = "return [...document.querySelectorAll('.side img')].every(i => i.complete && i.naturalWidth == 128)";
+    assert_eq!(browser.run(loaded), true);
 
     // The first answer is given wrongly, taken back and given again.
     browser.press([arrow(key, 0, Some(Model::B)), keys::BACKSPACE]);
     assert_eq!(browser.text("#count"), "1 of 9");
-    assert_eq!(browser.run("return document.querySelectorAll('.picture[aria-pressed=true]').length"), 1);
+    assert_eq!(browser.run("return document.querySelectorAll('.side[aria-pressed=true]').length"), 1);
     browser.press([0, 1, 2].map(|question| arrow(key, question, Some(Model::A))));
     assert_eq!(browser.text("#caption"), format!("“{}”", CAPTIONS[key.questions[3].line]));
-    picture(&browser, "human-eval-caption");
+    screenshot(&browser, "human-eval-caption");
     browser.press([3, 4, 5].map(|question| arrow(key, question, Some(Model::B))));
-    picture(&browser, "human-eval-diversity");
+    screenshot(&browser, "human-eval-diversity");
     assert_eq!(browser.run("return document.querySelectorAll('#left.grid img').length"), 16);
 
     browser.reload();
@@ -105,7 +105,7 @@ fn desktop(page: &Path, key: &Key, dir: &Path) -> PathBuf {
     file
 }
 
-/// Taps the first picture every time, on a phone.
+/// Taps the first image every time, on a phone.
 fn phone(page: &Path, key: &Key, dir: &Path) -> PathBuf {
     let browser = Browser::open(Screen::DarkPhone);
     browser.goto_file(page);
@@ -115,7 +115,7 @@ fn phone(page: &Path, key: &Key, dir: &Path) -> PathBuf {
         let overflow = "return document.documentElement.scrollWidth > innerWidth || document.documentElement.scrollHeight > innerHeight";
         assert_eq!(browser.run(overflow), false, "question {question} fits the screen");
         if key.questions[question].kind == Kind::Caption {
-            picture(&browser, "human-eval-phone");
+            screenshot(&browser, "human-eval-phone");
         }
         browser.click("#left");
     }

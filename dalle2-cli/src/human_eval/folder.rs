@@ -1,4 +1,4 @@
-//! Where the images of a caption lie: image k of the caption on line i (both from 0) is `IIII-K.png`, for example
+//! Files of images: image k of the caption on line i (both from 0) is `IIII-K.png`, for example
 //! `0007-0.png`; JPEG and WebP files do as well.
 
 use std::fs;
@@ -28,7 +28,7 @@ pub fn png(dir: &Path, caption: usize, image: usize) -> PathBuf {
     dir.join(format!("{caption:04}-{image}.png"))
 }
 
-/// The file of an image, whatever its format.
+/// The file of an image in any of the formats.
 ///
 /// # Errors
 /// When there is none, with the name that it should have.

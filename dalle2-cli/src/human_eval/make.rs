@@ -41,17 +41,17 @@ pub struct Args {
     /// Name of the second model in the results
     #[arg(long, value_name = "NAME")]
     b_name: Option<String>,
-    /// What to ask about
+    /// Kinds of questions
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["photorealism", "caption", "diversity"])]
     kinds: Vec<Kind>,
-    /// Questions of each kind, about captions drawn at random; all captions if not given
+    /// Questions per kind, about random captions; all captions if not given
     #[arg(long, value_name = "N")]
     num: Option<usize>,
     /// Makes all images squares of this side in pixels; needed when they differ in size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=2048))]
     size: Option<u32>,
     /// Heading of the page; must not give the models away
-    #[arg(long, default_value = "Comparing pictures")]
+    #[arg(long, default_value = "Comparing images")]
     title: String,
     /// Seed of the sides, the order and the choice of captions
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -78,11 +78,11 @@ pub fn run(args: &Args) -> Result<()> {
     write_json(&key_file, &key)?;
     let megabytes = html.len() as f64 / 1e6;
     println!("{} ({} questions, {megabytes:.1} MB): for the raters", page_file.display(), page.questions.len());
-    println!("{}: for you alone, `score` needs it", key_file.display());
+    println!("{}: for `score` only, not for the raters", key_file.display());
     Ok(())
 }
 
-/// Draws up the questions: kind by kind, each kind in an order of its own, each model as often left as right.
+/// Creates the questions by kind, shuffled within each kind, with the models balanced between left and right.
 fn study(args: &Args, captions: &[String]) -> Result<(Page, Key)> {
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let mut kinds = args.kinds.clone();
@@ -124,7 +124,7 @@ fn study(args: &Args, captions: &[String]) -> Result<(Page, Key)> {
     Ok((page, key))
 }
 
-/// Who stands on the left in each of `n` questions: both as often, the odd one by lot.
+/// The left models of `n` questions: balanced, with a random remainder.
 fn left_models(n: usize, rng: &mut ChaCha8Rng) -> Vec<Model> {
     let pair = if rng.random() { [Model::A, Model::B] } else { [Model::B, Model::A] };
     let mut models: Vec<Model> = pair.into_iter().cycle().take(n).collect();
@@ -132,10 +132,10 @@ fn left_models(n: usize, rng: &mut ChaCha8Rng) -> Vec<Model> {
     models
 }
 
-/// The pictures of a page, each once, as data URIs of PNG files without metadata.
+/// The images of a page, each once, as data URIs of PNG files without metadata.
 #[derive(Debug, Default)]
 struct Images {
-    /// Side that all are brought to.
+    /// Side to which all are resized.
     size: Option<u32>,
     /// File and dimensions of the first one, which the others must have.
     first: Option<(PathBuf, (u32, u32))>,
@@ -144,7 +144,7 @@ struct Images {
 }
 
 impl Images {
-    /// Indices of the pictures that a question about caption `line` shows from `dir`.
+    /// Indices of the images from `dir` in a question about caption `line`.
     fn of_question(&mut self, dir: &Path, kind: Kind, line: usize) -> Result<Vec<usize>> {
         let load = |image| {
             self.add(find(dir, line, image).with_context(|| match kind {
@@ -167,7 +167,7 @@ impl Images {
         let (first, expected) = self.first.get_or_insert_with(|| (file.clone(), size));
         ensure!(
             size == *expected,
-            "{} has {}×{} pixels, {} has {}×{}: raters would tell them apart by that; --size N makes all alike",
+            "{} has {}×{} pixels, {} has {}×{}: raters could tell the models apart; --size N resizes all",
             file.display(),
             size.0,
             size.1,
@@ -180,7 +180,7 @@ impl Images {
         Ok(self.uris.len() - 1)
     }
 
-    /// The pictures in an order that says nothing, and the new place of each.
+    /// The images in random order, and the new position of each.
     fn shuffled(mut self, rng: &mut ChaCha8Rng) -> (Vec<String>, Vec<usize>) {
         let mut order: Vec<usize> = (0..self.uris.len()).collect();
         order.shuffle(rng);

@@ -1,18 +1,11 @@
-//! Asks people which of two models draws better: photorealism, caption similarity and diversity, as in the paper
-//! (arXiv 2204.06125, section 5.2).
-//!
-//! ```text
-//! cargo run --release --example human_eval -- draw  --model models/emoji --captions captions.txt --out out/a
-//! cargo run --release --example human_eval -- draw  --model runs/mine/export --captions captions.txt --out out/b
-//! cargo run --release --example human_eval -- make  --a out/a --b out/b --captions captions.txt --out out/study
-//! cargo run --release --example human_eval -- score --key out/study/key.json answers-*.json
-//! ```
+//! Human evaluation of two models by photorealism, caption similarity and diversity, as in the paper (arXiv 2204.06125,
+//! section 5.2).
 //!
 //! `docs/human-evaluation.md` is the guide.
 
 mod answers;
-mod draw;
 mod folder;
+mod generate;
 mod make;
 mod score;
 mod study;
@@ -23,10 +16,17 @@ mod browser_tests;
 mod tests;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Subcommand};
 
-/// Compare two models by asking people.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 human-eval generate --model models/emoji --captions captions.txt --out out/a
+  dalle2 human-eval generate --model runs/mine/export --captions captions.txt --out out/b
+  dalle2 human-eval make --a out/a --b out/b --captions captions.txt --out out/study
+  dalle2 human-eval score --key out/study/key.json answers-*.json";
+
+/// Compare two models by human judgement
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -34,17 +34,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Draw the images of a list of captions into a folder, as `make` reads them
-    Draw(draw::Args),
-    /// Write the page for the raters, and the key that says which picture came from where
+    /// Generate the images of a list of captions into a folder for `make`
+    #[command(alias = "draw")]
+    Generate(generate::Args),
+    /// Write the page for the raters, and the key that maps images to models
     Make(make::Args),
-    /// Win rates with 95 % intervals from the raters' answers
+    /// Compute win rates with 95 % intervals from the raters' answers
     Score(score::Args),
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
     match &cli.task {
-        Task::Draw(args) => draw::run(args),
+        Task::Generate(args) => generate::run(args),
         Task::Make(args) => make::run(args),
         Task::Score(args) => score::run(args),
     }

@@ -6,12 +6,12 @@
   const storeKey = `dalle2-human-eval:${study.study}`;
 
   const asks = {
-    photorealism: { name: "Photorealism", ask: "Which looks more like a real picture?", task: "which of two pictures looks more real" },
-    caption: { name: "Caption", ask: "Which fits this caption better?", task: "which of two pictures fits a caption better" },
-    diversity: { name: "Diversity", ask: "Which set is more varied?", task: "which of two sets of 16 pictures is more varied" },
+    photorealism: { name: "Photorealism", ask: "Which looks more like a real photo?", task: "which of two images looks more real" },
+    caption: { name: "Caption", ask: "Which fits this caption better?", task: "which of two images fits a caption better" },
+    diversity: { name: "Diversity", ask: "Which set is more varied?", task: "which of two sets of 16 images is more varied" },
   };
 
-  // The state of this rater, kept over a reload where the browser lets a page keep anything.
+  // State of this rater, restored after a reload if the browser allows storage.
   const fresh = () => {
     const bytes = crypto.getRandomValues(new Uint8Array(8));
     return { rater: Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join(""), name: "", answers: {} };
@@ -27,8 +27,8 @@
 
   function load() {
     try {
-      const kept = JSON.parse(localStorage.getItem(storeKey));
-      if (kept && typeof kept.rater === "string" && kept.answers && typeof kept.answers === "object") state = kept;
+      const stored = JSON.parse(localStorage.getItem(storeKey));
+      if (stored && typeof stored.rater === "string" && stored.answers && typeof stored.answers === "object") state = stored;
     } catch {
       notice("This browser does not keep your answers over a reload. Save them before you close the page.");
     }
@@ -175,7 +175,7 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    // A key that is held down must not answer what nobody has looked at.
+    // A key that is held down must not answer questions that were not shown.
     if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
     const here = document.body.dataset.screen;
     if (here === "intro") {

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
-use dalle2::base::store::write_json;
 use serde::Serialize;
 
 use super::answers::{Answers, Choice};
 use super::study::{Key, Kind, Model};
+use crate::args::JsonArgs;
 
 /// Quantile of the normal distribution that leaves 2.5 % above it.
 const Z_95: f64 = 1.959_963_984_540_054;
 
-/// Below so many answers the normal approximation is poor.
+/// Number of answers below which the normal approximation is poor.
 const FEW: usize = 30;
 
 #[derive(Debug, clap::Args)]
@@ -25,15 +25,14 @@ pub struct Args {
     /// The key that `make` wrote beside the page
     #[arg(long, value_name = "FILE", default_value = "out/human_eval/key.json")]
     key: PathBuf,
-    /// What "not sure" counts
+    /// Value of "not sure"
     #[arg(long, value_enum, default_value_t = NotSure::Half)]
     not_sure: NotSure,
-    /// Writes the results as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
-/// What "not sure" counts.
+/// Value of "not sure".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum NotSure {
@@ -93,10 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let report = report(&key, &raters, args.not_sure);
     print(&report, key.questions.len() * raters.len());
-    if let Some(file) = &args.json {
-        write_json(file, &report)?;
-        println!("{}", file.display());
-    }
+    args.json.write(&report)?;
     ensure!(report.rates.iter().any(|rate| rate.rate.is_some()), "no answer that counts: there is nothing to score");
     Ok(())
 }
@@ -122,14 +118,14 @@ pub fn report(key: &Key, raters: &[Answers], not_sure: NotSure) -> Report {
 }
 
 fn rates(key: &Key, raters: &[Answers], not_sure: NotSure) -> Vec<Rate> {
-    let asked = key.by_id();
+    let questions = key.by_id();
     let mut kinds: Vec<Kind> = key.questions.iter().map(|question| question.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let rate = |kind: Kind| {
         let mut counts = [0; 3];
         for answer in raters.iter().flat_map(|rater| &rater.answers) {
-            let question = asked[answer.question.as_str()];
+            let question = questions[answer.question.as_str()];
             if question.kind == kind {
                 counts[match answer.choice.preferred(question) {
                     Some(Model::A) => 0,
@@ -196,9 +192,9 @@ fn print(report: &Report, asked: usize) {
         NotSure::Drop => println!("\"Not sure\" does not count. Intervals: 95 %, normal."),
     }
     if let Some(agreement) = report.agreement {
-        println!("Two raters gave the same answer to {:.0} % of what both were asked.", 100.0 * agreement);
+        println!("Two raters agree on {:.0} % of their common questions.", 100.0 * agreement);
     }
     if rates.iter().any(|rate| rate.answers() < FEW) {
-        println!("With fewer than {FEW} answers the intervals are too narrow: they assume many.");
+        println!("With fewer than {FEW} answers the intervals are underestimates.");
     }
 }

@@ -1,4 +1,4 @@
-//! A study: its questions, what its page holds, and the key that stays with whoever made it.
+//! A study: its questions, the data of its page, and the private key.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,20 +8,20 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// What a question is about.
+/// The subject of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Which picture looks more real; the caption is not shown.
+    /// The more realistic image; the caption is hidden.
     Photorealism,
-    /// Which picture fits the caption better.
+    /// The image that fits the caption better.
     Caption,
-    /// Which of two grids of 4 × 4 pictures of one caption is more varied.
+    /// The more varied of two grids of 4 × 4 images of one caption.
     Diversity,
 }
 
 impl Kind {
-    /// Pictures on each side.
+    /// Images on each side.
     pub fn images(self) -> usize {
         match self {
             Self::Photorealism | Self::Caption => 1,
@@ -50,15 +50,14 @@ pub enum Model {
     B,
 }
 
-/// What the page's script reads. Nothing in it tells one model from the other: the pictures are encoded alike, and
-/// their order in the table is shuffled.
+/// Data for the script of the page. It hides the models: all images have the same encoding and a shuffled order.
 #[derive(Debug, Serialize)]
 pub struct Page {
     /// Names the study in the answers.
     pub study: String,
     /// The heading.
     pub title: String,
-    /// In the order in which they are asked.
+    /// In presentation order.
     pub questions: Vec<PageQuestion>,
     /// Data URIs.
     pub images: Vec<String>,
@@ -69,7 +68,7 @@ pub struct Page {
 pub struct PageQuestion {
     pub id: String,
     pub kind: Kind,
-    /// Shown with the pictures, where the question is about it.
+    /// The caption, if the question is about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// Indices into [`Page::images`].
@@ -93,7 +92,7 @@ pub struct Key {
     pub questions: Vec<KeyQuestion>,
 }
 
-/// Where a model's pictures came from.
+/// Origin of a model's images.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -110,7 +109,7 @@ pub struct KeyQuestion {
     /// Line of the caption, from 0.
     pub line: usize,
     pub caption: String,
-    /// Whose pictures stood on the left.
+    /// The model on the left.
     pub left: Model,
 }
 

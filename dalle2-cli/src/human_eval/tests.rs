@@ -18,10 +18,16 @@ pub const CAPTIONS: [&str; 3] = ["red apple", "koala", "party </script> popper"]
 
 /// Runs the program with these arguments.
 pub fn human_eval(args: &[&str]) -> anyhow::Result<()> {
-    run(&Cli::try_parse_from(["human_eval"].iter().chain(args))?)
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        cli: Cli,
+    }
+
+    run(&Program::try_parse_from(["human_eval"].iter().chain(args))?.cli)
 }
 
-/// The whole chain of an error.
+/// The original chain of an error.
 fn failure(args: &[&str]) -> String {
     format!("{:#}", human_eval(args).unwrap_err())
 }
@@ -84,7 +90,7 @@ fn the_key_says_what_the_page_shows_and_the_page_does_not() {
     let key = Key::read(&dir.path().join("study/key.json")).unwrap();
     let page = page_data(&html);
     assert_eq!(page["study"], key.study.as_str());
-    assert_eq!(page["images"].as_array().unwrap().len(), 2 * 3 * 16, "each picture is there once");
+    assert_eq!(page["images"].as_array().unwrap().len(), 2 * 3 * 16, "each image occurs once");
     for (question, keyed) in page["questions"].as_array().unwrap().iter().zip(&key.questions) {
         assert_eq!(question["id"], keyed.id.as_str());
         let shown = (keyed.kind == Kind::Caption).then_some(CAPTIONS[keyed.line]);
@@ -141,23 +147,23 @@ fn the_seed_decides_the_study() {
 #[test]
 fn images_and_captions_that_do_not_make_a_study_are_refused() {
     let dir = images();
-    let made = |more: &[&str]| format!("{:#}", make(dir.path(), "out", more).unwrap_err());
-    assert!(made(&["--num", "4"]).contains("--num 4: must be between 1 and 3"));
+    let failure_of = |more: &[&str]| format!("{:#}", make(dir.path(), "out", more).unwrap_err());
+    assert!(failure_of(&["--num", "4"]).contains("--num 4: must be between 1 and 3"));
 
     save_png(&RgbImage::new(64, 64), dir.path().join("sharp/0001-0.png")).unwrap();
-    let message = made(&["--kinds", "caption"]);
+    let message = failure_of(&["--kinds", "caption"]);
     assert!(message.contains("64×64") && message.contains("--size"), "{message}");
     make(dir.path(), "sized", &["--kinds", "caption", "--size", "64"]).unwrap();
 
     fs::remove_file(dir.path().join("blurred/0002-7.png")).unwrap();
-    let message = made(&["--size", "64"]);
+    let message = failure_of(&["--size", "64"]);
     assert!(message.contains("0002-7.png") && message.contains("--kinds photorealism,caption"), "{message}");
     make(dir.path(), "pairs", &["--kinds", "photorealism,caption", "--size", "64"]).unwrap();
 
     fs::write(dir.path().join("captions.txt"), "red apple\n\nkoala\n").unwrap();
-    assert!(made(&[]).contains("line 2 is empty"));
+    assert!(failure_of(&[]).contains("line 2 is empty"));
     fs::write(dir.path().join("captions.txt"), "").unwrap();
-    assert!(made(&[]).contains("no caption"));
+    assert!(failure_of(&[]).contains("no caption"));
 }
 
 /// A key without a page: question i is about `kinds[i % len]`, A is on the left of even ones.
@@ -246,10 +252,10 @@ fn answers_that_cannot_be_of_the_study_are_refused() {
         })
     };
     assert!(
-        signed(&|a| a.study = "ffff0000".into()).contains("answers study ffff0000; the key is that of study 0123abcd")
+        signed(&|a| a.study = "ffff0000".into()).contains("answers study ffff0000; the key belongs to study 0123abcd")
     );
     assert!(with(&|a| a.answers[1].choice = Choice::Right).contains("damaged or edited"));
-    assert!(signed(&|a| a.answers[1].question = "q9".into()).contains("\"q9\", which was not asked"));
+    assert!(signed(&|a| a.answers[1].question = "q9".into()).contains("\"q9\", which is not a question of the study"));
     assert!(signed(&|a| a.answers[1].question = "q0".into()).contains("\"q0\" twice"));
     assert!(signed(&|a| a.version = 2).contains("version 2"));
     assert!(signed(&|a| a.answers.clear()).contains("nothing to score"));
@@ -260,8 +266,8 @@ fn answers_that_cannot_be_of_the_study_are_refused() {
     let message = score(&[&file, &other]);
     assert!(message.contains("answers.json") && message.contains("other.json are of the same rater"), "{message}");
 
-    let whole = fs::read(&file).unwrap();
-    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let original = fs::read(&file).unwrap();
+    fs::write(&file, &original[..original.len() / 2]).unwrap();
     let message = score(&[&file]);
     assert!(message.contains("answers.json") && message.contains("line"), "{message}");
     fs::write(&file, [0xff, 0xd8, 0xff]).unwrap();
@@ -273,12 +279,13 @@ fn answers_that_cannot_be_of_the_study_are_refused() {
 }
 
 #[test]
-fn drawing_writes_what_make_reads_and_goes_on_where_it_stopped() {
+fn generate_writes_files_for_make_and_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let [captions, out] = ["captions.txt", "out"].map(|name| dir.path().join(name));
     fs::write(&captions, "red apple\nkoala\n").unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/emoji");
-    let args = ["draw", "--model", text(&model), "--captions", text(&captions), "--out", text(&out), "--num", "3"];
+    let args =
+        ["generate", "--model", text(&model), "--captions", text(&captions), "--out", text(&out), "--num-images", "3"];
     let quick = ["--decoder-steps", "2", "--max-upsamplers", "0", "--device", "flex"];
     human_eval(&[&args[..], &quick].concat()).unwrap();
     let images = |line: usize| [0, 1, 2].map(|k| open(out.join(format!("{line:04}-{k}.png"))).unwrap());
@@ -288,7 +295,7 @@ fn drawing_writes_what_make_reads_and_goes_on_where_it_stopped() {
     assert!(failure(&[&args[..], &quick].concat()).contains("--resume"));
     fs::remove_file(out.join("0001-1.png")).unwrap();
     human_eval(&[&args[..], &quick, &["--resume"]].concat()).unwrap();
-    assert_eq!((images(0), images(1)), (apples, koalas), "what is drawn alone is what was drawn among others");
+    assert_eq!((images(0), images(1)), (apples, koalas), "an image is independent of the others of its request");
 
     let study = dir.path().join("study");
     let dirs = ["make", "--a", text(&out), "--b", text(&out), "--captions", text(&captions), "--out", text(&study)];

@@ -1,35 +1,34 @@
-//! One decoder under three conditions: the caption alone, the text embedding in place of the image's, and the prior's image
-//! embedding (DALL·E 2, section 5.1).
+//! One decoder under three conditions: the caption alone, the text embedding in place of an image embedding, and the
+//! image embedding of the prior (DALL·E 2, section 5.1).
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use dalle2::base::diffusion::SeededNoise;
 use dalle2::base::image::{LabelledImage, Mask, RgbImage, from_tensor};
-use dalle2::base::store::write_json;
 use dalle2::base::{Captions, DiffusionOptions};
 use dalle2::decoder::UnclipDecoder;
 use dalle2::{Device, LoadOptions, Pipeline};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::labels::{embed, similarities};
 use super::renderings::Renderings;
-use crate::edit::args::{EditArgs, some_names};
+use crate::args::JsonArgs;
+use crate::edit::common::{EditArgs, some_names};
+use crate::progress::Items;
 
-/// Captions on the sheet, at most.
+/// Maximum number of captions on the sheet.
 const SHOWN: usize = 6;
-/// Stream of an image's seed that a pipeline's decoder draws from, so that all three start from the same noise.
+/// Noise stream of the decoder in a pipeline, so that all three start from the same noise.
 const DECODER_STREAM: u64 = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Captions, spread over the emoji of the training set
-    #[arg(long, value_name = "N", default_value_t = 48)]
-    num: usize,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Number of captions, spread over the emoji of the training set
+    #[arg(long, value_name = "N", default_value_t = 48, alias = "num")]
+    num_images: usize,
+    #[command(flatten)]
+    json: JsonArgs,
     /// PNG file
     #[arg(long, value_name = "FILE", default_value = "out/conditionings.png")]
     out: PathBuf,
@@ -61,27 +60,27 @@ impl Conditioning {
 struct Row {
     conditioning: &'static str,
     captions: usize,
-    /// Cosine of the picture with its caption.
+    /// Cosine between images and their captions.
     similarity: f64,
-    /// The nearest rendering is the caption's, and one of the ten nearest.
+    /// Top-1 and top-10 accuracy of the nearest rendering.
     nearest: [f64; 2],
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let names = some_names(args.num)?;
+    let names = some_names(args.num_images)?;
     let pipeline = args.edit.pipeline()?;
-    let decoder = load_decoder(&args.edit.model, pipeline.device())?;
+    let decoder = load_decoder(&args.edit.model.model, pipeline.device())?;
     let size = pipeline.decoder().image_size();
     let renderings = Renderings::new(size)?;
     let everywhere = Mask::edit_where(size as u32, size as u32, |_, _| true);
-    let bar = ProgressBar::new((names.len() * Conditioning::ALL.len()) as u64);
+    let progress = Items::new(names.len() * Conditioning::ALL.len(), "images");
     let mut rows: Vec<Row> = Vec::new();
     let mut columns = Vec::new();
     for conditioning in Conditioning::ALL {
         let mut images = Vec::with_capacity(names.len());
         for name in &names {
-            images.push(draw(args, &pipeline, &decoder, (conditioning, name))?);
-            bar.inc(1);
+            images.push(generate(args, &pipeline, &decoder, (conditioning, name))?);
+            progress.add(1);
         }
         let captions: Vec<&str> = names.iter().map(String::as_str).collect();
         let cosines = similarities(&pipeline, embed(&pipeline, &images, size)?, &captions)?;
@@ -93,20 +92,15 @@ pub fn run(args: &Args) -> Result<()> {
         rows.push(Row { conditioning: conditioning.name(), captions: names.len(), similarity, nearest });
         columns.push(images);
     }
-    bar.finish_and_clear();
-    println!(
-        "| conditioning | CLIP similarity | nearest rendering is right | one of the ten nearest |\n|---|---|---|---|"
-    );
+    drop(progress);
+    println!("| conditioning | CLIP similarity | top-1 | top-10 |\n|---|---|---|---|");
     for Row { conditioning, similarity, nearest, .. } in &rows {
-        let [one, ten] = nearest.map(|share| 100.0 * share);
-        println!("| {conditioning} | {similarity:.3} | {one:.0} % | {ten:.0} % |");
+        let [top1, top10] = nearest.map(|share| 100.0 * share);
+        println!("| {conditioning} | {similarity:.3} | {top1:.0} % | {top10:.0} % |");
     }
-    let [one, ten] = [1.0, 10.0].map(|best| 100.0 * best / renderings.len() as f64);
-    println!("| chance | | {one:.1} % | {ten:.1} % |");
-    if let Some(json) = &args.json {
-        write_json(json, &rows)?;
-        println!("{}", json.display());
-    }
+    let [top1, top10] = [1.0, 10.0].map(|best| 100.0 * best / renderings.len() as f64);
+    println!("| chance | | {top1:.1} % | {top10:.1} % |");
+    args.json.write(&rows)?;
     let shown = names.len().min(SHOWN);
     let mut sheet = Vec::with_capacity(shown);
     for i in (0..shown).map(|i| i * names.len() / shown) {
@@ -118,36 +112,40 @@ pub fn run(args: &Args) -> Result<()> {
         sheet.push(line);
     }
     let wide: Vec<Vec<LabelledImage>> = sheet.chunks(2).map(|rows| rows.concat()).collect();
-    args.edit.save_sheet(&wide, "three conditionings of one decoder", &args.out)
+    args.edit.save_sheet(&wide, "three conditionings of one decoder", args.edit.fixed_seed(), &args.out)
 }
 
-/// The decoder by itself: a pipeline always gives it an embedding.
+/// Loads the decoder by itself: a pipeline always conditions it on an embedding.
 fn load_decoder(model: &Path, device: &Device) -> Result<UnclipDecoder> {
-    Ok(match model.join("decoder_scheduler").is_dir() {
-        true => UnclipDecoder::load_diffusers(model, &LoadOptions::new(device))?,
-        false => UnclipDecoder::load(model.join("decoder"), device)?,
+    Ok(if model.join("decoder_scheduler").is_dir() {
+        UnclipDecoder::load_diffusers(model, &LoadOptions::new(device))?
+    } else {
+        UnclipDecoder::load(model.join("decoder"), device)?
     })
 }
 
-/// The decoder's picture.
-fn draw(
+/// Generates an image under one condition.
+fn generate(
     args: &Args,
     pipeline: &Pipeline,
     decoder: &UnclipDecoder,
     (conditioning, caption): (Conditioning, &str),
 ) -> Result<RgbImage> {
-    let request = args.edit.request_for(caption).max_upsamplers(0);
+    let request = args.edit.request_for(caption, args.edit.fixed_seed()).max_upsamplers(0);
     let encode = |caption: &str| pipeline.text_encoder().encode(&[caption]);
     let request = match conditioning {
         Conditioning::Caption => {
-            let options =
-                DiffusionOptions { steps: Some(args.edit.steps), guidance: args.edit.guidance, ..Default::default() };
-            let mut noise = SeededNoise::new(&[args.edit.seed], DECODER_STREAM);
+            let options = DiffusionOptions {
+                steps: Some(args.edit.steps()),
+                guidance: args.edit.sampling.guidance,
+                ..Default::default()
+            };
+            let mut noise = SeededNoise::new(&[args.edit.fixed_seed()], DECODER_STREAM);
             let (text, null) = (encode(caption)?, encode("")?);
-            let captions = Captions { text: &text, null: &null };
-            let mut go_on = |_: dalle2::base::StepEvent<'_>| Ok(());
-            let drawn = decoder.sample_captions(captions, &options, &mut noise, &mut go_on)?;
-            return Ok(from_tensor(drawn)?.remove(0));
+            let mut proceed = |_: dalle2::base::StepEvent<'_>| Ok(());
+            let images =
+                decoder.sample_captions(Captions { text: &text, null: &null }, &options, &mut noise, &mut proceed)?;
+            return Ok(from_tensor(images)?.remove(0));
         }
         Conditioning::TextEmbedding => request.embeddings(encode(caption)?.pooled),
         Conditioning::Prior => request,

@@ -1,4 +1,4 @@
-//! Suites of captions that unCLIP is known to fail on (DALL·E 2, section 7).
+//! Suites of captions with known failures of unCLIP (DALL·E 2, section 7).
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 use dalle2::base::image::LabelledImage;
 
-use crate::edit::args::EditArgs;
+use crate::edit::common::EditArgs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Suite {
-    /// Two objects whose attributes must not be exchanged
+    /// Two objects with attributes to bind
     Binding,
     /// Written words
     Spelling,
@@ -39,12 +39,12 @@ impl Suite {
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which captions
+    /// Suite of captions
     #[arg(long, value_enum)]
     suite: Suite,
     /// Images per caption
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    num: usize,
+    #[arg(long, value_name = "N", default_value_t = 4, alias = "num")]
+    num_images: usize,
     /// PNG file
     #[arg(long, value_name = "FILE", default_value = "out/failures.png")]
     out: PathBuf,
@@ -54,10 +54,11 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let pipeline = args.edit.pipeline()?;
+    let seed = args.edit.fixed_seed();
     let mut rows = Vec::new();
     for caption in args.suite.captions() {
-        let drawn = pipeline.generate(args.edit.request_for(caption).num_images(args.num))?;
-        rows.push(drawn.images.into_iter().map(|image| LabelledImage::new(image, *caption)).collect());
+        let generation = pipeline.generate(args.edit.request_for(caption, seed).num_images(args.num_images))?;
+        rows.push(generation.images.into_iter().map(|image| LabelledImage::new(image, *caption)).collect());
     }
-    args.edit.save_sheet(&rows, "captions of a failure suite", &args.out)
+    args.edit.save_sheet(&rows, "captions of a failure suite", seed, &args.out)
 }

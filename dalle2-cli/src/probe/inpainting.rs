@@ -1,47 +1,46 @@
-//! Whether what is drawn into a hole shows what the caption says, and whether the rest stays as it was.
+//! Inpainting: agreement of the fill with the caption, and preservation of the known pixels.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use dalle2::base::diffusion::Resampling;
 use dalle2::base::image::{LabelledImage, Mask, RgbImage};
-use dalle2::base::store::write_json;
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::renderings::Renderings;
-use crate::edit::args::{EditArgs, some_names, with_hole};
+use crate::args::JsonArgs;
+use crate::edit::common::{EditArgs, show_mask, some_names};
+use crate::progress::Items;
 
-/// Pictures on the sheet for each hole, at most.
+/// Maximum number of images on the sheet per mask.
 const SHOWN: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Pictures, spread over the emoji of the training set
-    #[arg(long, value_name = "N", default_value_t = 24)]
-    num: usize,
-    /// How often the decoder goes through each stretch of its way
+    /// Number of images, spread over the emoji of the training set
+    #[arg(long, value_name = "N", default_value_t = 24, alias = "num")]
+    num_images: usize,
+    /// Resampling rounds of the decoder
     #[arg(long, value_name = "N", default_value_t = Resampling::default().rounds)]
     rounds: usize,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Writes some of the pictures as PNG
-    #[arg(long, value_name = "FILE", default_value = "out/inpainting_probe.png")]
-    sheet: PathBuf,
+    #[command(flatten)]
+    json: JsonArgs,
+    /// PNG file of some of the images
+    #[arg(long, value_name = "FILE", default_value = "out/inpainting_probe.png", alias = "sheet")]
+    out: PathBuf,
     #[command(flatten)]
     edit: EditArgs,
 }
 
-/// What is drawn anew.
+/// The region that is generated anew.
 #[derive(Debug, Clone, Copy)]
-enum Hole {
+enum Region {
     Right,
     Centre,
     Border,
 }
 
-impl Hole {
+impl Region {
     const ALL: [Self; 3] = [Self::Right, Self::Centre, Self::Border];
 
     fn name(self) -> &'static str {
@@ -63,69 +62,69 @@ impl Hole {
     }
 }
 
-/// Whose name the caption is.
+/// The source of the caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caption {
     Own,
     Other,
 }
 
-/// Shares of the fills.
+/// Results for one mask and one kind of caption, as shares of the fills.
 #[derive(Debug, Serialize)]
 struct Row {
-    hole: &'static str,
+    mask: &'static str,
     caption: &'static str,
     fills: usize,
-    /// The nearest rendering, in the hole, is that of the caption.
+    /// Top-1: the nearest rendering inside the mask is the one named by the caption.
     nearest: f64,
-    /// That of the caption is one of the ten nearest.
+    /// Top-10 of the same.
     ten_nearest: f64,
-    /// The nearest rendering is that of the picture around the hole.
-    nearest_is_picture: f64,
-    /// What guessing at random reaches, for the nearest and for the ten nearest.
+    /// The nearest rendering is the original image.
+    nearest_is_original: f64,
+    /// Top-1 and top-10 of a random guess.
     chance: [f64; 2],
-    /// Pixels outside the hole that are not as they were, of how many.
+    /// Changed pixels outside the mask, and their total.
     known_changed: [usize; 2],
 }
 
 impl Row {
-    fn new(hole: Hole, caption: Caption, fills: usize) -> Self {
+    fn new(region: Region, caption: Caption, fills: usize) -> Self {
         let caption = match caption {
-            Caption::Own => "the picture's own",
-            Caption::Other => "another picture's",
+            Caption::Own => "the image's own",
+            Caption::Other => "another image's",
         };
-        let hole = hole.name();
+        let mask = region.name();
         Self {
-            hole,
+            mask,
             caption,
             fills,
             nearest: 0.0,
             ten_nearest: 0.0,
-            nearest_is_picture: 0.0,
+            nearest_is_original: 0.0,
             chance: [0.0; 2],
             known_changed: [0; 2],
         }
     }
 
-    /// Counts a fill of a picture in, for this caption and the picture's name.
+    /// Counts a fill for this caption and the name of the original.
     fn count(
         &mut self,
         renderings: &Renderings,
-        (fill, picture): (&RgbImage, &RgbImage),
+        (fill, original): (&RgbImage, &RgbImage),
         mask: &Mask,
-        (said, name): (&str, &str),
+        (caption, name): (&str, &str),
     ) -> Result<()> {
         let share = 1.0 / self.fills as f64;
-        let rank = renderings.rank(fill, mask, said)?;
+        let rank = renderings.rank(fill, mask, caption)?;
         let of = |hit: bool| if hit { share } else { 0.0 };
         self.nearest += of(rank == 0);
         self.ten_nearest += of(rank < 10);
-        self.nearest_is_picture += of(renderings.rank(fill, mask, name)? == 0);
-        let alike = renderings.alike(mask, said)? as f64;
+        self.nearest_is_original += of(renderings.rank(fill, mask, name)? == 0);
+        let equal = renderings.equal_to(mask, caption)? as f64;
         for (chance, best) in self.chance.iter_mut().zip([1.0, 10.0]) {
-            *chance += share * (alike + best - 1.0) / renderings.len() as f64;
+            *chance += share * (equal + best - 1.0) / renderings.len() as f64;
         }
-        for (x, y, pixel) in picture.enumerate_pixels() {
+        for (x, y, pixel) in original.enumerate_pixels() {
             if !mask.edits(x, y) {
                 self.known_changed[0] += usize::from(fill.get_pixel(x, y) != pixel);
                 self.known_changed[1] += 1;
@@ -136,68 +135,65 @@ impl Row {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let names = some_names(args.num)?;
-    ensure!(names.len() > 1, "--num {}: at least 2, so that pictures can get each other's captions", args.num);
+    let names = some_names(args.num_images)?;
+    ensure!(names.len() > 1, "--num-images {}: at least 2, to exchange the captions of images", args.num_images);
     let pipeline = args.edit.pipeline()?;
     let size = if args.edit.upsample { pipeline.image_size() } else { pipeline.decoder().image_size() };
     let renderings = Renderings::new(size)?;
     let resampling = Resampling { rounds: args.rounds, ..Default::default() };
-    let bar = ProgressBar::new((2 * Hole::ALL.len() * names.len()) as u64);
+    let progress = Items::new(2 * Region::ALL.len() * names.len(), "images");
     let (mut rows, mut sheet) = (Vec::new(), Vec::new());
-    for hole in Hole::ALL {
-        let mask = hole.mask(size);
+    for region in Region::ALL {
+        let mask = region.mask(size);
         let mut shown: Vec<Vec<LabelledImage>> = Vec::new();
         for caption in [Caption::Own, Caption::Other] {
-            let mut row = Row::new(hole, caption, names.len());
+            let mut row = Row::new(region, caption, names.len());
             for (i, name) in names.iter().enumerate() {
-                let said = match caption {
+                let text = match caption {
                     Caption::Own => name,
                     Caption::Other => &names[(i + names.len() / 2) % names.len()],
                 };
-                let picture = renderings.named(name)?;
-                let request = args.edit.request_for(said);
-                let fill =
-                    pipeline.inpaint(picture, &mask).resampling(resampling).request(request).run()?.images.remove(0);
-                row.count(&renderings, (&fill, picture), &mask, (said, name))?;
+                let original = renderings.named(name)?;
+                let request = args.edit.request_for(text, args.edit.fixed_seed());
+                let inpaint = pipeline.inpaint(original, &mask).resampling(resampling);
+                let fill = inpaint.request(request).run()?.images.remove(0);
+                row.count(&renderings, (&fill, original), &mask, (text, name))?;
                 if i * SHOWN / names.len() != (i + 1) * SHOWN / names.len() {
-                    let labelled = LabelledImage::new(fill, format!("caption: {said}"));
+                    let labelled = LabelledImage::new(fill, format!("caption: {text}"));
                     match caption {
                         Caption::Own => shown.push(vec![
-                            LabelledImage::new(picture.clone(), name),
-                            LabelledImage::new(with_hole(picture, &mask), hole.name()),
+                            LabelledImage::new(original.clone(), name),
+                            LabelledImage::new(show_mask(original, &mask), region.name()),
                             labelled,
                         ]),
                         Caption::Other => shown[i * SHOWN / names.len()].push(labelled),
                     }
                 }
-                bar.inc(1);
+                progress.add(1);
             }
             rows.push(row);
         }
         sheet.extend(shown);
     }
-    bar.finish_and_clear();
+    drop(progress);
     println!(
-        "| hole | caption | fills | nearest is the caption's | one of ten | chance | nearest is the picture's | known \
-         pixels changed |\n|---|---|---|---|---|---|---|---|"
+        "| mask | caption | fills | top-1 | top-10 | chance | nearest is the original | known pixels changed |\n|---|---|---|---|---|---|---|---|"
     );
     for row in &rows {
-        let [percent, ten, picture] = [row.nearest, row.ten_nearest, row.nearest_is_picture].map(|share| 100.0 * share);
+        let [top1, top10, original] =
+            [row.nearest, row.ten_nearest, row.nearest_is_original].map(|share| 100.0 * share);
         let [chance, chance_ten] = row.chance.map(|share| 100.0 * share);
         let [changed, known] = row.known_changed;
         println!(
-            "| {} | {} | {} | {percent:.0} % | {ten:.0} % | {chance:.1} %, {chance_ten:.1} % | {picture:.0} % | {changed} of \
+            "| {} | {} | {} | {top1:.0} % | {top10:.0} % | {chance:.1} %, {chance_ten:.1} % | {original:.0} % | {changed} of \
              {known} |",
-            row.hole, row.caption, row.fills
+            row.mask, row.caption, row.fills
         );
     }
-    if let Some(json) = &args.json {
-        write_json(json, &rows)?;
-        println!("{}", json.display());
-    }
+    args.json.write(&rows)?;
     let wide: Vec<Vec<LabelledImage>> = sheet.chunks(2).map(|rows| rows.concat()).collect();
-    args.edit.save_sheet(&wide, "inpainting", &args.sheet)?;
+    args.edit.save_sheet(&wide, "inpainting", args.edit.fixed_seed(), &args.out)?;
     let changed: usize = rows.iter().map(|row| row.known_changed[0]).sum();
-    ensure!(changed == 0, "{changed} known pixels are not as they were");
+    ensure!(changed == 0, "{changed} known pixels were changed");
     Ok(())
 }

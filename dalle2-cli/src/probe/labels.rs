@@ -1,4 +1,4 @@
-//! CLIP's opinion of pictures.
+//! CLIP similarities and label probabilities.
 
 use anyhow::{Context, Result};
 use burn::prelude::Tensor;
@@ -7,14 +7,14 @@ use dalle2::Pipeline;
 use dalle2::base::image::{RgbImage, fit_square, to_tensor};
 use dalle2::base::metrics::similarity_matrix;
 
-/// Pictures that are embedded at once.
+/// Images per batch.
 const BATCH: usize = 64;
-/// Factor on the cosines, which CLIP is trained up to.
+/// Factor on the cosines: the upper bound in CLIP training.
 const LOGIT_SCALE: f32 = 100.0;
 
-/// Embeddings `[N, D]` of square pictures, read at one size.
+/// Embeddings `[N, D]` of square images, resized to one size.
 pub fn embed(pipeline: &Pipeline, images: &[RgbImage], size: usize) -> Result<Tensor<2>> {
-    let encoder = pipeline.image_encoder().context("CLIP's opinion needs a pipeline with an image encoder")?;
+    let encoder = pipeline.image_encoder().context("CLIP similarities need a pipeline with an image encoder")?;
     let encode = |images: &[RgbImage]| -> Result<Tensor<2>> {
         let images: Vec<RgbImage> = images.iter().map(|image| fit_square(image, size as u32)).collect();
         Ok(encoder.encode(to_tensor(&images, pipeline.device())?)?)
@@ -28,7 +28,7 @@ pub fn similarities(pipeline: &Pipeline, embeddings: Tensor<2>, captions: &[&str
     rows(similarity_matrix(embeddings, text)?)
 }
 
-/// How probable CLIP finds each label among all of them, row by row.
+/// Softmax probabilities of the labels, row by row.
 pub fn probabilities(pipeline: &Pipeline, embeddings: Tensor<2>, labels: &[&str]) -> Result<Vec<Vec<f64>>> {
     let text = pipeline.text_encoder().encode(labels)?.pooled;
     rows(softmax(similarity_matrix(embeddings, text)? * LOGIT_SCALE, 1))

@@ -1,14 +1,4 @@
-//! Measures and shows what the manipulations and the decoder can do, and where they fail.
-//!
-//! ```text
-//! cargo run --release --example probe -- inversion --json out/inversion.json
-//! cargo run --release --example probe -- text-diff --json out/text_diff.json
-//! cargo run --release --example probe -- inpainting --json out/inpainting.json
-//! cargo run --release --example probe -- pca --save out/pca.safetensors
-//! cargo run --release --example probe -- typographic
-//! cargo run --release --example probe -- conditionings
-//! cargo run --release --example probe -- failures --suite binding
-//! ```
+//! Measures manipulations and conditioning of a pipeline, with contact sheets of successes and failures.
 
 mod conditionings;
 mod failures;
@@ -21,10 +11,20 @@ mod text_diff;
 mod typographic;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Subcommand};
 
-/// Probe a pipeline.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 probe inversion --json out/inversion.json
+  dalle2 probe text-diff --json out/text_diff.json
+  dalle2 probe inpainting --json out/inpainting.json
+  dalle2 probe pca --save out/pca.safetensors
+  dalle2 probe typographic
+  dalle2 probe conditionings
+  dalle2 probe failures --suite binding";
+
+/// Measure manipulations and conditioning of a pipeline
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     probe: Probe,
@@ -32,19 +32,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Probe {
-    /// How well images reconstruct from their embedding and noise, by steps and evaluations
+    /// Reconstruction of images from their embedding and noise, by steps and evaluations
     Inversion(inversion::Args),
-    /// Whether text diffs bring images closer to the new caption and keep the rest
+    /// Text diffs: similarity to the new caption and preservation of the rest
     TextDiff(text_diff::Args),
-    /// Whether what is drawn into a hole shows what the caption says, and the rest stays as it was
+    /// Inpainting: agreement with the caption and preservation of known pixels
     Inpainting(inpainting::Args),
-    /// What the leading principal components of an embedding say
+    /// Images from the leading principal components of an embedding
     Pca(pca::Args),
-    /// What CLIP reads on a picture with a written word, and what the decoder draws from it
+    /// Typographic attacks: CLIP probabilities of images with a written word, and images generated from them
     Typographic(typographic::Args),
-    /// What one decoder draws from the caption alone, from the text embedding and from the prior's
+    /// One decoder conditioned on the caption alone, on the text embedding and on the prior
     Conditionings(conditionings::Args),
-    /// Captions that such models are known to fail on
+    /// Captions with known failures of unCLIP models
     Failures(failures::Args),
 }
 

@@ -1,15 +1,17 @@
-//! What the leading principal components of an embedding say (DALL·E 2, section 4).
+//! Images decoded from the leading principal components of an embedding (DALL·E 2, section 4).
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use dalle2::base::image::LabelledImage;
 use dalle2::base::{Components, EmbeddingPca};
 use dalle2::{Pipeline, StartNoise};
 
 use super::labels::embed;
 use super::renderings::Renderings;
-use crate::edit::args::{self as edit, EditArgs};
+use crate::edit::common::{EditArgs, image};
+use crate::outcome::check_usage;
+use crate::progress::Stages;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -19,13 +21,13 @@ pub struct Args {
     /// Numbers of components
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64, 128])]
     components: Vec<usize>,
-    /// Components that `--save` wrote; without it they are those of the renderings that the bundled model learned from
+    /// Components written by `--save`; computed from the training renderings of the bundled model if not given
     #[arg(long, value_name = "FILE")]
     pca: Option<PathBuf>,
-    /// Writes the components that were found
+    /// Writes the computed components
     #[arg(long, value_name = "FILE", conflicts_with = "pca")]
     save: Option<PathBuf>,
-    /// Draws from each image's own noise, instead of the seed's
+    /// Starts from each image's own noise instead of the seed's
     #[arg(long)]
     own_noise: bool,
     /// PNG file
@@ -36,7 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(!args.components.is_empty(), "--components: at least one number is needed");
+    check_usage!(!args.components.is_empty(), "--components: at least one number is needed");
     let pipeline = args.edit.pipeline()?;
     let pca = match &args.pca {
         Some(file) => EmbeddingPca::load(file)?,
@@ -51,22 +53,23 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", file.display());
     }
     let start = if args.own_noise { StartNoise::Inverted } else { StartNoise::Random };
-    let bar = edit::bar()?;
+    let seed = args.edit.fixed_seed();
+    let stages = Stages::new();
     let mut rows = Vec::with_capacity(args.images.len());
     for spec in &args.images {
-        let image = edit::image(spec)?;
+        let image = image(spec)?;
         let reconstructions = pipeline.pca_reconstructions(&image, &pca, &args.components).start_noise(start);
-        let drawn = reconstructions.request(args.edit.request()).controls(edit::progress(&bar)).run()?;
+        let generation = reconstructions.request(args.edit.request(seed)).controls(stages.controls()).run()?;
         let mut row = vec![LabelledImage::new(image, spec)];
         let label = |(image, k): (_, &usize)| LabelledImage::new(image, format!("{k} of {}", pca.num_components()));
-        row.extend(drawn.images.into_iter().zip(&args.components).map(label));
+        row.extend(generation.images.into_iter().zip(&args.components).map(label));
         rows.push(row);
     }
-    bar.finish_and_clear();
-    args.edit.save_sheet(&rows, "reconstructions from principal components", &args.out)
+    drop(stages);
+    args.edit.save_sheet(&rows, "reconstructions from principal components", seed, &args.out)
 }
 
-/// All principal components of the embeddings of the renderings.
+/// Computes all principal components of the embeddings of the renderings.
 fn fit(pipeline: &Pipeline) -> Result<EmbeddingPca> {
     let size = pipeline.decoder().image_size();
     let embeddings = embed(pipeline, Renderings::new(size)?.images(), size)?;

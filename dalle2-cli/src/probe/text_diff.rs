@@ -1,4 +1,4 @@
-//! What text diffs change and what they keep, over pairs of emoji that differ in one attribute.
+//! Changes and preservation by text diffs, over pairs of emoji that differ in one attribute.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use anyhow::{Context, Result, ensure};
 use burn::prelude::Tensor;
 use dalle2::base::image::{LabelledImage, RgbImage, fit_square, to_tensor};
 use dalle2::base::metrics::{cosine_similarity, psnr};
-use dalle2::base::store::write_json;
 use dalle2::{GenerateRequest, Pipeline};
 use dalle2_emoji::{Split, Subset, catalogue};
-use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::edit::args::{EditArgs, emoji};
+use crate::args::JsonArgs;
+use crate::edit::common::{EditArgs, emoji};
+use crate::progress::Items;
 
-/// Pairs on the sheet, at most.
+/// Maximum number of pairs on the sheet.
 const SHOWN: usize = 12;
 
-/// Values of an attribute, any of which can stand in place of any other in a name.
+/// Attributes with interchangeable values in names.
 const ATTRIBUTES: [(&str, &[&str]); 3] = [
     (
         "skin tone",
@@ -46,18 +46,17 @@ const ATTRIBUTES: [(&str, &[&str]); 3] = [
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Pairs of each attribute, at most
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    num: usize,
+    /// Maximum number of pairs per attribute
+    #[arg(long, value_name = "N", default_value_t = 20, alias = "num")]
+    num_images: usize,
     /// How far the embedding turns, from 0 to 1
     #[arg(long, default_value_t = 0.4)]
     strength: f64,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Writes some of the pairs as PNG
-    #[arg(long, value_name = "FILE", default_value = "out/text_diff_probe.png")]
-    sheet: PathBuf,
+    #[command(flatten)]
+    json: JsonArgs,
+    /// PNG file of some of the pairs
+    #[arg(long, value_name = "FILE", default_value = "out/text_diff_probe.png", alias = "sheet")]
+    out: PathBuf,
     #[command(flatten)]
     edit: EditArgs,
 }
@@ -67,13 +66,13 @@ pub struct Args {
 struct Row {
     attribute: String,
     pairs: usize,
-    /// Cosine of the picture before the change with the new caption.
+    /// Cosine between the original image and the new caption.
     similarity_before: f64,
-    /// Cosine of the changed picture with the new caption.
+    /// Cosine between the changed image and the new caption.
     similarity_after: f64,
-    /// PSNR of the changed picture against the one before, in decibel.
+    /// PSNR of the changed image against the original, in decibel.
     psnr_changed: f64,
-    /// PSNR of a picture drawn afresh for the new caption, against the one before.
+    /// PSNR of an image generated for the new caption, against the original.
     psnr_fresh: f64,
 }
 
@@ -85,9 +84,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     let mut sheet = Vec::new();
     for (attribute, values) in ATTRIBUTES {
-        let pairs = pairs(&names, values, args.num);
-        ensure!(!pairs.is_empty(), "the data set has no pair that differs in {attribute}");
-        let bar = ProgressBar::new(pairs.len() as u64);
+        let pairs = pairs(&names, values, args.num_images);
+        ensure!(!pairs.is_empty(), "the data set lacks pairs that differ in {attribute}");
+        let progress = Items::new(pairs.len(), "images");
         let mut row = Row { attribute: attribute.into(), pairs: pairs.len(), ..Default::default() };
         for (i, (from, to)) in pairs.iter().enumerate() {
             let measured = measure(args, &pipeline, from, to)?;
@@ -104,9 +103,9 @@ pub fn run(args: &Args) -> Result<()> {
                     LabelledImage::new(fresh, format!("fresh: {to}")),
                 ]);
             }
-            bar.inc(1);
+            progress.add(1);
         }
-        bar.finish_and_clear();
+        drop(progress);
         rows.push(row);
     }
     println!(
@@ -118,15 +117,12 @@ pub fn run(args: &Args) -> Result<()> {
             row.attribute, row.pairs, row.similarity_before, row.similarity_after, row.psnr_changed, row.psnr_fresh
         );
     }
-    if let Some(json) = &args.json {
-        write_json(json, &rows)?;
-        println!("{}", json.display());
-    }
+    args.json.write(&rows)?;
     let wide: Vec<Vec<LabelledImage>> = sheet.chunks(3).map(|rows| rows.concat()).collect();
-    args.edit.save_sheet(&wide, "text diffs", &args.sheet)
+    args.edit.save_sheet(&wide, "text diffs", args.edit.fixed_seed(), &args.out)
 }
 
-/// Pairs of names that are equal but for the attribute, at most `num`, spread evenly.
+/// At most `num` pairs of names that differ only in the attribute, spread evenly.
 fn pairs<'a>(names: &[&'a str], values: &[&str], num: usize) -> Vec<(&'a str, &'a str)> {
     let mut groups: HashMap<String, Vec<&str>> = HashMap::new();
     for name in names {
@@ -148,7 +144,7 @@ fn pairs<'a>(names: &[&'a str], values: &[&str], num: usize) -> Vec<(&'a str, &'
     (0..n).map(|i| all[i * all.len() / n]).collect()
 }
 
-/// Whether a name has this value as whole words.
+/// Whether a name contains this value as whole words.
 fn has(name: &str, value: &str) -> bool {
     name.match_indices(value).any(|(at, _)| {
         let before = name[..at].chars().next_back();
@@ -167,8 +163,8 @@ fn measure(args: &Args, pipeline: &Pipeline, from: &str, to: &str) -> Result<Mea
     let size = pipeline.decoder().image_size() as u32;
     let before = emoji(from, size)?;
     let text_diff = pipeline.text_diff(&before, from, to).strength(args.strength);
-    let changed = text_diff.request(args.edit.request()).run()?.images.remove(0);
-    let fresh = GenerateRequest::new(to).seed(args.edit.seed).max_upsamplers(0);
+    let changed = text_diff.request(args.edit.request(args.edit.fixed_seed())).run()?.images.remove(0);
+    let fresh = GenerateRequest::new(to).seed(args.edit.fixed_seed()).max_upsamplers(0);
     let fresh = pipeline.generate(fresh)?.images.remove(0);
     let tensor = |image: &RgbImage| to_tensor(&[fit_square(image, size)], pipeline.device());
     let encoder = pipeline.image_encoder().context("the CLIP similarity needs a pipeline with an image encoder")?;

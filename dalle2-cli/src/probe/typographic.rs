@@ -1,44 +1,44 @@
-//! Typographic attacks: a written word on a picture, CLIP's opinion of it, and what the decoder draws from the same
+//! Typographic attacks: CLIP label probabilities of images with a written word, and images generated from the same
 //! embedding (DALL·E 2, section 4).
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use dalle2::base::image::{LabelledImage, RgbImage};
-use dalle2::base::store::write_json;
 use dalle2::{Pipeline, StartNoise};
 use image::Rgb;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use serde::Serialize;
 
 use super::labels::{embed, probabilities};
-use crate::edit::args::{EditArgs, emoji};
+use crate::args::JsonArgs;
+use crate::edit::common::{EditArgs, emoji};
+use crate::outcome::check_usage;
 
-/// Side of the pictures that are written on.
+/// Side of the images in pixels.
 const SIDE: u32 = 128;
 const FONT: (FontWeight, RasterHeight) = (FontWeight::Regular, RasterHeight::Size16);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Emoji that are written on
+    /// Emoji to write on
     #[arg(long, value_delimiter = ',', default_value = "red apple,koala,pizza")]
-    pictures: Vec<String>,
-    /// Words that are written on each
+    images: Vec<String>,
+    /// Words to write on each image
     #[arg(long, value_delimiter = ',', default_value = "koala,pizza,rose")]
     words: Vec<String>,
-    /// What CLIP chooses among, beside the pictures' names and the words
+    /// Further labels beside the names and the words
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "blue heart,fire engine,crown,soccer ball,mushroom,wrapped gift"
     )]
     labels: Vec<String>,
-    /// Pictures that the decoder draws from each embedding
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    num: usize,
-    /// Writes the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Images generated from each embedding
+    #[arg(long, value_name = "N", default_value_t = 3, alias = "num")]
+    num_images: usize,
+    #[command(flatten)]
+    json: JsonArgs,
     /// PNG file
     #[arg(long, value_name = "FILE", default_value = "out/typographic.png")]
     out: PathBuf,
@@ -46,97 +46,94 @@ pub struct Args {
     edit: EditArgs,
 }
 
-/// Probabilities that CLIP gives to the picture's name and to the word.
+/// CLIP probabilities of the image's name and of the word.
 #[derive(Debug, Serialize)]
 struct Row {
-    picture: String,
-    /// Empty when nothing is written.
+    name: String,
+    /// Empty for the plain image.
     word: String,
-    /// For the picture as it is shown to CLIP.
-    seen: [f64; 2],
-    /// For what the decoder draws from its embedding, on average.
-    drawn: [f64; 2],
+    /// Of the image itself.
+    input: [f64; 2],
+    /// Of the images generated from its embedding, on average.
+    generated: [f64; 2],
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.num > 0, "--num 0: at least one picture must be drawn");
+    check_usage!(args.num_images > 0, "--num-images 0: at least 1");
     let pipeline = args.edit.pipeline()?;
     let mut labels: Vec<&str> = Vec::new();
-    for label in args.pictures.iter().chain(&args.words).chain(&args.labels) {
+    for label in args.images.iter().chain(&args.words).chain(&args.labels) {
         if !labels.contains(&label.as_str()) {
             labels.push(label);
         }
     }
     let (mut rows, mut sheet) = (Vec::new(), Vec::new());
-    for picture in &args.pictures {
-        let plain = emoji(picture, SIDE)?;
-        let words = args.words.iter().filter(|word| *word != picture);
+    for name in &args.images {
+        let plain = emoji(name, SIDE)?;
+        let words = args.words.iter().filter(|word| *word != name);
         let mut cells = Vec::new();
         for word in std::iter::once("").chain(words.map(String::as_str)) {
             let shown = if word.is_empty() { plain.clone() } else { written(&plain, word)? };
-            let (row, images) = measure(args, &pipeline, &shown, (picture, word), &labels)?;
-            cells.push(LabelledImage::new(shown, label(&row, row.seen)));
-            cells.extend(images.into_iter().map(|image| LabelledImage::new(image, "drawn from it")));
+            let (row, images) = measure(args, &pipeline, &shown, (name, word), &labels)?;
+            cells.push(LabelledImage::new(shown, label(&row, row.input)));
+            cells.extend(images.into_iter().map(|image| LabelledImage::new(image, "generated from it")));
             rows.push(row);
         }
         sheet.push(cells);
     }
     println!(
-        "| picture | written on it | CLIP: the picture | CLIP: the word | drawn from it: the picture | the word \
+        "| image | written word | CLIP: image | CLIP: word | generated: image | generated: word \
          |\n|---|---|---|---|---|---|"
     );
-    for Row { picture, word, seen, drawn } in &rows {
-        let [a, b, c, d] = [seen[0], seen[1], drawn[0], drawn[1]].map(|share| format!("{:.1} %", 100.0 * share));
-        match word.is_empty() {
-            true => println!("| {picture} | – | {a} | – | {c} | – |"),
-            false => println!("| {picture} | {word} | {a} | {b} | {c} | {d} |"),
+    for Row { name, word, input, generated } in &rows {
+        let [a, b, c, d] =
+            [input[0], input[1], generated[0], generated[1]].map(|share| format!("{:.1} %", 100.0 * share));
+        if word.is_empty() {
+            println!("| {name} | – | {a} | – | {c} | – |");
+        } else {
+            println!("| {name} | {word} | {a} | {b} | {c} | {d} |");
         }
     }
-    if let Some(json) = &args.json {
-        write_json(json, &rows)?;
-        println!("{}", json.display());
-    }
-    args.edit.save_sheet(&sheet, "a typographic attack", &args.out)
+    args.json.write(&rows)?;
+    args.edit.save_sheet(&sheet, "a typographic attack", args.edit.fixed_seed(), &args.out)
 }
 
-/// CLIP's opinion of a picture and of what is drawn from its embedding, and the latter.
+/// Measures an image and the images generated from its embedding, and returns the latter.
 fn measure(
     args: &Args,
     pipeline: &Pipeline,
     shown: &RgbImage,
-    (picture, word): (&str, &str),
+    (name, word): (&str, &str),
     labels: &[&str],
 ) -> Result<(Row, Vec<RgbImage>)> {
-    let at = |name: &str| labels.iter().position(|label| *label == name);
-    let places = [at(picture), at(word)];
-    let opinion = |images: &[RgbImage]| -> Result<[f64; 2]> {
+    let position = |name: &str| labels.iter().position(|label| *label == name);
+    let places = [position(name), position(word)];
+    let probabilities_of = |images: &[RgbImage]| -> Result<[f64; 2]> {
         let embeddings = embed(pipeline, images, pipeline.decoder().image_size())?;
         let rows = probabilities(pipeline, embeddings, labels)?;
         let mean = |place: usize| rows.iter().map(|row| row[place]).sum::<f64>() / rows.len() as f64;
         Ok(places.map(|place| place.map_or(0.0, mean)))
     };
     let vary = pipeline.vary(shown).start_noise(StartNoise::Random).eta(0.0);
-    let drawn = vary.request(args.edit.request().num_images(args.num)).run()?.images;
+    let request = args.edit.request(args.edit.fixed_seed()).num_images(args.num_images);
+    let generated = vary.request(request).run()?.images;
     let row = Row {
-        picture: picture.to_owned(),
+        name: name.to_owned(),
         word: word.to_owned(),
-        seen: opinion(std::slice::from_ref(shown))?,
-        drawn: opinion(&drawn)?,
+        input: probabilities_of(std::slice::from_ref(shown))?,
+        generated: probabilities_of(&generated)?,
     };
-    Ok((row, drawn))
+    Ok((row, generated))
 }
 
-fn label(row: &Row, [picture, word]: [f64; 2]) -> String {
-    let picture = format!("{} {:.0} %", row.picture, 100.0 * picture);
-    match row.word.is_empty() {
-        true => picture,
-        false => format!("{picture}, {} {:.0} %", row.word, 100.0 * word),
-    }
+fn label(row: &Row, [name, word]: [f64; 2]) -> String {
+    let name = format!("{} {:.0} %", row.name, 100.0 * name);
+    if row.word.is_empty() { name } else { format!("{name}, {} {:.0} %", row.word, 100.0 * word) }
 }
 
-/// The picture with a note across its middle, on which a word is written as large as it fits.
-fn written(picture: &RgbImage, word: &str) -> Result<RgbImage> {
-    let (width, height) = picture.dimensions();
+/// Writes a word across the middle of an image, in the largest size that fits.
+fn written(image: &RgbImage, word: &str) -> Result<RgbImage> {
+    let (width, height) = image.dimensions();
     let glyph_width = get_raster_width(FONT.0, FONT.1) as u32;
     let length = glyph_width * word.chars().count() as u32;
     ensure!(length > 0, "an empty word cannot be written");
@@ -144,7 +141,7 @@ fn written(picture: &RgbImage, word: &str) -> Result<RgbImage> {
     ensure!(scale > 0, "{word:?} is too long to be written on {width} pixels");
     let line = FONT.1.val() as u32;
     let (left, top) = ((width - scale * length) / 2, (height - scale * line) / 2);
-    let mut image = picture.clone();
+    let mut image = image.clone();
     let (note, edge) = (Rgb([255; 3]), Rgb([0; 3]));
     for (x, y, pixel) in image.enumerate_pixels_mut() {
         let inside = |grow: u32| {

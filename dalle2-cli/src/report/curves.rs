@@ -9,11 +9,11 @@ use plotters::prelude::*;
 
 use super::runs::Run;
 
-/// Size of a figure in pixels.
+/// Size of a plot in pixels.
 const SIZE: (u32, u32) = (560, 300);
 /// Points of a curve at most; more steps are averaged.
 const POINTS: usize = 240;
-/// Colours that people tell apart whatever colours they see (Okabe and Ito 2008).
+/// Colours for all types of colour vision (Okabe and Ito 2008).
 pub const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -24,12 +24,12 @@ pub const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-/// What a curve shows of a step.
+/// Extracts the value of a curve from a step.
 pub type Value<'a> = Box<dyn Fn(&StepRecord) -> Option<f64> + 'a>;
 
-/// A figure: its title and where its values are in a record.
-pub struct Figure<'a> {
-    /// What it shows.
+/// A plot: its title and its value in a record.
+pub struct Plot<'a> {
+    /// Title.
     pub title: String,
     /// The value of a step, if there is one.
     pub value: Value<'a>,
@@ -60,12 +60,12 @@ fn thin(values: &[(u64, f64)]) -> Vec<Point> {
     values.chunks(stretch).map(point).collect()
 }
 
-/// The figure of all runs as SVG; none when no run has the value.
-pub fn draw(figure: &Figure<'_>, runs: &[Run]) -> Result<Option<String>> {
+/// Renders the plot of all runs as SVG; `None` if every run lacks the value.
+pub fn render(plot: &Plot<'_>, runs: &[Run]) -> Result<Option<String>> {
     let curves: Vec<Vec<Point>> = runs
         .iter()
         .map(|run| {
-            let values = run.steps.iter().filter_map(|step| Some((step.step, (figure.value)(step)?)));
+            let values = run.steps.iter().filter_map(|step| Some((step.step, (plot.value)(step)?)));
             thin(&values.collect::<Vec<_>>())
         })
         .collect();
@@ -83,7 +83,7 @@ pub fn draw(figure: &Figure<'_>, runs: &[Run]) -> Result<Option<String>> {
         let room = (0.06 * (high - low)).max(1e-9 + 1e-3 * high.abs());
         paint(&mut svg, &curves, 0.0..end, low - room..high + room)
     };
-    painted.map_err(|e| anyhow!("{}: {e}", figure.title))?;
+    painted.map_err(|e| anyhow!("{}: {e}", plot.title))?;
     Ok(Some(svg))
 }
 

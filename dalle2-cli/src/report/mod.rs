@@ -1,10 +1,5 @@
-//! Writes one HTML page about training runs: curves, samples over time, what their configurations differ in, throughput
-//! and memory. The page needs no other file and no network.
-//!
-//! ```text
-//! cargo run --release --example report -- runs/tiny
-//! cargo run --release --example report -- runs/a/decoder runs/b/decoder --out out/a-and-b.html
-//! ```
+//! A self-contained HTML page about training runs: curves, samples over time, differences of configuration, throughput
+//! and memory.
 
 mod curves;
 mod page;
@@ -16,18 +11,23 @@ mod tests;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::Args;
 
-/// Write a page about training runs.
-#[derive(Debug, Parser)]
+const EXAMPLES: &str = "Examples:
+  dalle2 report runs/tiny
+  dalle2 report runs/a/decoder runs/b/decoder --out out/a-and-b.html";
+
+/// Write an HTML page about training runs
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// Folders of runs, or folders with runs in them
+    /// Run directories, or directories that contain runs
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The page
+    /// HTML file
     #[arg(long, value_name = "FILE", default_value = "out/report.html")]
     out: PathBuf,
-    /// Sample pictures of each run, spread over its length
+    /// Sample images per run, spread over its length
     #[arg(long, default_value_t = 6)]
     samples: usize,
 }

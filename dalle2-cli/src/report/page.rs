@@ -10,7 +10,7 @@ use dalle2::base::store::write_file;
 use dalle2_train::StepRecord;
 use plotters::style::RGBColor;
 
-use super::curves::{COLORS, Figure, draw, short};
+use super::curves::{COLORS, Plot, render, short};
 use super::runs::{Group, Run};
 
 const STYLE: &str = include_str!("style.css");
@@ -26,8 +26,8 @@ pub fn write(path: &Path, groups: &[Group], samples: usize) -> Result<()> {
         let names: Vec<&str> = group.runs.iter().map(|run| run.name.as_str()).collect();
         let _ = write!(html, "<section id=\"group-{index}\"><h2>{}</h2>", escape(&names.join(", ")));
         summary(&mut html, &group.runs);
-        figures(&mut html, &group.runs)?;
-        pictures(&mut html, &group.runs, samples)?;
+        plots(&mut html, &group.runs)?;
+        images(&mut html, &group.runs, samples)?;
         settings(&mut html, &group.runs);
         html.push_str("</section>");
     }
@@ -58,8 +58,8 @@ fn summary(html: &mut String, runs: &[Run]) {
         let validation = run.validation().map_or_else(
             || "–".into(),
             |step| {
-                let figures = step.validation.iter().map(|(name, value)| format!("{} {}", escape(name), short(*value)));
-                figures.collect::<Vec<_>>().join("<br>")
+                let metrics = step.validation.iter().map(|(name, value)| format!("{} {}", escape(name), short(*value)));
+                metrics.collect::<Vec<_>>().join("<br>")
             },
         );
         let _ = write!(
@@ -86,34 +86,34 @@ fn time(seconds: f64) -> String {
 }
 
 /// A curve for everything that was recorded.
-fn figures(html: &mut String, runs: &[Run]) -> Result<()> {
+fn plots(html: &mut String, runs: &[Run]) -> Result<()> {
     let steps = || runs.iter().flat_map(|run| &run.steps);
     let metrics: BTreeSet<&String> = steps().flat_map(|step| step.metrics.keys()).collect();
     let validation: BTreeSet<&String> = steps().flat_map(|step| step.validation.keys()).collect();
-    let mut figures = vec![of("loss", |step| step.loss)];
-    figures.extend(metrics.into_iter().map(|name| of(name, move |step| step.metrics.get(name).copied())));
-    figures.extend(
+    let mut plots = vec![of("loss", |step| step.loss)];
+    plots.extend(metrics.into_iter().map(|name| of(name, move |step| step.metrics.get(name).copied())));
+    plots.extend(
         validation
             .into_iter()
             .map(|name| of(&format!("validation: {name}"), move |step| step.validation.get(name).copied())),
     );
-    figures.push(of("norm of the gradients", |step| step.grad_norm));
-    figures.push(of("learning rate", |step| Some(step.learning_rate)));
-    figures.push(of("skipped steps", |step| Some(step.skipped as f64).filter(|_| steps().any(|s| s.skipped > 0))));
-    figures.push(of("factor on the loss", |step| step.loss_scale));
-    figures.push(of("steps left out to lower it", |step| step.overflows.map(|count| count as f64)));
-    figures.push(of("images per second", |step| Some(step.images_per_second)));
-    figures.push(of("memory of the process in MiB", |step| step.memory_mib));
+    plots.push(of("gradient norm", |step| step.grad_norm));
+    plots.push(of("learning rate", |step| Some(step.learning_rate)));
+    plots.push(of("skipped steps", |step| Some(step.skipped as f64).filter(|_| steps().any(|s| s.skipped > 0))));
+    plots.push(of("loss scale", |step| step.loss_scale));
+    plots.push(of("steps skipped after overflow", |step| step.overflows.map(|count| count as f64)));
+    plots.push(of("images per second", |step| Some(step.images_per_second)));
+    plots.push(of("memory of the process in MiB", |step| step.memory_mib));
     html.push_str("<h3>Curves</h3>");
     if runs.len() > 1 {
         let keys: Vec<String> = runs.iter().enumerate().map(|(index, run)| label(index, run)).collect();
         let _ = write!(html, "<p class=\"legend\">{}</p>", keys.join(" "));
     }
     html.push_str("<div class=\"curves\">");
-    for figure in &figures {
-        if let Some(svg) = draw(figure, runs)? {
-            let title = escape(&figure.title);
-            // The size of a figure is the page's to choose; a picture has a name for those who do not see it.
+    for plot in &plots {
+        if let Some(svg) = render(plot, runs)? {
+            let title = escape(&plot.title);
+            // The page sets the size; the title is the accessible name.
             let svg = svg.replacen(
                 "<svg width=\"560\" height=\"300\"",
                 &format!("<svg role=\"img\" aria-label=\"{title}\""),
@@ -128,12 +128,12 @@ fn figures(html: &mut String, runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-fn of<'a>(title: &str, value: impl Fn(&StepRecord) -> Option<f64> + 'a) -> Figure<'a> {
-    Figure { title: title.to_string(), value: Box::new(value) }
+fn of<'a>(title: &str, value: impl Fn(&StepRecord) -> Option<f64> + 'a) -> Plot<'a> {
+    Plot { title: title.to_string(), value: Box::new(value) }
 }
 
 /// The samples of every run, oldest first.
-fn pictures(html: &mut String, runs: &[Run], most: usize) -> Result<()> {
+fn images(html: &mut String, runs: &[Run], most: usize) -> Result<()> {
     if runs.iter().all(|run| run.samples.is_empty()) || most == 0 {
         return Ok(());
     }
@@ -155,7 +155,7 @@ fn pictures(html: &mut String, runs: &[Run], most: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the configurations differ in, and all of the first one.
+/// Differences between the configurations, and the first one in full.
 fn settings(html: &mut String, runs: &[Run]) {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.settings.keys()).collect();
     let value = |run: &Run, key: &String| run.settings.get(key).map_or_else(|| "–".into(), |value| escape(value));

@@ -14,39 +14,39 @@ use serde_json::Value;
 pub struct Run {
     /// Name on the page, the end of its path that tells it from the others.
     pub name: String,
-    /// What it was told, by dotted path.
+    /// Configuration by dotted path.
     pub settings: BTreeMap<String, String>,
     /// Its steps.
     pub steps: Vec<StepRecord>,
-    /// Its sample pictures by step.
+    /// Sample images by step.
     pub samples: Vec<(u64, PathBuf)>,
 }
 
-/// Runs that report the same figures, so that their curves can be compared.
+/// Runs with the same metrics, so that their curves are comparable.
 #[derive(Debug)]
 pub struct Group {
     /// The runs.
     pub runs: Vec<Run>,
 }
 
-/// Opens the runs named, or in the folders named, and puts those together that can be compared.
+/// Opens the runs at or below these paths, and groups comparable ones.
 pub fn open(paths: &[PathBuf]) -> Result<Vec<Group>> {
     let mut dirs = Vec::new();
     for path in paths {
-        let found = find(path)?;
-        if found.is_empty() {
+        let runs = find(path)?;
+        if runs.is_empty() {
             bail!("{}: neither a run, which has a metrics.jsonl, nor a folder of runs", path.display());
         }
-        dirs.extend(found);
+        dirs.extend(runs);
     }
     dirs.dedup();
     let mut groups: Vec<(BTreeSet<String>, Group)> = Vec::new();
     for (dir, name) in dirs.iter().zip(names(&dirs)) {
         let run = read(dir, name)?;
-        let figures: BTreeSet<String> = run.steps.iter().flat_map(|step| step.metrics.keys().cloned()).collect();
-        match groups.iter_mut().find(|(known, _)| *known == figures) {
+        let metrics: BTreeSet<String> = run.steps.iter().flat_map(|step| step.metrics.keys().cloned()).collect();
+        match groups.iter_mut().find(|(known, _)| *known == metrics) {
             Some((_, group)) => group.runs.push(run),
-            None => groups.push((figures, Group { runs: vec![run] })),
+            None => groups.push((metrics, Group { runs: vec![run] })),
         }
     }
     Ok(groups.into_iter().map(|(_, group)| group).collect())

@@ -1,6 +1,6 @@
-//! The page of two small runs, and that of the kept runs of the bundled model, in a real browser.
+//! The pages of two small runs and of the bundled runs, in a real browser.
 //!
-//! `DALLE2_SCREENSHOTS=docs/images cargo test --example report browser` writes a picture of the second one.
+//! `DALLE2_SCREENSHOTS=docs/images cargo test -p dalle2-cli report::` writes a screenshot of the second one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,16 +49,22 @@ fn write_run(dir: &Path, learning_rate: f64, metric: &str) {
     fs::write(dir.join("metrics.jsonl"), lines).unwrap();
     for step in [100u64, 200, 300] {
         let shade = (step * 2 / 3) as u8;
-        let picture = RgbImage::from_fn(96, 64, |x, y| [shade, (x * 2) as u8, (y * 3) as u8].into());
-        save_png(&picture, dir.join(format!("samples/step-{step}.png"))).unwrap();
+        let image = RgbImage::from_fn(96, 64, |x, y| [shade, (x * 2) as u8, (y * 3) as u8].into());
+        save_png(&image, dir.join(format!("samples/step-{step}.png"))).unwrap();
     }
+}
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    cli: Cli,
 }
 
 fn report(args: &[&Path], out: &Path) -> anyhow::Result<String> {
     let mut line = vec![PathBuf::from("report")];
     line.extend(args.iter().map(|path| path.to_path_buf()));
     line.extend([PathBuf::from("--out"), out.to_path_buf()]);
-    run(&Cli::parse_from(line))?;
+    run(&Program::parse_from(line).cli)?;
     Ok(fs::read_to_string(out)?)
 }
 
@@ -105,9 +111,9 @@ fn a_browser_shows_the_page_whole() {
         // Loss, one metric, one validation, gradients, rate, skipped, the factor and its overflows, throughput, memory.
         assert_eq!(browser.run("return document.querySelectorAll('.curves svg').length"), 10);
         let lines = "return [...document.querySelectorAll('.curves svg')].every(s => s.querySelectorAll('polyline').length >= 2)";
-        assert_eq!(browser.run(lines), true, "two curves in every figure");
-        let drawn = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth == 96)";
-        assert_eq!(browser.run(drawn), true);
+        assert_eq!(browser.run(lines), true, "two curves in every plot");
+        let loaded = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth == 96)";
+        assert_eq!(browser.run(loaded), true);
         let overflow = "return document.documentElement.scrollWidth > innerWidth";
         assert_eq!(browser.run(overflow), false, "the page is not wider than the screen");
         let loaded = "return performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length";
@@ -120,8 +126,8 @@ fn a_browser_shows_the_page_whole() {
 
 #[test]
 fn a_browser_shows_the_page_of_the_kept_runs() {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/emoji/runs");
-    let (residual, plain) = (kept.join("upsampler_1"), kept.join("upsampler_1_plain"));
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/emoji/runs");
+    let (residual, plain) = (bundled.join("upsampler_1"), bundled.join("upsampler_1_plain"));
     let temp = tempfile::tempdir().unwrap();
     let page = temp.path().join("page.html");
     let html = report(&[&residual, &plain], &page).unwrap();
@@ -129,7 +135,7 @@ fn a_browser_shows_the_page_of_the_kept_runs() {
     assert!(differences.contains("model.residual"), "{differences}");
     assert_eq!(differences.matches("<tr").count(), 2, "they differ in nothing else: {differences}");
     let groups = runs::open(&[residual, plain]).unwrap();
-    assert_eq!(groups.len(), 1, "they report the same figures");
+    assert_eq!(groups.len(), 1, "they have the same metrics");
     let losses: Vec<f64> = groups[0].runs.iter().map(|run| run.last_loss().unwrap()).collect();
     assert!(losses[0] < losses[1], "the residual is learned to a lower loss than whole images: {losses:?}");
     for run in &groups[0].runs {
@@ -146,9 +152,9 @@ fn a_browser_shows_the_page_of_the_kept_runs() {
         // Loss, mean squared error, gradients, rate, throughput, memory.
         assert_eq!(browser.run("return document.querySelectorAll('.curves svg').length"), 6);
         let lines = "return [...document.querySelectorAll('.curves svg')].every(s => s.querySelectorAll('polyline').length >= 2)";
-        assert_eq!(browser.run(lines), true, "a curve of each run in every figure");
-        let drawn = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth > 300)";
-        assert_eq!(browser.run(drawn), true, "three samples of each");
+        assert_eq!(browser.run(lines), true, "a curve of each run in every plot");
+        let loaded = "return [...document.images].length == 6 && [...document.images].every(i => i.complete && i.naturalWidth > 300)";
+        assert_eq!(browser.run(loaded), true, "three samples of each");
         let overflow = "return document.documentElement.scrollWidth > innerWidth";
         assert_eq!(browser.run(overflow), false, "the page is not wider than the screen");
         if let (Screen::Desktop, Some(dir)) = (screen, std::env::var_os("DALLE2_SCREENSHOTS")) {

@@ -1,6 +1,6 @@
 //! All that the page can do, in a real browser.
 //!
-//! `DALLE2_SCREENSHOTS=docs/images cargo test --example studio browser` writes the pictures of the guide.
+//! `DALLE2_SCREENSHOTS=docs/images cargo test -p dalle2-cli studio::browser` writes the screenshots of the guide.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use dalle2_emoji::{Background, Position, catalogue, composite, render_svg};
 use super::client::Server;
 use crate::browser::{Browser, Screen, installed, keys};
 
-/// Writes a screenshot where they are asked for.
-fn picture(browser: &Browser, name: &str) {
+/// Writes a screenshot if `DALLE2_SCREENSHOTS` is set.
+fn screenshot(browser: &Browser, name: &str) {
     // Sliders and buttons change their colours gently.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let png = browser.screenshot();
@@ -43,23 +43,23 @@ fn slide(browser: &Browser, slider: &str, value: f64) {
     ));
 }
 
-/// Waits until a job with this title is shown with so many pictures, all loaded.
-fn wait_for_result(browser: &Browser, title: &str, pictures: usize) {
+/// Waits until a job with this title is shown with `count` images, all loaded.
+fn wait_for_result(browser: &Browser, title: &str, count: usize) {
     browser.wait_for(
         title,
         &format!(
             "const images = [...document.querySelectorAll('#canvas [data-id]')].map(e => e.matches('img') ? e : e.firstChild);
-             return document.querySelector('#work-title').textContent === {title:?} && images.length === {pictures}
+             return document.querySelector('#work-title').textContent === {title:?} && images.length === {count}
                  && images.every(i => i.complete && i.naturalWidth > 0)"
         ),
     );
 }
 
 /// Submits the form; the job shows its progress before its result.
-fn draw(browser: &Browser, title: &str, pictures: usize) {
+fn submit(browser: &Browser, title: &str, count: usize) {
     browser.click("#submit");
     assert_eq!(browser.text("#problem"), "");
-    wait_for_result(browser, title, pictures);
+    wait_for_result(browser, title, count);
 }
 
 fn selected_tab(browser: &Browser) -> String {
@@ -71,7 +71,7 @@ fn quiet(browser: &Browser) {
 }
 
 #[test]
-fn a_browser_makes_pictures_in_every_way() {
+fn a_browser_runs_every_task() {
     if !installed() {
         return;
     }
@@ -94,7 +94,7 @@ fn a_browser_makes_pictures_in_every_way() {
 
 fn generate(browser: &Browser) {
     assert!(browser.shows("#welcome") && !browser.shows("#work") && !browser.shows("#gallery"));
-    // What is shown while it is drawn is noted, since it may be gone when a test looks.
+    // Records what is shown during the job, since it may be gone when the test looks.
     browser.run(
         "window.seen = { previews: 0, widths: new Set() };
          new MutationObserver(() => {
@@ -109,10 +109,10 @@ fn generate(browser: &Browser) {
     wait_for_result(browser, "red apple", 4);
     assert!(!browser.shows("#running") && browser.shows("#actions"));
     assert!(browser.run("return seen.previews").as_u64().unwrap() > 0, "previews were shown");
-    assert!(browser.run("return seen.widths.size").as_u64().unwrap() > 3, "the bar went on");
+    assert!(browser.run("return seen.widths.size").as_u64().unwrap() > 3, "the bar advances");
     assert!(browser.text("#work-info").contains("128 × 128 px"), "{}", browser.text("#work-info"));
     assert_eq!(browser.text("#gallery-count"), "4");
-    picture(browser, "studio-generate");
+    screenshot(browser, "studio-generate");
     quiet(browser);
 }
 
@@ -137,7 +137,7 @@ fn variations(browser: &Browser) {
     assert_eq!(selected_tab(browser), "Variations");
     slide(browser, "#eta", 1.0);
     fill(browser, "#images", "2");
-    draw(browser, "variation of red apple", 2);
+    submit(browser, "variation of red apple", 2);
     assert_eq!(browser.text("#gallery-count"), "6");
 }
 
@@ -151,7 +151,7 @@ fn interpolate(browser: &Browser) {
     browser.type_into("#interpolate [data-slot=to] input", "koala");
     slide(browser, "#frames", 5.0);
     fill(browser, "#seed", "4");
-    draw(browser, "from red apple to koala", 5);
+    submit(browser, "from red apple to koala", 5);
     assert_eq!(browser.text("#frame-label"), "0.00");
     let visible = "return document.querySelector('#canvas .selected').src";
     let first = browser.run(visible);
@@ -163,7 +163,7 @@ fn interpolate(browser: &Browser) {
         browser.run("return getComputedStyle(document.querySelector('#canvas .selected')).visibility"),
         "visible"
     );
-    picture(browser, "studio-interpolate");
+    screenshot(browser, "studio-interpolate");
     browser.click("#play");
     browser.wait_for("the film", "return document.querySelector('#frame-label').textContent === '1.00'");
     browser.click("#play");
@@ -177,7 +177,7 @@ fn text_diff(browser: &Browser) {
     assert_eq!(browser.run("return document.querySelector('#diff-from').value"), "red apple");
     browser.type_into("#diff-to", "green apple");
     slide(browser, "#diff-frames", 3.0);
-    draw(browser, "red apple, from red apple to green apple", 3);
+    submit(browser, "red apple, from red apple to green apple", 3);
     assert_eq!(browser.text("#frame-label"), "0.17");
 }
 
@@ -198,13 +198,13 @@ fn inpaint(browser: &Browser, server: &Server, dir: &Path) {
     );
     assert_eq!(browser.text("#inpaint .well"), "koala");
     browser.click("#submit");
-    assert_eq!(browser.text("#problem"), "Paint over what is to be drawn anew.");
+    assert_eq!(browser.text("#problem"), "Paint the region to generate anew.");
 
     let share = || browser.text("#brush-share");
     assert_eq!(share(), "Nothing is painted yet.");
     browser.drag("#brush-canvas", &[(0.1, 0.15), (0.5, 0.12), (0.9, 0.15), (0.8, 0.35), (0.2, 0.35)]);
     let painted = share();
-    assert!(painted.contains("is drawn anew"), "{painted}");
+    assert!(painted.contains("is generated anew"), "{painted}");
     browser.click("#erase");
     browser.drag("#brush-canvas", &[(0.2, 0.2), (0.3, 0.2)]);
     assert_ne!(share(), painted);
@@ -226,16 +226,16 @@ fn inpaint(browser: &Browser, server: &Server, dir: &Path) {
     browser.drag("#brush-canvas", &[(0.12, 0.16), (0.5, 0.14), (0.88, 0.16)]);
     browser.type_into("#inpaint-caption", "koala");
     fill(browser, "#images", "2");
-    draw(browser, "koala, in part anew: koala", 2);
+    submit(browser, "koala, inpainted: koala", 2);
     browser.run("document.querySelector('#controls').scrollIntoView()");
-    picture(browser, "studio-inpaint");
+    screenshot(browser, "studio-inpaint");
 
     // The lower half is far from the brush.
     let id = browser.run("return document.querySelector('#canvas .tile').dataset.id");
-    let drawn = image::load_from_memory(&server.png(id.as_str().unwrap())).unwrap().into_rgb8();
+    let result = image::load_from_memory(&server.png(id.as_str().unwrap())).unwrap().into_rgb8();
     let changed = |rows: std::ops::Range<u32>| {
         rows.flat_map(|y| (0..128).map(move |x| (x, y)))
-            .filter(|(x, y)| drawn.get_pixel(*x, *y) != koala.get_pixel(*x, *y))
+            .filter(|(x, y)| result.get_pixel(*x, *y) != koala.get_pixel(*x, *y))
             .count()
     };
     assert_eq!(changed(64..128), 0);
@@ -269,7 +269,7 @@ fn cancel(browser: &Browser) {
     browser.wait_for("the end", "return document.querySelector('.message strong')?.textContent === 'Cancelled'");
     fill(browser, "#steps", "4");
     fill(browser, "#images", "1");
-    draw(browser, "red apple", 1);
+    submit(browser, "red apple", 1);
 }
 
 fn mistakes(browser: &Browser) {
@@ -280,7 +280,7 @@ fn mistakes(browser: &Browser) {
     fill(browser, "#images", "1");
     browser.run("document.querySelector('#generate-caption').value = '   '");
     browser.click("#submit");
-    assert_eq!(browser.text("#problem"), "Say what to draw.");
+    assert_eq!(browser.text("#problem"), "Write a caption.");
     // Tabs are gone through with the arrows.
     browser.run("document.querySelector('#tab-generate').focus()");
     browser.press([keys::RIGHT, keys::RIGHT]);
@@ -292,11 +292,11 @@ fn mistakes(browser: &Browser) {
     browser.reload();
     browser
         .wait_for("the gallery", &format!("return document.querySelector('#gallery-count').textContent === {count:?}"));
-    // An edited end of a text field is a caption, so the picture beside it is forgotten.
+    // An edited end of a text field is a caption, so the image beside it is forgotten.
     browser.click("#shots .open");
     browser.click("#actions [data-use=from]");
     browser.type_into("#interpolate [data-slot=from] input", "koala");
-    assert_eq!(browser.text("#interpolate [data-slot=from] .well"), "Choose or drop a picture");
+    assert_eq!(browser.text("#interpolate [data-slot=from] .well"), "Choose or drop an image");
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_phone_shows_all_of_it() {
     }
     browser.click("#tab-generate");
     browser.run("document.querySelector('#viewer').scrollIntoView()");
-    picture(&browser, "studio-phone");
+    screenshot(&browser, "studio-phone");
     let ground = browser.run("return getComputedStyle(document.body).backgroundColor");
     assert_eq!(ground, "rgb(16, 17, 22)", "dark, as the system is");
     quiet(&browser);

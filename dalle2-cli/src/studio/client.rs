@@ -48,7 +48,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// What is wrong, as the answer says it.
+    /// The error message of the answer.
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
     }
@@ -110,7 +110,7 @@ impl Server {
     }
 
     pub fn upload(&self, bytes: &[u8]) -> Answer {
-        self.send("POST", "/api/pictures?name=own%20picture", "application/octet-stream", bytes)
+        self.send("POST", "/api/images?name=own%20image", "application/octet-stream", bytes)
     }
 
     pub fn submit(&self, task: &Value) -> Answer {
@@ -133,7 +133,7 @@ impl Server {
             if reached(&job) {
                 return job;
             }
-            assert!(start.elapsed() < PATIENCE, "in vain waited for {job}");
+            assert!(start.elapsed() < PATIENCE, "timeout while waiting for {job}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -146,15 +146,15 @@ impl Server {
         self.wait_for(id, |job| !matches!(job["state"].as_str(), Some("waiting" | "running")))
     }
 
-    /// Runs a job that succeeds, and gives back the names of its pictures.
-    pub fn draw(&self, task: &Value) -> Vec<String> {
+    /// Runs a job that succeeds, and returns the names of its images.
+    pub fn images_of(&self, task: &Value) -> Vec<String> {
         let job = self.run(task);
         assert_eq!(job["state"], "done", "{job}");
-        job["pictures"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        job["images"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
     }
 
-    pub fn png(&self, picture: &str) -> Vec<u8> {
-        let answer = self.get(&format!("/api/pictures/{picture}.png"));
+    pub fn png(&self, image: &str) -> Vec<u8> {
+        let answer = self.get(&format!("/api/images/{image}.png"));
         assert_eq!(answer.status, 200, "{}", answer.head);
         answer.body
     }

@@ -1,4 +1,4 @@
-//! What a page is told while it listens: server-sent events.
+//! Server-sent events to listening pages.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,12 +23,12 @@ use super::server::Studio;
 struct Listener {
     studio: Arc<Studio>,
     messages: Receiver<Message>,
-    /// What it is told before it waits for messages.
+    /// Events to send before waiting for messages.
     pending: VecDeque<Message>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// All jobs and pictures at once, then whatever changes.
+/// All jobs and images at once, then every change.
 pub async fn stream(
     State(studio): State<Arc<Studio>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
@@ -42,7 +42,7 @@ pub async fn stream(
 }
 
 fn everything() -> VecDeque<Message> {
-    VecDeque::from([Message::Jobs, Message::Pictures])
+    VecDeque::from([Message::Jobs, Message::Gallery])
 }
 
 async fn next(mut listener: Listener) -> Option<(Result<Event, Infallible>, Listener)> {
@@ -54,7 +54,7 @@ async fn next(mut listener: Listener) -> Option<(Result<Event, Infallible>, List
         None => match listener.messages.recv().await {
             Ok(message) => message,
             Err(RecvError::Closed) => return None,
-            // It was too slow: steps are gone, and the rest is told anew.
+            // The listener lagged: steps are lost, and the state is sent again.
             Err(RecvError::Lagged(_)) => {
                 listener.pending = everything();
                 listener.pending.pop_front()?
@@ -63,7 +63,7 @@ async fn next(mut listener: Listener) -> Option<(Result<Event, Infallible>, List
     };
     let event = match message {
         Message::Jobs => json("jobs", &listener.studio.queue.list()),
-        Message::Pictures => json("pictures", &listener.studio.pictures.list()),
+        Message::Gallery => json("gallery", &listener.studio.gallery.list()),
         Message::Step(step) => Event::default().event("step").data(&*step),
         Message::End => return None,
     };
@@ -71,6 +71,6 @@ async fn next(mut listener: Listener) -> Option<(Result<Event, Infallible>, List
 }
 
 fn json(name: &str, value: &impl Serialize) -> Event {
-    // Jobs and pictures are plain structures, which always have a JSON.
+    // Jobs and images are plain structures that always serialize.
     Event::default().event(name).json_data(value).unwrap_or_else(|e| Event::default().comment(e.to_string()))
 }

@@ -20,12 +20,12 @@ impl Failure {
         Self { status, message: message.into() }
     }
 
-    /// What was sent can be read and makes no sense.
+    /// A readable request with invalid contents.
     pub fn unprocessable(error: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     }
 
-    /// A body of so many bytes.
+    /// A body that is too large.
     pub fn too_large(bytes: u64) -> Self {
         let message = format!("the body has {bytes} bytes: at most {} are read", limits::UPLOAD);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)

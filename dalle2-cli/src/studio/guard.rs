@@ -1,8 +1,7 @@
-//! Who may ask: this page and programs on this machine, no other page.
+//! Access control: only this page and programs on this machine.
 //!
-//! A page of another origin can send requests to 127.0.0.1, and under a name of its own that it points there (DNS
-//! rebinding) it could read the answers too. So the `Host` must be this address, and where the browser says who asks,
-//! it must be this page.
+//! A page of another origin can send requests to 127.0.0.1, and by DNS rebinding it could read the answers too. The
+//! `Host` must therefore be this address, and the origin, if the browser sends one, must be this page.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use super::failure::Failure;
 use super::limits;
 use super::server::Studio;
 
-/// What the browser may do with the answers: load from here and from nowhere else, and show the page in no frame.
+/// Headers that restrict the page to its own origin and forbid frames.
 const HEADERS: [(HeaderName, &str); 8] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -49,10 +48,7 @@ async fn bounded(studio: &Studio, request: Request, next: Next) -> Result<Respon
     let reads_body = request.method() == Method::POST;
     let answer = async {
         // Held until the body has been read and answered.
-        let _permit = match reads_body {
-            true => studio.bodies.acquire().await.ok(),
-            false => None,
-        };
+        let _permit = if reads_body { studio.bodies.acquire().await.ok() } else { None };
         next.run(request).await
     };
     tokio::time::timeout(limits::REQUEST_TIME, answer).await.map_err(late)
@@ -71,7 +67,7 @@ fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
     if !origin.is_none_or(own) {
         return Err(forbidden(format!("the origin {} is another page: only the studio's own may ask", shown(origin))));
     }
-    // A link to the page is followed from anywhere; all else is asked for by the page itself or by no page.
+    // Any page may link to the studio; everything else must come from the page itself or from a program.
     let site = one(headers, &HeaderName::from_static("sec-fetch-site")).map_err(forbidden)?;
     let page = request.method() == Method::GET && request.uri().path() == "/";
     if !page && !matches!(site, None | Some("same-origin" | "none")) {

@@ -1,4 +1,4 @@
-//! What is bounded, and by how much.
+//! Upper bounds.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use serde::Serialize;
 pub const WAITING: usize = 8;
 /// Jobs that are remembered after they have ended.
 pub const ENDED: usize = 32;
-/// Pictures that are kept; the oldest goes first.
-pub const PICTURES: usize = 240;
+/// Maximum number of stored images; the oldest is removed first.
+pub const GALLERY: usize = 240;
 /// Pages that listen at the same time.
 pub const STREAMS: usize = 16;
 /// Requests whose bodies are read at the same time.
 pub const BODIES: usize = 4;
 /// Time to send a request's body and get the answer.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// Bytes of an uploaded picture.
+/// Maximum size of an upload in bytes.
 pub const UPLOAD: usize = 16 << 20;
 /// Bytes of any other body.
 pub const JSON: usize = 2 << 20;
-/// Longest side of an uploaded picture, in pixels.
+/// Maximum side of an upload in pixels.
 pub const SIDE: u32 = 8192;
-/// Pixels of an uploaded picture.
+/// Maximum number of pixels of an upload.
 pub const PIXELS: u64 = 24 << 20;
-/// Side to which an uploaded picture is reduced, in pixels.
-pub const KEPT_SIDE: u32 = 512;
+/// Side to which an upload is reduced, in pixels.
+pub const STORED_SIDE: u32 = 512;
 /// Characters of a caption.
 pub const CAPTION: usize = 1000;
 /// Images of one job.

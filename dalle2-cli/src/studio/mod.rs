@@ -1,18 +1,14 @@
-//! A studio in the browser: generate, vary, interpolate, change by text, inpaint and mix, on this machine alone.
-//!
-//! ```text
-//! cargo run --release --example studio
-//! ```
+//! A studio in the browser on this machine: generate, vary, interpolate, text diff, inpaint and mix.
 //!
 //! `docs/studio.md` is the guide.
 
 mod events;
 mod failure;
+mod gallery;
 mod guard;
 mod limits;
 mod model;
 mod page;
-mod pictures;
 mod queue;
 mod server;
 mod task;
@@ -25,40 +21,40 @@ mod client;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
-use clap::Parser;
-use dalle2::Pipeline;
+use clap::Args;
 
-/// Open a studio in the browser, for this machine alone.
-#[derive(Debug, Parser)]
+use crate::args::ModelArgs;
+
+const EXAMPLES: &str = "Examples:
+  dalle2 studio
+  dalle2 studio --model runs/emoji/export --port 0";
+
+/// Serve a studio for the browser on this machine
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
-    /// Pipeline directory
-    #[arg(long, value_name = "DIR", default_value = "models/emoji")]
-    model: PathBuf,
-    /// Port on 127.0.0.1; 0 takes any that is free
+    /// Port on 127.0.0.1; 0 chooses a free one
     #[arg(long, default_value_t = 8204)]
     port: u16,
-    /// Device: default, flex, cuda:0, wgpu, …
-    #[arg(long, default_value = "default")]
-    device: String,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub fn run(cli: &Cli) -> Result<()> {
-    // Before the model is loaded, which may take long.
+    // Binds first, since loading the model may take long.
     let listener = server::bind(cli.port)?;
-    let pipeline = Pipeline::from_pretrained(&cli.model, &dalle2::device(&cli.device)?)?;
-    println!("http://{}/ shows the studio; Ctrl-C ends it", listener.local_addr()?);
-    server::serve(pipeline, cli.model.display().to_string(), listener, interrupted())?;
-    println!("ended");
+    let pipeline = cli.model.load()?;
+    println!("http://{}/ serves the studio; Ctrl-C stops it", listener.local_addr()?);
+    server::serve(pipeline, cli.model.name(), listener, interrupted())?;
+    println!("stopped");
     Ok(())
 }
 
-/// Ends when Ctrl-C is pressed.
+/// Completes on Ctrl-C.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler Ctrl-C ends the program at once.
+        // Without a handler, Ctrl-C ends the program at once.
         std::future::pending::<()>().await;
     }
 }

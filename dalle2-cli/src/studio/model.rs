@@ -1,11 +1,11 @@
-//! What the page knows of the model.
+//! The model as the page sees it.
 
 use dalle2::Pipeline;
 use serde::Serialize;
 
 use super::limits::Limits;
 
-/// The model and the bounds of what can be asked of it.
+/// The model and the bounds of requests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Model {
     /// As it was named at the start.
@@ -13,9 +13,9 @@ pub struct Model {
     pub software: &'static str,
     /// Sides of the images in pixels: the decoder's and each upsampler's.
     pub sizes: Vec<usize>,
-    /// Whether there is a prior, which draws embeddings for captions.
+    /// Whether the model has a prior, which captions need.
     pub captions: bool,
-    /// Whether there is an image encoder, which pictures need.
+    /// Whether the model has an image encoder, which images need.
     pub images: bool,
     pub limits: Limits,
 }

@@ -30,6 +30,6 @@ pub async fn html() -> Response {
 pub async fn asset(Path(name): Path<String>) -> Result<Response, Failure> {
     match ASSETS.iter().find(|(own, ..)| *own == name) {
         Some((_, kind, text)) => Ok(([(header::CONTENT_TYPE, *kind)], *text).into_response()),
-        None => Err(Failure::new(StatusCode::NOT_FOUND, format!("the page has no part {name:?}"))),
+        None => Err(Failure::new(StatusCode::NOT_FOUND, format!("the page lacks a part {name:?}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! The jobs: those that wait, the one that runs, and those that have ended.
+//! Waiting, running and ended jobs.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::gallery::ImageId;
 use super::limits;
-use super::pictures::PictureId;
 use super::task::Task;
 
 /// Messages that a page may be behind; it gets everything anew when it is further.
@@ -35,7 +35,7 @@ impl State {
     }
 }
 
-/// What everybody may know of a job.
+/// A job as pages see it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Job {
     pub id: u64,
@@ -45,14 +45,14 @@ pub struct Job {
     pub state: State,
     /// Jobs before this one, while it waits.
     pub position: Option<usize>,
-    /// Where it is, while it runs.
+    /// Progress while it runs.
     pub progress: Option<Progress>,
-    /// What it has given, in order.
-    pub pictures: Vec<PictureId>,
-    /// Why it failed.
+    /// Its results in order.
+    pub images: Vec<ImageId>,
+    /// The reason of a failure.
     pub error: Option<String>,
     pub seed: Option<u64>,
-    /// Time that it ran.
+    /// Run time.
     pub seconds: Option<f64>,
 }
 
@@ -63,27 +63,27 @@ pub struct Progress {
     /// Steps that the stage has done, from 1 to `total`.
     pub step: usize,
     pub total: usize,
-    /// Index of the first image that is being drawn.
+    /// Index of the first image of the current batch.
     pub first_image: usize,
 }
 
-/// What a job came to.
+/// The outcome of a job.
 #[derive(Debug)]
 pub struct Outcome {
     pub state: State,
-    pub pictures: Vec<PictureId>,
+    pub images: Vec<ImageId>,
     pub error: Option<String>,
     pub seed: Option<u64>,
     pub seconds: f64,
 }
 
-/// What listening pages are told.
+/// A message to listening pages.
 #[derive(Debug, Clone)]
 pub enum Message {
     /// Jobs have changed.
     Jobs,
-    /// Pictures have come or gone.
-    Pictures,
+    /// The gallery changed.
+    Gallery,
     /// A step was made; the JSON of its event.
     Step(Arc<str>),
     /// The studio ends.
@@ -115,7 +115,7 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct Jobs {
     last: u64,
-    /// In the order in which they came.
+    /// In order of arrival.
     all: VecDeque<Job>,
     waiting: VecDeque<Work>,
     running: Option<(u64, Arc<AtomicBool>)>,
@@ -152,7 +152,7 @@ impl Queue {
             state: State::Waiting,
             position: None,
             progress: None,
-            pictures: Vec::new(),
+            images: Vec::new(),
             error: None,
             seed: None,
             seconds: None,
@@ -204,7 +204,7 @@ impl Queue {
         jobs.change(id, |job| {
             job.state = outcome.state;
             job.progress = None;
-            job.pictures = outcome.pictures;
+            job.images = outcome.images;
             job.error = outcome.error;
             job.seed = outcome.seed;
             job.seconds = Some(outcome.seconds);
@@ -230,18 +230,18 @@ impl Queue {
         job
     }
 
-    /// What is known of a job.
+    /// The state of a job.
     pub fn get(&self, id: u64) -> Option<Job> {
         lock(&self.jobs).find(id)
     }
 
-    /// All jobs in the order in which they came.
+    /// All jobs in order of arrival.
     pub fn list(&self) -> Vec<Job> {
         let jobs = lock(&self.jobs);
         jobs.all.iter().filter_map(|job| jobs.find(job.id)).collect()
     }
 
-    /// Takes no more jobs, drops those that wait, and asks the running one to stop.
+    /// Refuses further jobs, drops waiting ones, and stops the running one.
     pub fn close(&self) {
         let mut jobs = lock(&self.jobs);
         jobs.closed = true;
@@ -264,7 +264,7 @@ impl Queue {
         self.messages.subscribe()
     }
 
-    /// Tells whoever listens, perhaps nobody.
+    /// Sends a message to all listeners.
     pub fn tell(&self, message: Message) {
         let _ = self.messages.send(message);
     }

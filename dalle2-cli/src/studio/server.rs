@@ -17,9 +17,9 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::failure::Failure;
+use super::gallery::{Gallery, GalleryImage, ImageId};
 use super::guard::guard;
 use super::model::Model;
-use super::pictures::{Picture, PictureId, Pictures};
 use super::queue::{Job, Message, Queue, Refused};
 use super::task::Task;
 use super::{events, limits, page, worker};
@@ -29,12 +29,12 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 type Answer<T> = Result<T, Failure>;
 
-/// What every request can reach.
+/// State shared by all requests.
 #[derive(Debug)]
 pub struct Studio {
     pub model: Model,
     pub queue: Queue,
-    pub pictures: Pictures,
+    pub gallery: Gallery,
     /// Names of this server, as browsers write them into `Host`.
     pub hosts: Vec<String>,
     /// Bounds how many pages listen.
@@ -75,16 +75,16 @@ pub fn serve(
     let studio = Arc::new(Studio {
         model: Model::of(&pipeline, model.clone()),
         queue: Queue::new(),
-        pictures: Pictures::new(model)?,
+        gallery: Gallery::new(model)?,
         hosts: ["127.0.0.1", "localhost"].map(|name| format!("{name}:{port}")).to_vec(),
         streams: Arc::new(Semaphore::new(limits::STREAMS)),
         bodies: Semaphore::new(limits::BODIES),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let drawing = Arc::clone(&studio);
+    let shared = Arc::clone(&studio);
     let worker = std::thread::Builder::new()
         .name("studio".into())
-        .spawn(move || worker::run(&pipeline, &drawing.queue, &drawing.pictures))
+        .spawn(move || worker::run(&pipeline, &shared.queue, &shared.gallery))
         .context("cannot start")?;
     let served = runtime.block_on(listen(Arc::clone(&studio), listener, end));
     studio.queue.close();
@@ -119,14 +119,14 @@ async fn listen(
 }
 
 fn router(studio: Arc<Studio>) -> Router {
-    let pictures = get(pictures).post(upload).layer(DefaultBodyLimit::max(limits::UPLOAD));
+    let images = get(images).post(upload).layer(DefaultBodyLimit::max(limits::UPLOAD));
     let jobs = get(jobs).post(submit).layer(DefaultBodyLimit::max(limits::JSON));
     Router::new()
         .route("/", get(page::html))
         .route("/assets/{name}", get(page::asset))
         .route("/api/model", get(model))
-        .route("/api/pictures", pictures)
-        .route("/api/pictures/{id}", get(picture))
+        .route("/api/images", images)
+        .route("/api/images/{id}", get(image))
         .route("/api/jobs", jobs)
         .route("/api/jobs/{id}", get(job).delete(cancel))
         .route("/api/events", get(events::stream))
@@ -142,14 +142,14 @@ async fn model(State(studio): State<Arc<Studio>>) -> Json<Model> {
     Json(studio.model.clone())
 }
 
-async fn pictures(State(studio): State<Arc<Studio>>) -> Json<Vec<Picture>> {
-    Json(studio.pictures.list())
+async fn images(State(studio): State<Arc<Studio>>) -> Json<Vec<GalleryImage>> {
+    Json(studio.gallery.list())
 }
 
-async fn picture(State(studio): State<Arc<Studio>>, Path(name): Path<String>) -> Answer<Response> {
-    let absent = || Failure::new(StatusCode::NOT_FOUND, format!("there is no picture {name:?}"));
-    let id = PictureId::try_from(name.trim_end_matches(".png").to_owned()).map_err(|_| absent())?;
-    let png = blocking(move || studio.pictures.png(id)).await?.ok_or_else(absent)?;
+async fn image(State(studio): State<Arc<Studio>>, Path(name): Path<String>) -> Answer<Response> {
+    let absent = || Failure::new(StatusCode::NOT_FOUND, format!("no image is named {name:?}"));
+    let id = ImageId::try_from(name.trim_end_matches(".png").to_owned()).map_err(|_| absent())?;
+    let png = blocking(move || studio.gallery.png(id)).await?.ok_or_else(absent)?;
     Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
 }
 
@@ -165,11 +165,11 @@ async fn upload(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<impl IntoResponse> {
     let body = body?;
-    let keeping = Arc::clone(&studio);
-    let kept = blocking(move || keeping.pictures.upload(&body, &name)).await?;
-    let picture = kept.map_err(|e| Failure::unprocessable(format!("{e:#}")))?;
-    studio.queue.tell(Message::Pictures);
-    Ok((StatusCode::CREATED, Json(picture)))
+    let upload_to = Arc::clone(&studio);
+    let stored = blocking(move || upload_to.gallery.upload(&body, &name)).await?;
+    let image = stored.map_err(|e| Failure::unprocessable(format!("{e:#}")))?;
+    studio.queue.tell(Message::Gallery);
+    Ok((StatusCode::CREATED, Json(image)))
 }
 
 async fn jobs(State(studio): State<Arc<Studio>>) -> Json<Vec<Job>> {
@@ -188,18 +188,18 @@ async fn submit(
 /// Checks a task as far as it can be before it is its turn, and queues it.
 fn accept(studio: &Studio, task: Task) -> Answer<Job> {
     task.check(&studio.model).map_err(Failure::unprocessable)?;
-    for id in task.pictures() {
-        if studio.pictures.get(id).is_none() {
-            return Err(Failure::unprocessable(format!("there is no picture {id}")));
+    for id in task.images() {
+        if studio.gallery.get(id).is_none() {
+            return Err(Failure::unprocessable(format!("no image is named {id}")));
         }
     }
     if let Task::Inpaint(task) = &task
-        && let Some(picture) = studio.pictures.get(task.image)
+        && let Some(image) = studio.gallery.get(task.image)
     {
         let mask = task.mask.mask().map_err(|e| Failure::unprocessable(format!("mask: {e}")))?;
-        mask.check_size([picture.width, picture.height]).map_err(Failure::unprocessable)?;
+        mask.check_size([image.width, image.height]).map_err(Failure::unprocessable)?;
     }
-    let title = worker::title(&task, &studio.pictures);
+    let title = worker::title(&task, &studio.gallery);
     studio.queue.submit(task, title).map_err(|refused| {
         let message = match refused {
             Refused::Full => {

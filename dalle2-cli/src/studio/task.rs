@@ -1,29 +1,29 @@
-//! What the page asks for, as JSON.
+//! Tasks that the page requests, as JSON.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dalle2::base::image::{GrayImage, Mask};
 use dalle2::{ConfigError, GenerateRequest};
 use serde::{Deserialize, Serialize};
 
+use super::gallery::{ImageId, decode};
 use super::limits;
 use super::model::Model;
-use super::pictures::{PictureId, decode};
 
-/// One job: the name of what is to be done, with its arguments.
+/// One task by name, with its arguments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Images of a caption.
     Generate(Generate),
-    /// Images that share what CLIP sees in a picture.
+    /// Images with the CLIP embedding of an image.
     Variations(Variations),
-    /// The way from one picture or caption to another.
+    /// Frames between two images or captions.
     Interpolate(Interpolate),
-    /// A picture changed by what two captions differ in.
+    /// An image changed along the difference of two captions.
     TextDiff(TextDiff),
-    /// A part of a picture drawn anew.
+    /// An image with a region generated anew.
     Inpaint(Inpaint),
-    /// One image of several pictures and captions.
+    /// One image from several images and captions.
     Mix(Mix),
 }
 
@@ -31,7 +31,7 @@ pub enum Task {
 #[serde(deny_unknown_fields)]
 pub struct Generate {
     pub caption: String,
-    /// What guidance moves away from.
+    /// Caption to move away from.
     #[serde(default)]
     pub negative_caption: String,
     #[serde(default)]
@@ -41,8 +41,8 @@ pub struct Generate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variations {
-    pub image: PictureId,
-    /// Noisiness, from 0 to 1.
+    pub image: ImageId,
+    /// DDIM noise level, from 0 to 1.
     pub eta: f64,
     #[serde(default)]
     pub noise: Noise,
@@ -66,13 +66,13 @@ pub struct Interpolate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextDiff {
-    pub image: PictureId,
-    /// What the picture shows; may be empty.
+    pub image: ImageId,
+    /// Caption of the image; may be empty.
     #[serde(default)]
     pub from: String,
-    /// What it should show.
+    /// Caption to change towards.
     pub to: String,
-    /// From 0, the picture, to 1, the difference alone.
+    /// From 0, the image, to 1, the difference alone.
     pub strength: f64,
     pub frames: usize,
     #[serde(default)]
@@ -82,10 +82,10 @@ pub struct TextDiff {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inpaint {
-    pub image: PictureId,
-    /// White is drawn anew, black is kept; of the picture's size.
+    pub image: ImageId,
+    /// White is generated anew, black stays; of the size of the image.
     pub mask: MaskPng,
-    /// What the whole picture shows; if empty, the embedding is that of the picture.
+    /// Caption of the result; if empty, the image provides the embedding.
     #[serde(default)]
     pub caption: String,
     #[serde(default)]
@@ -107,26 +107,26 @@ pub struct Weighted {
     pub weight: f64,
 }
 
-/// A picture or a caption.
+/// An image or a caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    Image(PictureId),
+    Image(ImageId),
     Caption(String),
 }
 
-/// Where the noise comes from.
+/// Source of the noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Noise {
-    /// That of the picture: layout and details stay.
+    /// Inverted from the image: layout and details stay.
     #[default]
     Own,
-    /// Drawn from the seed.
+    /// Sampled from the seed.
     Seed,
 }
 
-/// What all tasks share. What is not set is the model's own.
+/// Settings of every task; unset ones default to the model's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -185,10 +185,10 @@ impl From<MaskPng> for String {
 }
 
 impl MaskPng {
-    /// The mask: white is drawn anew.
+    /// The mask: white is generated anew.
     ///
     /// # Errors
-    /// When the image is damaged or too large, or has no white.
+    /// When the image is damaged or too large, or lacks white.
     pub fn mask(&self) -> Result<Mask, String> {
         let image = decode(&self.0)?;
         let white = GrayImage::from_fn(image.width(), image.height(), |x, y| {
@@ -196,9 +196,10 @@ impl MaskPng {
             image::Luma([((r + g + b) / 3) as u8])
         });
         let mask = Mask::edit(&white);
-        match mask.edited_share() > 0.0 {
-            true => Ok(mask),
-            false => Err("nothing is marked: paint what is to be drawn anew".into()),
+        if mask.edited_share() > 0.0 {
+            Ok(mask)
+        } else {
+            Err("the mask is empty: paint the region to generate anew".into())
         }
     }
 }
@@ -227,7 +228,7 @@ impl Task {
         }
     }
 
-    /// Whether embeddings of captions are asked of the prior, and embeddings of pictures of the image encoder.
+    /// Whether the task needs the prior (for captions) and the image encoder (for images).
     fn embeds(&self) -> (bool, bool) {
         let of_parts = |parts: &[&Part]| {
             let caption = |part: &&Part| matches!(part, Part::Caption(_));
@@ -242,8 +243,8 @@ impl Task {
         }
     }
 
-    /// The pictures that it reads.
-    pub fn pictures(&self) -> Vec<PictureId> {
+    /// The images that it reads.
+    pub fn images(&self) -> Vec<ImageId> {
         let of_part = |part: &Part| match part {
             Part::Image(id) => Some(*id),
             Part::Caption(_) => None,
@@ -258,7 +259,7 @@ impl Task {
         }
     }
 
-    /// The request that goes to the pipeline, with the caption that the decoder reads.
+    /// The request to the pipeline, with the caption of the decoder.
     pub fn request(&self) -> GenerateRequest {
         let request = match self {
             Self::Generate(task) => GenerateRequest::new(&task.caption).negative_caption(&task.negative_caption),
@@ -271,15 +272,15 @@ impl Task {
     /// Checks every value against its bounds and the model.
     ///
     /// # Errors
-    /// Names the field, its value and what would be right.
+    /// Names the field, its value and the accepted range.
     pub fn check(&self, model: &Model) -> Result<(), ConfigError> {
         self.settings().check(model)?;
         let (captions, images) = self.embeds();
         if captions && !model.captions {
-            return Err(ConfigError::new("task", self.name(), "the model has no prior: begin with pictures"));
+            return Err(ConfigError::new("task", self.name(), "the model lacks a prior: start from images"));
         }
         if images && !model.images {
-            return Err(ConfigError::new("task", self.name(), "the model has no image encoder: begin with captions"));
+            return Err(ConfigError::new("task", self.name(), "the model lacks an image encoder: start from captions"));
         }
         match self {
             Self::Generate(task) => {
@@ -344,7 +345,7 @@ impl Settings {
         within("settings.guidance", self.guidance.unwrap_or(1.0), 0.0, limits::GUIDANCE)?;
         match self.size {
             Some(size) if !model.sizes.contains(&size) => {
-                let expected = format!("the model draws {:?} pixels a side", model.sizes);
+                let expected = format!("the model generates images with sides of {:?} pixels", model.sizes);
                 Err(ConfigError::new("settings.size", size, expected))
             }
             _ => Ok(()),
@@ -352,11 +353,12 @@ impl Settings {
     }
 }
 
-/// Refuses what lies outside `low..=high`, and what is no number.
+/// Refuses values outside `low..=high`, and NaN.
 fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, low: T, high: T) -> Result<(), ConfigError> {
-    match value >= low && value <= high {
-        true => Ok(()),
-        false => Err(ConfigError::new(field, value, format!("must be between {low} and {high}"))),
+    if value >= low && value <= high {
+        Ok(())
+    } else {
+        Err(ConfigError::new(field, value, format!("must be between {low} and {high}")))
     }
 }
 
@@ -364,11 +366,12 @@ fn length(field: &str, text: &str) -> Result<(), ConfigError> {
     within(&format!("characters of {field}"), text.chars().count(), 0, limits::CAPTION)
 }
 
-/// Refuses captions that say nothing.
+/// Refuses empty captions.
 fn caption(field: &str, text: &str) -> Result<(), ConfigError> {
-    match text.trim().is_empty() {
-        true => Err(ConfigError::new(field, format!("{text:?}"), "say what to draw")),
-        false => length(field, text),
+    if text.trim().is_empty() {
+        Err(ConfigError::new(field, format!("{text:?}"), "must not be empty"))
+    } else {
+        length(field, text)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use super::client::{Answer, Server, pipeline, quick, read_answer, repository};
-use super::pictures::Pictures;
+use super::gallery::Gallery;
 use super::queue::{Message, Queue, State};
 use super::task::Task;
 use super::{limits, page, worker};
@@ -20,7 +20,7 @@ fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A square in the middle of a picture, of two colours.
+/// An image with a coloured square in the middle.
 fn square(side: u32) -> RgbImage {
     let inside = side / 4..side - side / 4;
     RgbImage::from_fn(side, side, |x, y| {
@@ -32,7 +32,7 @@ fn base64_png(image: impl Into<DynamicImage>) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png(image)))
 }
 
-/// A mask whose left half is drawn anew.
+/// A mask that generates the left half anew.
 fn left_half(side: u32) -> GrayImage {
     GrayImage::from_fn(side, side, |x, _| Luma([if x < side / 2 { 255 } else { 0 }]))
 }
@@ -46,7 +46,7 @@ fn endless() -> Value {
     json!({ "generate": { "caption": "koala", "settings": { "images": 8, "steps": 250, "prior_steps": 250 } } })
 }
 
-/// The name of a picture that was just uploaded.
+/// Uploads an image and returns its name.
 fn uploaded(server: &Server, bytes: &[u8]) -> String {
     let answer = server.upload(bytes);
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -58,16 +58,16 @@ fn number(answer: &Answer) -> u64 {
     answer.json()["id"].as_u64().unwrap()
 }
 
-/// The server draws what the library draws, whatever it was asked before.
+/// The server generates the same image as the library, independent of earlier jobs.
 fn still_works(server: &Server) {
-    let drawn = server.draw(&generate(7));
+    let images = server.images_of(&generate(7));
     let expected = GenerateRequest::new("red apple").seed(7).decoder_steps(4).prior_steps(4).size(32);
     let expected = pipeline().generate(expected).unwrap().images.remove(0);
-    assert_eq!(image::load_from_memory(&server.png(&drawn[0])).unwrap().into_rgb8(), expected);
+    assert_eq!(image::load_from_memory(&server.png(&images[0])).unwrap().into_rgb8(), expected);
 }
 
 #[test]
-fn every_task_gives_its_pictures_and_they_say_where_they_come_from() {
+fn every_task_stores_its_images_with_their_provenance() {
     let server = Server::start();
     still_works(&server);
     let dir = tempfile::tempdir().unwrap();
@@ -76,44 +76,44 @@ fn every_task_gives_its_pictures_and_they_say_where_they_come_from() {
     settings["images"] = json!(2);
     let tasks = [
         (json!({ "generate": { "caption": "koala", "negative_caption": "red", "settings": settings } }), 2, "koala"),
-        (json!({ "variations": { "image": own, "eta": 0.5, "settings": settings } }), 2, "variation of own picture"),
+        (json!({ "variations": { "image": own, "eta": 0.5, "settings": settings } }), 2, "variation of own image"),
         (
             json!({ "variations": { "image": own, "eta": 0, "noise": "seed", "settings": settings } }),
             2,
-            "variation of own picture",
+            "variation of own image",
         ),
         (
             json!({ "interpolate": { "from": { "image": own }, "to": { "caption": "koala" }, "frames": 3,
                 "settings": quick(11) } }),
             3,
-            "from own picture to koala",
+            "from own image to koala",
         ),
         (
             json!({ "text_diff": { "image": own, "from": "red heart", "to": "blue heart", "strength": 0.4, "frames": 2,
                 "settings": quick(11) } }),
             2,
-            "own picture, from red heart to blue heart",
+            "own image, from red heart to blue heart",
         ),
         (
             json!({ "mix": { "parts": [{ "part": { "image": own }, "weight": 1 },
                 { "part": { "caption": "koala" }, "weight": -0.5 }], "settings": settings } }),
             2,
-            "1 × own picture + -0.5 × koala",
+            "1 × own image + -0.5 × koala",
         ),
         (
             json!({ "inpaint": { "image": own, "mask": base64_png(left_half(64)), "caption": "koala",
                 "settings": settings } }),
             2,
-            "own picture, in part anew: koala",
+            "own image, in part anew: koala",
         ),
     ];
     for (task, count, caption) in tasks {
-        let drawn = server.draw(&task);
-        assert_eq!(drawn.len(), count, "{task}");
-        let (name, frames) = (task.as_object().unwrap().keys().next().unwrap(), count == 3 || caption.contains("blue"));
-        for (index, picture) in drawn.iter().enumerate() {
-            let file = dir.path().join(format!("{picture}.png"));
-            std::fs::write(&file, server.png(picture)).unwrap();
+        let images = server.images_of(&task);
+        assert_eq!(images.len(), count, "{task}");
+        let frames = count == 3 || caption.contains("blue");
+        for (index, name) in images.iter().enumerate() {
+            let file = dir.path().join(format!("{name}.png"));
+            std::fs::write(&file, server.png(name)).unwrap();
             let provenance = Provenance::read(&file).unwrap().unwrap();
             assert_eq!((provenance.caption.as_str(), provenance.model.as_str()), (caption, "models/emoji"), "{name}");
             assert_eq!(provenance.seed, Some(if frames { 11 } else { 11 + index as u64 }), "{name}");
@@ -121,11 +121,11 @@ fn every_task_gives_its_pictures_and_they_say_where_they_come_from() {
             assert_eq!(open(&file).unwrap().dimensions(), (32, 32));
         }
     }
-    let listed = server.get("/api/pictures").json();
+    let listed = server.get("/api/images").json();
     assert_eq!(listed.as_array().unwrap().len(), 1 + 1 + 15);
     let labels = |task: &str| -> Vec<String> {
-        let of_task = listed.as_array().unwrap().iter().filter(|picture| picture["origin"] == task);
-        of_task.map(|picture| picture["label"].as_str().unwrap().to_owned()).collect()
+        let of_task = listed.as_array().unwrap().iter().filter(|image| image["origin"] == task);
+        of_task.map(|image| image["label"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(labels("interpolate"), ["1.00", "0.50", "0.00"]);
     assert_eq!(labels("text_diff"), ["0.40", "0.20"]);
@@ -137,11 +137,11 @@ fn inpainting_keeps_what_is_not_white() {
     let own = uploaded(&server, &png(square(32)));
     let task = json!({ "inpaint": { "image": own, "mask": base64_png(left_half(32)), "caption": "koala",
         "settings": quick(3) } });
-    let drawn = image::load_from_memory(&server.png(&server.draw(&task)[0])).unwrap().into_rgb8();
+    let result = image::load_from_memory(&server.png(&server.images_of(&task)[0])).unwrap().into_rgb8();
     let same = |columns: std::ops::Range<u32>| {
         columns
             .flat_map(|x| (0..32).map(move |y| (x, y)))
-            .all(|(x, y)| drawn.get_pixel(x, y) == square(32).get_pixel(x, y))
+            .all(|(x, y)| result.get_pixel(x, y) == square(32).get_pixel(x, y))
     };
     assert!(same(16..32) && !same(0..16));
 }
@@ -152,7 +152,7 @@ fn a_listening_page_is_told_of_steps_previews_and_results() {
     let id = number(&server.submit(&generate(5)));
     let mut stages = Vec::new();
     let mut previews = 0;
-    let mut pictures = 0;
+    let mut images = 0;
     server.listen(|event, data| {
         match event {
             "step" => {
@@ -170,7 +170,7 @@ fn a_listening_page_is_told_of_steps_previews_and_results() {
                     previews += 1;
                 }
             }
-            "pictures" => pictures = data.as_array().unwrap().len(),
+            "gallery" => images = data.as_array().unwrap().len(),
             "jobs" => return data[0]["state"] == "done",
             other => panic!("unknown event {other}"),
         }
@@ -179,7 +179,7 @@ fn a_listening_page_is_told_of_steps_previews_and_results() {
     // The first steps may have been made before the test listened.
     assert_eq!(stages.last().map(String::as_str), Some("decoder"));
     assert!(previews > 0);
-    assert_eq!(pictures, 1, "a page knows the pictures of a job that is done");
+    assert_eq!(images, 1, "a page has the images of a finished job");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_full_queue_refuses_and_cancelling_is_prompt() {
     server.cancel(running);
     let job = server.wait_for(running, |job| job["state"] != "running");
     assert_eq!(job["state"], "cancelled");
-    assert_eq!(job["pictures"], json!([]));
+    assert_eq!(job["images"], json!([]));
 
     // What has ended stays as it is.
     assert_eq!(server.cancel(running).json()["state"], "cancelled");
@@ -214,20 +214,20 @@ fn a_full_queue_refuses_and_cancelling_is_prompt() {
 #[test]
 fn after_cancelling_at_most_the_step_that_was_on_its_way_is_told() {
     let queue = Queue::new();
-    let pictures = Pictures::new("models/emoji".into()).unwrap();
+    let gallery = Gallery::new("models/emoji".into()).unwrap();
     let mut messages = queue.listen();
     let steps = |messages: &mut broadcast::Receiver<Message>| {
         std::iter::from_fn(|| messages.try_recv().ok()).filter(|message| matches!(message, Message::Step(_))).count()
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| worker::run(&pipeline(), &queue, &pictures));
+        scope.spawn(|| worker::run(&pipeline(), &queue, &gallery));
         let task: Task = serde_json::from_value(endless()).unwrap();
         let id = queue.submit(task, "koala".into()).unwrap().id;
         while steps(&mut messages) == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
         queue.cancel(id);
-        // What was told before lies behind.
+        // Earlier messages are not repeated.
         steps(&mut messages);
         while queue.get(id).unwrap().state == State::Running {
             std::thread::sleep(Duration::from_millis(1));
@@ -236,13 +236,13 @@ fn after_cancelling_at_most_the_step_that_was_on_its_way_is_told() {
         assert!(steps(&mut messages) <= 1);
         queue.close();
     });
-    assert!(pictures.list().is_empty());
+    assert!(gallery.list().is_empty());
 }
 
 #[test]
 fn a_port_in_use_is_said_before_the_model_is_loaded() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = occupied.local_addr().unwrap().port();
     let message = format!("{:#}", super::server::bind(port).unwrap_err());
     assert!(message.contains(&format!("port {port} is in use")) && message.contains("--port"), "{message}");
 }
@@ -267,7 +267,7 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
     let server = Server::start();
     let port = server.port;
     let own = format!("Host: 127.0.0.1:{port}");
-    let asked = |line: &str, headers: &str| {
+    let request = |line: &str, headers: &str| {
         server
             .raw(&format!("{line} HTTP/1.1\r\n{headers}\r\nContent-Type: application/json\r\nContent-Length: 2"), b"{}")
     };
@@ -287,8 +287,8 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
         format!("{own}\r\nSec-Fetch-Site: same-site"),
     ];
     for headers in &refused {
-        for line in ["POST /api/jobs", "GET /api/pictures", "GET /assets/studio.js"] {
-            let answer = asked(line, headers);
+        for line in ["POST /api/jobs", "GET /api/images", "GET /assets/studio.js"] {
+            let answer = request(line, headers);
             // Without any Host the request is no HTTP/1.1.
             assert!(
                 answer.status == 403 || (headers.starts_with("X-") && answer.status == 400),
@@ -297,16 +297,16 @@ fn only_the_own_page_and_programs_on_this_machine_may_ask() {
             assert!(!answer.head.contains("access-control"), "{}", answer.head);
         }
     }
-    let preflight = asked("OPTIONS /api/jobs", &format!("{own}\r\nOrigin: http://studio.example"));
+    let preflight = request("OPTIONS /api/jobs", &format!("{own}\r\nOrigin: http://studio.example"));
     assert_eq!(preflight.status, 403);
     assert_eq!(
-        asked("GET /api/pictures", &format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}")).status,
+        request("GET /api/images", &format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}")).status,
         200
     );
     // A link from another page opens the studio; a script of that page cannot read it.
-    let followed = asked("GET /", &format!("{own}\r\nSec-Fetch-Site: cross-site"));
+    let followed = request("GET /", &format!("{own}\r\nSec-Fetch-Site: cross-site"));
     assert_eq!(followed.status, 200);
-    for answer in [followed, server.get("/api/none"), server.get("/api/model"), asked("POST /api/jobs", "Host: a")] {
+    for answer in [followed, server.get("/api/none"), server.get("/api/model"), request("POST /api/jobs", "Host: a")] {
         for header in [
             "content-security-policy: default-src 'none'",
             "x-content-type-options: nosniff",
@@ -325,23 +325,22 @@ fn a_body_of_a_gibibyte_is_refused_and_not_read() {
     let server = Server::start();
     let host = format!("Host: 127.0.0.1:{}", server.port);
     let chunk = vec![b'['; 1 << 20];
-    for path in ["/api/pictures", "/api/jobs"] {
-        // With its length, and in chunks of which nobody knows how many come.
+    for path in ["/api/images", "/api/jobs"] {
+        // With a length, and in chunks without one.
         for chunked in [false, true] {
             let mut stream = server.connect();
-            let length = match chunked {
-                true => "Transfer-Encoding: chunked".to_owned(),
-                false => format!("Content-Length: {GIBIBYTE}"),
-            };
+            let length =
+                if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {GIBIBYTE}") };
             write!(stream, "POST {path} HTTP/1.1\r\n{host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n")
                 .unwrap();
             let mut sent = 0;
             while sent < GIBIBYTE {
-                let written = match chunked {
-                    true => write!(stream, "{:x}\r\n", chunk.len())
+                let written = if chunked {
+                    write!(stream, "{:x}\r\n", chunk.len())
                         .and_then(|()| stream.write_all(&chunk))
-                        .and_then(|()| stream.write_all(b"\r\n")),
-                    false => stream.write_all(&chunk),
+                        .and_then(|()| stream.write_all(b"\r\n"))
+                } else {
+                    stream.write_all(&chunk)
                 };
                 match written {
                     Ok(()) => sent += chunk.len(),
@@ -378,7 +377,7 @@ fn json_that_is_none_and_values_out_of_range_are_named() {
         (422, r#"{"paint": {}}"#.into(), "unknown variant `paint`"),
         (422, r#"{"generate": {}}"#.into(), "missing field `caption`"),
         (422, r#"{"generate": {"caption": 7}}"#.into(), "generate.caption"),
-        (422, r#"{"generate": {"caption": "  "}}"#.into(), "say what to draw"),
+        (422, r#"{"generate": {"caption": "  "}}"#.into(), "must not be empty"),
         (422, format!(r#"{{"generate": {{"caption": "{}"}}}}"#, "a".repeat(1001)), "1000"),
         (422, generate(r#"{"stepps": 3}"#), "unknown field `stepps`"),
         (422, generate(r#"{"images": 0}"#), "settings.images"),
@@ -391,8 +390,8 @@ fn json_that_is_none_and_values_out_of_range_are_named() {
         (422, generate(r#"{"seed": -1}"#), "settings.seed"),
         (422, generate(r#"{"seed": 9007199254740992}"#), "settings.seed"),
         (422, generate(r#"{"size": 33}"#), "[32, 128]"),
-        (422, r#"{"variations": {"image": "p999", "eta": 0.5}}"#.into(), "no picture p999"),
-        (422, r#"{"variations": {"image": "../p1", "eta": 0.5}}"#.into(), "is no picture"),
+        (422, r#"{"variations": {"image": "p999", "eta": 0.5}}"#.into(), "no image is named p999"),
+        (422, r#"{"variations": {"image": "../p1", "eta": 0.5}}"#.into(), "is not an image name"),
         (422, format!(r#"{{"variations": {{"image": "{own}", "eta": 1.5}}}}"#), "eta"),
         (422, format!(r#"{{"variations": {{"image": "{own}", "eta": null}}}}"#), "variations.eta"),
         (
@@ -418,12 +417,12 @@ fn json_that_is_none_and_values_out_of_range_are_named() {
     assert_eq!(server.send("POST", "/api/jobs", "text/plain", b"{}").status, 415);
     assert_eq!(server.send("PUT", "/api/jobs", "application/json", b"{}").status, 405);
     assert_eq!(server.get("/api/jobs/x").status, 404);
-    for path in ["/api/pictures/p0.png", "/api/pictures/..%2fp1", "/etc/passwd", "/assets/..%2fmain.rs"] {
+    for path in ["/api/images/p0.png", "/api/images/..%2fp1", "/etc/passwd", "/assets/..%2fmain.rs"] {
         assert_eq!(server.get(path).status, 404, "{path}");
     }
     assert!(server.get("/api/jobs").json().as_array().unwrap().is_empty(), "nothing was queued");
 
-    // What only the pipeline can tell is told by the job.
+    // The job reports errors of the pipeline.
     let ends = json!({ "image": own });
     let job = server.run(&json!({ "interpolate": { "from": ends, "to": ends, "frames": 2, "settings": quick(1) } }));
     assert_eq!(job["state"], "failed");
@@ -433,7 +432,7 @@ fn json_that_is_none_and_values_out_of_range_are_named() {
     still_works(&server);
 }
 
-/// The header of a PNG that says it has so many pixels, and nothing else.
+/// The header of a PNG of this size without data.
 fn header_only(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = png(RgbImage::new(1, 1));
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
@@ -444,7 +443,7 @@ fn header_only(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn pictures_of_any_mode_and_size_are_taken_or_refused_with_a_reason() {
+fn uploads_of_any_mode_and_size_are_stored_or_refused_with_a_reason() {
     let server = Server::start();
     let fixture =
         |name: &str| std::fs::read(repository().join("dalle2-core/tests/fixtures/images").join(name)).unwrap();
@@ -471,27 +470,27 @@ fn pictures_of_any_mode_and_size_are_taken_or_refused_with_a_reason() {
         assert!(error.contains(word) && !error.contains("tmp"), "{error}");
     }
     let deep = ImageBuffer::<Rgb<u16>, _>::from_fn(20, 20, |x, y| Rgb([x as u16 * 3000, y as u16 * 3000, 0]));
-    let taken = [
+    let accepted = [
         (png(RgbImage::new(1, 1)), 1),
         (png(RgbImage::new(3000, 1)), 1),
         (fixture("cmyk.jpg"), 0),
         (png(deep), 20),
         (png(GrayImage::new(7, 9)), 7),
         (png(image::RgbaImage::new(40, 30)), 30),
-        (png(square(1200)), limits::KEPT_SIDE),
+        (png(square(1200)), limits::STORED_SIDE),
     ];
-    for (bytes, side) in taken {
+    for (bytes, side) in accepted {
         let answer = server.upload(&bytes);
         assert_eq!(answer.status, 201, "{answer:?}");
-        let picture = answer.json();
-        assert_eq!(picture["width"], picture["height"]);
+        let image = answer.json();
+        assert_eq!(image["width"], image["height"]);
         if side > 0 {
-            assert_eq!(picture["width"], side);
+            assert_eq!(image["width"], side);
         }
-        let task = json!({ "variations": { "image": picture["id"], "eta": 0.5, "settings": quick(1) } });
-        assert_eq!(server.draw(&task).len(), 1, "{picture}");
+        let task = json!({ "variations": { "image": image["id"], "eta": 0.5, "settings": quick(1) } });
+        assert_eq!(server.images_of(&task).len(), 1, "{image}");
     }
-    assert_eq!(server.get("/api/pictures").json()[1]["caption"], "own picture");
+    assert_eq!(server.get("/api/images").json()[1]["caption"], "own image");
     still_works(&server);
 }
 
@@ -501,11 +500,11 @@ fn masks_that_do_not_fit_are_refused_with_a_reason() {
     let own = uploaded(&server, &png(square(32)));
     let cases = [
         ("not base64!".to_owned(), "inpaint.mask"),
-        (STANDARD.encode(b"no picture"), "PNG, JPEG or WebP"),
+        (STANDARD.encode(b"no image"), "PNG, JPEG or WebP"),
         (STANDARD.encode(header_only(60_000, 60_000)), "60000×60000"),
         (base64_png(left_half(16)), "16 × 16"),
-        (base64_png(GrayImage::new(32, 31)), "nothing is marked"),
-        (base64_png(GrayImage::new(32, 32)), "nothing is marked"),
+        (base64_png(GrayImage::new(32, 31)), "the mask is empty"),
+        (base64_png(GrayImage::new(32, 32)), "the mask is empty"),
         (base64_png(GrayImage::from_pixel(32, 31, Luma([255]))), "32 × 31"),
     ];
     for (mask, word) in cases {
@@ -517,7 +516,7 @@ fn masks_that_do_not_fit_are_refused_with_a_reason() {
 }
 
 #[test]
-fn listeners_and_pictures_are_bounded() {
+fn listeners_and_images_are_bounded() {
     let server = Server::start();
     let listeners: Vec<_> = (0..limits::STREAMS)
         .map(|_| {
@@ -533,11 +532,11 @@ fn listeners_and_pictures_are_bounded() {
     drop(listeners);
 
     let first = uploaded(&server, &png(square(2)));
-    for _ in 0..limits::PICTURES {
+    for _ in 0..limits::GALLERY {
         uploaded(&server, &png(square(2)));
     }
-    assert_eq!(server.get("/api/pictures").json().as_array().unwrap().len(), limits::PICTURES);
-    assert_eq!(server.get(&format!("/api/pictures/{first}.png")).status, 404);
+    assert_eq!(server.get("/api/images").json().as_array().unwrap().len(), limits::GALLERY);
+    assert_eq!(server.get(&format!("/api/images/{first}.png")).status, 404);
     still_works(&server);
 }
 

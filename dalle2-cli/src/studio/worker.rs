@@ -1,4 +1,4 @@
-//! The one thread that draws.
+//! The thread that runs the jobs.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use dalle2::{Error, Event, Generation, NoisePath, Pipeline, RgbImage, Source, St
 use image::{ImageFormat, imageops};
 use serde_json::json;
 
-use super::pictures::{Origin, PictureId, Pictures};
+use super::gallery::{Gallery, ImageId, Origin};
 use super::queue::{Message, Outcome, Progress, Queue, State, Work};
 use super::task::{Noise, Part, Task};
 
@@ -22,34 +22,34 @@ const REPORTS: Duration = Duration::from_millis(30);
 const PREVIEW_SIDE: u32 = 128;
 
 /// Runs jobs until the queue is closed.
-pub fn run(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures) {
+pub fn run(pipeline: &Pipeline, queue: &Queue, gallery: &Gallery) {
     while let Some(work) = queue.take() {
         let start = Instant::now();
-        // A panic is a fault of this program or the library; the other jobs have nothing to do with it.
-        let drawn = catch_unwind(AssertUnwindSafe(|| draw(pipeline, queue, pictures, &work)))
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("the job panicked: the terminal says where")));
+        // A panic must not affect the other jobs.
+        let result = catch_unwind(AssertUnwindSafe(|| generate(pipeline, queue, gallery, &work)))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the job panicked; the terminal shows where")));
         let seconds = start.elapsed().as_secs_f64();
-        let outcome = match drawn {
-            Ok((pictures, seed)) => Outcome { state: State::Done, pictures, error: None, seed: Some(seed), seconds },
+        let outcome = match result {
+            Ok((images, seed)) => Outcome { state: State::Done, images, error: None, seed: Some(seed), seconds },
             Err(error) => {
                 let cancelled = matches!(error.downcast_ref(), Some(Error::Cancelled));
                 let state = if cancelled { State::Cancelled } else { State::Failed };
                 let error = (!cancelled).then(|| format!("{error:#}"));
-                Outcome { state, pictures: Vec::new(), error, seed: None, seconds }
+                Outcome { state, images: Vec::new(), error, seed: None, seconds }
             }
         };
-        // In this order, so that a page knows the pictures of a job that is done.
-        queue.tell(Message::Pictures);
+        // In this order, so that a page has the images of a finished job.
+        queue.tell(Message::Gallery);
         queue.finish(work.id, outcome);
     }
 }
 
-/// Draws what a job asks for, and keeps it.
-fn draw(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures, work: &Work) -> Result<(Vec<PictureId>, u64)> {
+/// Runs a job and stores its images.
+fn generate(pipeline: &Pipeline, queue: &Queue, gallery: &Gallery, work: &Work) -> Result<(Vec<ImageId>, u64)> {
     let mut reporter = Reporter { queue, work, stage: String::new(), reported: None, shown: None };
-    let generation = perform(pipeline, pictures, &work.task, |event| reporter.report(&event))?;
-    let caption = title(&work.task, pictures);
-    let mut kept = Vec::with_capacity(generation.images.len());
+    let generation = perform(pipeline, gallery, &work.task, |event| reporter.report(&event))?;
+    let caption = title(&work.task, gallery);
+    let mut stored = Vec::with_capacity(generation.images.len());
     let last = generation.images.len();
     for (index, image) in generation.images.into_iter().enumerate() {
         let label = label(&work.task, index, last);
@@ -60,21 +60,21 @@ fn draw(pipeline: &Pipeline, queue: &Queue, pictures: &Pictures, work: &Work) ->
             label,
             seed: generation.seeds.get(index).copied(),
         };
-        kept.push(pictures.add(&image, origin)?.id);
+        stored.push(gallery.add(&image, origin)?.id);
     }
-    Ok((kept, generation.seeds.first().copied().unwrap_or_default()))
+    Ok((stored, generation.seeds.first().copied().unwrap_or_default()))
 }
 
 fn perform(
     pipeline: &Pipeline,
-    pictures: &Pictures,
+    gallery: &Gallery,
     task: &Task,
     hook: impl FnMut(Event<'_>) -> dalle2::Result<()>,
 ) -> Result<Generation> {
     let request = task.request();
     let source = |part: &Part| -> Result<Source> {
         Ok(match part {
-            Part::Image(id) => Source::Image(pictures.image(*id)?),
+            Part::Image(id) => Source::Image(gallery.image(*id)?),
             Part::Caption(caption) => Source::Caption(caption.clone()),
         })
     };
@@ -85,7 +85,7 @@ fn perform(
                 Noise::Own => StartNoise::Inverted,
                 Noise::Seed => StartNoise::Random,
             };
-            let vary = pipeline.vary(&pictures.image(task.image)?).eta(task.eta).start_noise(start);
+            let vary = pipeline.vary(&gallery.image(task.image)?).eta(task.eta).start_noise(start);
             vary.request(request).hook(hook).run()?
         }
         Task::Interpolate(task) => {
@@ -97,12 +97,12 @@ fn perform(
             interpolate.frames(task.frames).noise_path(noise).request(request).hook(hook).run()?
         }
         Task::TextDiff(task) => {
-            let text_diff = pipeline.text_diff(&pictures.image(task.image)?, &task.from, &task.to);
+            let text_diff = pipeline.text_diff(&gallery.image(task.image)?, &task.from, &task.to);
             text_diff.strength(task.strength).frames(task.frames).request(request).hook(hook).run()?
         }
         Task::Inpaint(task) => {
             let mask = task.mask.mask().map_err(anyhow::Error::msg).context("mask")?;
-            pipeline.inpaint(&pictures.image(task.image)?, &mask).request(request).hook(hook).run()?
+            pipeline.inpaint(&gallery.image(task.image)?, &mask).request(request).hook(hook).run()?
         }
         Task::Mix(task) => {
             let parts: Result<Vec<_>> =
@@ -112,10 +112,10 @@ fn perform(
     })
 }
 
-/// What a job draws, in a few words.
-pub fn title(task: &Task, pictures: &Pictures) -> String {
-    let image = |id: &PictureId| match pictures.get(*id) {
-        Some(picture) if !picture.origin.caption.is_empty() => picture.origin.caption,
+/// A short description of a job.
+pub fn title(task: &Task, gallery: &Gallery) -> String {
+    let image = |id: &ImageId| match gallery.get(*id) {
+        Some(image) if !image.origin.caption.is_empty() => image.origin.caption,
         _ => id.to_string(),
     };
     let part = |part: &Part| match part {
@@ -128,8 +128,8 @@ pub fn title(task: &Task, pictures: &Pictures) -> String {
         Task::Interpolate(task) => format!("from {} to {}", part(&task.from), part(&task.to)),
         Task::TextDiff(task) if task.from.is_empty() => format!("{}, to {}", image(&task.image), task.to),
         Task::TextDiff(task) => format!("{}, from {} to {}", image(&task.image), task.from, task.to),
-        Task::Inpaint(task) if task.caption.is_empty() => format!("{}, in part anew", image(&task.image)),
-        Task::Inpaint(task) => format!("{}, in part anew: {}", image(&task.image), task.caption),
+        Task::Inpaint(task) if task.caption.is_empty() => format!("{}, inpainted", image(&task.image)),
+        Task::Inpaint(task) => format!("{}, inpainted: {}", image(&task.image), task.caption),
         Task::Mix(task) => {
             let parts: Vec<String> =
                 task.parts.iter().map(|weighted| format!("{} × {}", weighted.weight, part(&weighted.part))).collect();
@@ -138,7 +138,7 @@ pub fn title(task: &Task, pictures: &Pictures) -> String {
     }
 }
 
-/// Where a frame lies on its way; nothing for images that are no frames.
+/// The position of a frame; empty for single images.
 fn label(task: &Task, index: usize, frames: usize) -> String {
     match task {
         Task::Interpolate(_) => format!("{:.2}", index as f64 / (frames.max(2) - 1) as f64),
@@ -147,7 +147,7 @@ fn label(task: &Task, index: usize, frames: usize) -> String {
     }
 }
 
-/// Tells pages how a job goes on.
+/// Reports the progress of a job to the pages.
 struct Reporter<'a> {
     queue: &'a Queue,
     work: &'a Work,
@@ -173,11 +173,11 @@ impl Reporter<'_> {
             self.shown = self.reported;
         }
         let (step, total, first_image) = (event.step, event.total, event.first_image);
-        let told = json!({
+        let message = json!({
             "job": self.work.id, "stage": stage, "step": step, "total": total, "first_image": first_image,
             "previews": previews,
         });
-        self.queue.step(self.work.id, Progress { stage: stage.clone(), step, total, first_image }, told.to_string());
+        self.queue.step(self.work.id, Progress { stage: stage.clone(), step, total, first_image }, message.to_string());
         self.stage = stage;
         Ok(())
     }
@@ -185,15 +185,16 @@ impl Reporter<'_> {
 
 /// The current estimates as `data:` addresses; none in stages without images.
 fn previews(event: &Event<'_>) -> Vec<String> {
-    // A preview that cannot be read says nothing of the result, which has errors of its own.
+    // A failed preview is skipped: the result reports its own errors.
     let images = event.preview().ok().flatten().unwrap_or_default();
     images.iter().filter_map(data_address).collect()
 }
 
 fn data_address(image: &RgbImage) -> Option<String> {
-    let small = match image.width().max(image.height()) > PREVIEW_SIDE {
-        true => &imageops::thumbnail(image, PREVIEW_SIDE, PREVIEW_SIDE),
-        false => image,
+    let small = if image.width().max(image.height()) > PREVIEW_SIDE {
+        &imageops::thumbnail(image, PREVIEW_SIDE, PREVIEW_SIDE)
+    } else {
+        image
     };
     let mut png = Cursor::new(Vec::new());
     small.write_to(&mut png, ImageFormat::Png).ok()?;

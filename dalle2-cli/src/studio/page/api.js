@@ -1,6 +1,6 @@
-// The server: requests, and what it tells while it works.
+// Requests to the server and its events.
 
-/** Calls an address and gives back its JSON; what is wrong is thrown in the server's words. */
+/** Calls an address and returns its JSON; throws the error message of the server. */
 async function call(address, options) {
   let response;
   try {
@@ -24,27 +24,27 @@ export const submit = (task) =>
 
 export const cancel = (job) => call(`/api/jobs/${job}`, { method: "DELETE" });
 
-/** Sends a picture from this machine's disk to the studio, which runs on the same machine. */
+/** Uploads an image to the studio, which runs on the same machine. */
 export async function upload(file, limit) {
-  if (file.size > limit) throw new Error(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(limit)} are read.`);
+  if (file.size > limit) throw new Error(`${file.name} has ${megabytes(file.size)}; the limit is ${megabytes(limit)}.`);
   const name = file.name.replace(/\.[^.]*$/, "");
-  return call(`/api/pictures?name=${encodeURIComponent(name)}`, { method: "POST", body: file });
+  return call(`/api/images?name=${encodeURIComponent(name)}`, { method: "POST", body: file });
 }
 
 const megabytes = (bytes) => `${(bytes / (1 << 20)).toFixed(1)} MiB`;
 
-export const address = (picture) => `/api/pictures/${picture.id}.png`;
+export const address = (image) => `/api/images/${image.id}.png`;
 
-/** Calls `on.jobs`, `on.pictures`, `on.step` and `on.connected` with what happens, for as long as the page is open. */
+/** Calls `on.jobs`, `on.gallery`, `on.step` and `on.connected` with each event. */
 export function listen(on) {
   const source = new EventSource("/api/events");
   source.onopen = () => on.connected(true);
-  for (const name of ["jobs", "pictures", "step"]) {
+  for (const name of ["jobs", "gallery", "step"]) {
     source.addEventListener(name, (event) => on[name](JSON.parse(event.data)));
   }
   source.onerror = () => {
     on.connected(false);
-    // A connection that broke is made again by the browser, one that was refused is not.
+    // The browser restores broken connections, but not refused ones.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => listen(on), 3000);
   };
 }

@@ -1,4 +1,4 @@
-// Painting a mask over a picture: what is painted is drawn anew.
+// A mask painted over an image: painted regions are generated anew.
 
 import { address } from "./api.js";
 
@@ -11,19 +11,19 @@ const COLOUR = "#e5179b";
 const UNDO = 30;
 
 let erasing = false;
-/** Where the brush is, in pixels of the mask. */
+/** Position of the brush in pixels of the mask. */
 let at = { x: 0, y: 0 };
 let stroke = null;
 let undo = [];
 
-/** Shows a picture to paint on; the mask begins empty. */
-export function show(picture) {
-  $("brush").hidden = !picture;
-  if (!picture) return;
-  $("brush-image").src = address(picture);
-  canvas.width = picture.width;
-  canvas.height = picture.height;
-  at = { x: picture.width / 2, y: picture.height / 2 };
+/** Shows an image to paint on, with an empty mask. */
+export function show(image) {
+  $("brush").hidden = !image;
+  if (!image) return;
+  $("brush-image").src = address(image);
+  canvas.width = image.width;
+  canvas.height = image.height;
+  at = { x: image.width / 2, y: image.height / 2 };
   undo = [];
   changed();
 }
@@ -53,7 +53,7 @@ function remember() {
   if (undo.length > UNDO) undo.shift();
 }
 
-/** Changes every pixel: `paint` tells from whether it is painted whether it will be. */
+/** Changes every pixel; `paint` maps its painted state to the new one. */
 function each(paint) {
   remember();
   const data = context.getImageData(0, 0, canvas.width, canvas.height);
@@ -65,7 +65,7 @@ function each(paint) {
   changed();
 }
 
-/** Share of the picture that is painted. */
+/** Painted share of the image. */
 function share() {
   const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   let painted = 0;
@@ -93,8 +93,8 @@ export function mask() {
 function changed() {
   const painted = share();
   const percent = Math.min(99, Math.max(1, Math.round(100 * painted)));
-  const some = `${percent} % is drawn anew, ${100 - percent} % stays.`;
-  $("brush-share").textContent = painted === 0 ? "Nothing is painted yet." : painted === 1 ? "All of it is drawn anew." : some;
+  const some = `${percent} % is generated anew, ${100 - percent} % stays.`;
+  $("brush-share").textContent = painted === 0 ? "Nothing is painted yet." : painted === 1 ? "The whole image is generated anew." : some;
   $("undo-brush").disabled = undo.length === 0;
 }
 

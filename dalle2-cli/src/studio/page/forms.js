@@ -1,4 +1,4 @@
-// What is asked for: the tabs, their fields, and the task that they make.
+// The tabs, their fields, and the task that they define.
 
 import { show as showBrush, mask } from "./brush.js";
 import { Slot, make } from "./sources.js";
@@ -7,10 +7,10 @@ const $ = (id) => document.getElementById(id);
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const IDEAS = ["red apple", "koala", "party popper", "blue heart", "sunflower", "hot air balloon"];
 const SUBMIT = {
-  generate: "Generate", variations: "Draw variations", interpolate: "Interpolate", text_diff: "Change it",
-  inpaint: "Draw it anew", mix: "Mix",
+  generate: "Generate", variations: "Generate variations", interpolate: "Interpolate", text_diff: "Apply text diff",
+  inpaint: "Inpaint", mix: "Mix",
 };
-/** Tasks of which each gives one row of frames. */
+/** Tasks that generate a row of frames. */
 const FRAMES = ["interpolate", "text_diff"];
 
 let limits = {};
@@ -36,12 +36,12 @@ export function open(name) {
   problem("");
 }
 
-/** Says what is wrong, or nothing. */
+/** Shows a problem, or clears it. */
 export function problem(text) {
   $("problem").textContent = text;
 }
 
-/** A whole or decimal number of a field, nothing if it is empty. */
+/** Number of a field; undefined if the field is empty. */
 function number(id, { whole = false, low, high }) {
   const field = $(id);
   const label = document.querySelector(`label[for=${id}]`).textContent;
@@ -73,10 +73,10 @@ function caption(id) {
   const text = $(id).value.trim();
   if (text) return text;
   $(id).focus();
-  throw new Error("Say what to draw.");
+  throw new Error("Write a caption.");
 }
 
-/** The task of the open tab; what is missing is thrown. */
+/** The task of the open tab; throws if an input is missing. */
 export function task() {
   for (const field of document.querySelectorAll("[aria-invalid=true]")) field.setAttribute("aria-invalid", "false");
   const name = current();
@@ -95,7 +95,7 @@ export function task() {
     inpaint: () => {
       const image = slots.inpaint.image();
       const painted = mask();
-      if (!painted) throw new Error("Paint over what is to be drawn anew.");
+      if (!painted) throw new Error("Paint the region to generate anew.");
       return { image, mask: painted, caption: $("inpaint-caption").value.trim() };
     },
     mix: () => ({ parts: parts.map(({ slot, weight }) => ({ part: slot.part(), weight: Number(weight.value) })) }),
@@ -103,15 +103,15 @@ export function task() {
   return { [name]: { ...fields[name](), settings: settings(name) } };
 }
 
-/** Puts a picture where a task reads one, and shows that task. */
-export function use(slot, picture) {
+/** Puts an image into the slot of a task, and opens the task. */
+export function use(slot, image) {
   if (slot === "mix") {
-    const empty = parts.find(({ slot }) => !slot.picture && !slot.caption.value);
-    (empty ?? addPart() ?? parts[parts.length - 1]).slot.set(picture);
+    const empty = parts.find(({ slot }) => !slot.chosen && !slot.caption.value);
+    (empty ?? addPart() ?? parts[parts.length - 1]).slot.set(image);
   } else {
-    slots[slot].set(picture);
+    slots[slot].set(image);
   }
-  if (slot === "text_diff" && picture.origin === "generate") $("diff-from").value = picture.caption;
+  if (slot === "text_diff" && image.origin === "generate") $("diff-from").value = image.caption;
   open({ from: "interpolate", to: "interpolate" }[slot] ?? slot);
   const to = slot === "from" ? slots.to : null;
   (to ? to.button : $(`tab-${current()}`)).focus({ preventScroll: true });
@@ -121,7 +121,7 @@ export function use(slot, picture) {
 export function setSeed(seed) {
   $("seed").value = seed;
   $("seed").classList.remove("flash");
-  // Reading the width lets the animation begin anew.
+  // Reading the width restarts the animation.
   void $("seed").offsetWidth;
   $("seed").classList.add("flash");
 }
@@ -153,7 +153,7 @@ function counted() {
   for (const remove of $("parts").querySelectorAll("li > button")) remove.hidden = parts.length <= 1;
 }
 
-/** Shows a slider's value beside it, and how far it is filled. */
+/** Mirrors the value of a slider beside it and in its track. */
 function mirror(input, output) {
   const write = () => {
     output.textContent = input.id === "brush-size" ? `${input.value} %` : input.value;
@@ -163,7 +163,7 @@ function mirror(input, output) {
   write();
 }
 
-/** Fills in what the model says. */
+/** Applies the limits and sizes of the model. */
 export function begin(model) {
   limits = model.limits;
   $("images").max = limits.images;
@@ -205,7 +205,7 @@ for (const tab of tabs) {
 }
 $("add-part").onclick = addPart;
 $("dice").onclick = () => ($("seed").value = "");
-// Enter in a caption draws; with shift it makes a line.
+// Enter in a caption submits; shift-enter inserts a line break.
 $("generate-caption").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();

@@ -3,14 +3,14 @@
 import { address, cancel } from "./api.js";
 import { problem, setSeed } from "./forms.js";
 import { make, nameOf } from "./sources.js";
-import { showJob, showPicture } from "./viewer.js";
+import { showJob, showImage } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const STATES = { waiting: "waits", running: "runs", done: "done", failed: "failed", cancelled: "cancelled" };
-/** Ended jobs that stay in the list. */
+const STATES = { waiting: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" };
+/** Number of ended jobs in the list. */
 const ENDED = 4;
 
-/** Items of the gallery by picture, so that what is there stays in place. */
+/** Gallery elements by image, to update in place. */
 const shots = new Map();
 
 export function showJobs(jobs) {
@@ -25,7 +25,7 @@ export function showJobs(jobs) {
 }
 
 function item(job) {
-  const state = job.state === "waiting" && job.position ? `waits, ${job.position} before it` : STATES[job.state];
+  const state = job.state === "waiting" && job.position ? `waiting, ${job.position} ahead` : STATES[job.state];
   const open = make("button", { type: "button", className: "job", title: job.title, onclick: () => showJob(job.id) });
   open.dataset.key = `open-${job.id}`;
   open.append(make("span", { className: "name", textContent: job.title }), make("span", { className: "state", textContent: job.error ?? state }));
@@ -41,40 +41,40 @@ function item(job) {
   return element;
 }
 
-/** Forgets what the gallery shows: another studio may give other pictures the same names. */
+/** Clears the gallery: a restarted studio reuses image names. */
 export function forget() {
   shots.clear();
   $("shots").replaceChildren();
 }
 
-export function showGallery(pictures) {
-  $("gallery").hidden = pictures.length === 0;
-  $("gallery-count").textContent = String(pictures.length);
-  const kept = new Set(pictures.map((picture) => picture.id));
+export function showGallery(images) {
+  $("gallery").hidden = images.length === 0;
+  $("gallery-count").textContent = String(images.length);
+  const stored = new Set(images.map((image) => image.id));
   for (const [id, element] of shots) {
-    if (kept.has(id)) continue;
+    if (stored.has(id)) continue;
     element.remove();
     shots.delete(id);
   }
   // The newest is the first.
-  for (const picture of [...pictures].reverse()) {
-    if (shots.has(picture.id)) continue;
-    const element = shot(picture);
-    shots.set(picture.id, element);
+  for (const image of [...images].reverse()) {
+    if (shots.has(image.id)) continue;
+    const element = shot(image);
+    shots.set(image.id, element);
     $("shots").prepend(element);
   }
 }
 
-function shot(picture) {
-  const name = nameOf(picture);
-  const open = make("button", { type: "button", className: "open", title: name, onclick: () => showPicture(picture) });
-  open.append(make("img", { src: address(picture), alt: name, loading: "lazy" }));
+function shot(image) {
+  const name = nameOf(image);
+  const open = make("button", { type: "button", className: "open", title: name, onclick: () => showImage(image) });
+  open.append(make("img", { src: address(image), alt: name, loading: "lazy" }));
   const text = make("span", { className: "name", textContent: name });
   const element = make("li", {}, open, text);
-  if (picture.seed !== null) {
-    const seed = make("button", { type: "button", className: "chip seed", textContent: picture.seed, title: "Reuse this seed" });
-    seed.setAttribute("aria-label", `Reuse seed ${picture.seed}`);
-    seed.onclick = () => setSeed(picture.seed);
+  if (image.seed !== null) {
+    const seed = make("button", { type: "button", className: "chip seed", textContent: image.seed, title: "Reuse this seed" });
+    seed.setAttribute("aria-label", `Reuse seed ${image.seed}`);
+    seed.onclick = () => setSeed(image.seed);
     element.append(seed);
   } else {
     element.append(make("span", { className: "chip", textContent: "upload" }));

@@ -1,4 +1,4 @@
-// Places for pictures: a picture of the gallery or from the disk, or a caption where one may stand for it.
+// Input slots: an image from the gallery or from disk, or a caption where the task allows it.
 
 import { address, upload } from "./api.js";
 
@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const picker = $("picker");
 let limit = Infinity;
 let gallery = [];
-/** Who gets the picture that is chosen. */
+/** Receives the chosen image. */
 let waiting = null;
 
 export const setLimit = (bytes) => (limit = bytes);
@@ -22,27 +22,27 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** What a picture is called. */
-export const nameOf = (picture) => [picture.caption || picture.id, picture.label].filter(Boolean).join(" · ");
+/** Name of an image for people. */
+export const nameOf = (image) => [image.caption || image.id, image.label].filter(Boolean).join(" · ");
 
-let made = 0;
+let count = 0;
 
-/** A place for a picture, or where `captions` may be for a caption, in `element`. */
+/** An input slot in `element` for an image, and for a caption if `captions`. */
 export class Slot {
   constructor(element, { label, captions = false, changed = () => {} }) {
     this.element = element;
     this.changed = changed;
-    this.picture = null;
-    const id = `slot-${++made}`;
+    this.chosen = null;
+    const id = `slot-${++count}`;
     this.button = make("button", { type: "button", className: "well", id });
-    this.button.onclick = () => choose((picture) => this.set(picture));
+    this.button.onclick = () => choose((image) => this.set(image));
     element.classList.add("slot");
     element.append(make("label", { htmlFor: id, textContent: label }), this.button);
     if (captions) {
       this.caption = make("input", { type: "text", placeholder: "or a caption", spellcheck: false });
-      this.caption.setAttribute("aria-label", `${label}: a caption in place of a picture`);
+      this.caption.setAttribute("aria-label", `${label}: a caption instead of an image`);
       this.caption.oninput = () => {
-        if (this.caption.value && this.picture) this.set(null);
+        if (this.caption.value && this.chosen) this.set(null);
       };
       element.append(this.caption);
     }
@@ -65,34 +65,34 @@ export class Slot {
     this.set(null);
   }
 
-  set(picture) {
-    this.picture = picture;
-    this.button.classList.toggle("empty", !picture);
-    if (picture) {
-      this.button.replaceChildren(make("img", { src: address(picture), alt: "" }), make("span", { textContent: nameOf(picture) }));
+  set(image) {
+    this.chosen = image;
+    this.button.classList.toggle("empty", !image);
+    if (image) {
+      this.button.replaceChildren(make("img", { src: address(image), alt: "" }), make("span", { textContent: nameOf(image) }));
       if (this.caption) this.caption.value = "";
     } else {
-      this.button.replaceChildren(make("span", { textContent: "Choose or drop a picture" }));
+      this.button.replaceChildren(make("span", { textContent: "Choose or drop an image" }));
     }
-    this.changed(picture);
+    this.changed(image);
   }
 
-  /** The picture's name, or a problem that is thrown. */
+  /** Name of the image; throws if the slot is empty. */
   image() {
-    if (!this.picture) throw new Error("Choose a picture first: upload one, or take one of the gallery.");
-    return this.picture.id;
+    if (!this.chosen) throw new Error("Choose an image first: upload one, or select one of the gallery.");
+    return this.chosen.id;
   }
 
-  /** As a part of a task: a picture or a caption. */
+  /** Image or caption as a part of a task. */
   part() {
     const caption = this.caption.value.trim();
-    if (this.picture) return { image: this.picture.id };
+    if (this.chosen) return { image: this.chosen.id };
     if (caption) return { caption };
-    throw new Error("Choose a picture or write a caption on both sides.");
+    throw new Error("Choose an image or write a caption for every slot.");
   }
 }
 
-/** Asks for a picture. */
+/** Opens the picker. */
 function choose(then) {
   waiting = then;
   $("picker-problem").textContent = "";
@@ -100,24 +100,24 @@ function choose(then) {
   picker.showModal();
 }
 
-function chosen(picture) {
+function chosen(image) {
   picker.close();
-  waiting?.(picture);
+  waiting?.(image);
   waiting = null;
 }
 
-/** Notes what the gallery holds. */
-export function pictures(all) {
+/** Updates the gallery. */
+export function setGallery(all) {
   gallery = all;
   if (picker.open) list();
 }
 
 function list() {
-  const items = gallery.map((picture) => {
-    const name = nameOf(picture);
-    const button = make("button", { type: "button", title: name, onclick: () => chosen(picture) });
+  const items = gallery.map((image) => {
+    const name = nameOf(image);
+    const button = make("button", { type: "button", title: name, onclick: () => chosen(image) });
     button.setAttribute("aria-label", name);
-    button.append(make("img", { src: address(picture), alt: "", loading: "lazy" }));
+    button.append(make("img", { src: address(image), alt: "", loading: "lazy" }));
     return make("li", {}, button);
   });
   $("picks").replaceChildren(...items);

@@ -1,10 +1,10 @@
-// Puts the parts of the page together.
+// Connects the modules of the page.
 
 import { listen, model, submit } from "./api.js";
 import { begin, problem, task } from "./forms.js";
 import { forget, showGallery, showJobs } from "./lists.js";
-import { pictures as choosable, setLimit } from "./sources.js";
-import { setJobs, setPictures, setStep, showJob } from "./viewer.js";
+import { setGallery as setSources, setLimit } from "./sources.js";
+import { setJobs, setGallery, setStep, showJob } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
@@ -24,7 +24,7 @@ $("form").onsubmit = async (event) => {
     $("submit").disabled = true;
     const job = await submit(task());
     showJob(job.id);
-    // On a narrow screen the picture is below the form.
+    // On small screens the viewer is below the form.
     if (matchMedia("(max-width: 899px)").matches) $("viewer").scrollIntoView({ behavior: "smooth" });
   } catch (error) {
     problem(error.message);
@@ -51,10 +51,10 @@ try {
       setJobs(jobs);
       showJobs(jobs);
     },
-    pictures: (pictures) => {
-      choosable(pictures);
-      setPictures(pictures);
-      showGallery(pictures);
+    gallery: (images) => {
+      setSources(images);
+      setGallery(images);
+      showGallery(images);
     },
     step: setStep,
   });

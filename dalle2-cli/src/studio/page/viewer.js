@@ -1,4 +1,4 @@
-// The large view: a job while it runs, and what it has drawn.
+// The viewer: a running job, or its results.
 
 import { address, cancel } from "./api.js";
 import { problem, setSeed, use } from "./forms.js";
@@ -6,8 +6,8 @@ import { make, nameOf } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
 const STAGES = {
-  prior: "Prior: thinking of an image", decoder: "Decoder: drawing", inversion: "Inversion: reading the picture",
-  "text encoder": "Reading the caption", "image encoder": "Looking at the picture",
+  prior: "Prior: sampling an embedding", decoder: "Decoder: generating", inversion: "Inversion: recovering the noise",
+  "text encoder": "Encoding the caption", "image encoder": "Encoding the image",
 };
 const TASKS = {
   generate: "Generated", variations: "Variation", interpolate: "Interpolation", text_diff: "Text diff",
@@ -15,16 +15,16 @@ const TASKS = {
 };
 const FRAMES = ["interpolate", "text_diff"];
 
-/** What is shown: a job by its number, or the pictures of one that the server has forgotten, or an upload. */
+/** The view: a job by its number (of the server or of the gallery), or an upload. */
 let view = null;
 let jobs = [];
-let pictures = [];
+let gallery = [];
 let steps = new Map();
-/** The picture that the buttons are about. */
+/** The image that the buttons act on. */
 let selected = null;
 let playing = null;
-/** What the view was built from, so that it is not built anew for nothing. */
-let drawn = "";
+/** Key of the rendered images, to avoid rebuilding the view. */
+let rendered = "";
 
 export const followed = () => view?.job;
 
@@ -35,10 +35,10 @@ export function showJob(job) {
   render();
 }
 
-/** Shows a picture, with those that were drawn with it. */
-export function showPicture(picture) {
-  view = picture.job === null ? { picture: picture.id } : { job: picture.job };
-  selected = picture.id;
+/** Shows an image with the others of its job. */
+export function showImage(image) {
+  view = image.job === null ? { image: image.id } : { job: image.job };
+  selected = image.id;
   render();
   $("viewer").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
@@ -49,12 +49,12 @@ export function setJobs(all) {
   render();
 }
 
-export function setPictures(all) {
-  pictures = all;
+export function setGallery(all) {
+  gallery = all;
   render();
 }
 
-/** Notes a step of a job: what it draws stays on view until there is something newer. */
+/** Stores a step of a job; its preview stays until the next one. */
 export function setStep(step) {
   const before = steps.get(step.job);
   if (step.previews.length === 0 && before?.first_image === step.first_image) step.previews = before.previews;
@@ -63,8 +63,8 @@ export function setStep(step) {
 }
 
 function ofView() {
-  if (view.picture) return pictures.filter((picture) => picture.id === view.picture);
-  return pictures.filter((picture) => picture.job === view.job).reverse();
+  if (view.image) return gallery.filter((image) => image.id === view.image);
+  return gallery.filter((image) => image.job === view.job).reverse();
 }
 
 function render() {
@@ -86,19 +86,19 @@ function render() {
 function renderLive(job) {
   stop();
   $("actions").hidden = $("film").hidden = true;
-  drawn = "";
+  rendered = "";
   const step = steps.get(job.id);
   $("cancel").onclick = () => cancel(job.id).catch((error) => problem(error.message));
-  $("work-info").textContent = job.state === "waiting" ? "waits" : "is being drawn";
+  $("work-info").textContent = job.state === "waiting" ? "waiting" : "running";
   if (job.state === "waiting") {
-    $("stage").textContent = job.position ? `${job.position} before it` : "next";
+    $("stage").textContent = job.position ? `${job.position} jobs ahead` : "next";
     $("count").textContent = "";
     bar(0);
     $("canvas").replaceChildren(blank());
   } else if (step) {
     progress(step);
   } else {
-    $("stage").textContent = "Begins";
+    $("stage").textContent = "Starting";
     $("count").textContent = "";
     bar(0);
     $("canvas").replaceChildren(blank());
@@ -109,7 +109,7 @@ const blank = () => make("div", { className: "grid", "data-count": 1 }, make("di
 
 function progress(step) {
   const stage = STAGES[step.stage] ?? step.stage.replace("upsampler", "Upsampler");
-  // The live region is told of stages, not of every step.
+  // The live region announces stages, not every step.
   if ($("stage").textContent !== stage) $("stage").textContent = stage;
   const batch = step.first_image > 0 ? ` · from image ${step.first_image + 1}` : "";
   $("count").textContent = `${step.step} of ${step.total}${batch}`;
@@ -120,7 +120,7 @@ function progress(step) {
     return;
   }
   if (grid?.querySelectorAll(".preview").length === step.previews.length) {
-    grid.querySelectorAll(".preview").forEach((image, i) => (image.src = step.previews[i]));
+    grid.querySelectorAll(".preview").forEach((preview, i) => (preview.src = step.previews[i]));
     return;
   }
   const images = step.previews.map((src) => make("img", { src, alt: "Preview", className: "preview" }));
@@ -133,25 +133,25 @@ function bar(share) {
   $("bar").firstElementChild.style.width = `${percent}%`;
 }
 
-/** A job that gave nothing. */
+/** Shows a failed or cancelled job. */
 function renderEnd(job) {
   stop();
   $("actions").hidden = $("film").hidden = true;
   $("work-info").textContent = "";
-  drawn = "";
-  const text = job.state === "failed" ? job.error : "It was cancelled before it was done.";
-  const title = job.state === "failed" ? "This did not work" : "Cancelled";
+  rendered = "";
+  const text = job.state === "failed" ? job.error : "The job was cancelled.";
+  const title = job.state === "failed" ? "The job failed" : "Cancelled";
   const message = make("div", { className: "message" }, make("strong", { textContent: title }), make("p", { textContent: text }));
   $("canvas").replaceChildren(message);
 }
 
 function renderResult(job, shown) {
-  if (!shown.some((picture) => picture.id === selected)) selected = shown[0].id;
+  if (!shown.some((image) => image.id === selected)) selected = shown[0].id;
   const film = FRAMES.includes(shown[0].origin) && shown.length > 1;
-  const key = shown.map((picture) => picture.id).join();
-  if (drawn !== key) {
+  const key = shown.map((image) => image.id).join();
+  if (rendered !== key) {
     stop();
-    drawn = key;
+    rendered = key;
     $("canvas").replaceChildren(film ? filmOf(shown) : gridOf(shown));
   }
   const time = job?.seconds ? ` · ${job.seconds.toFixed(1)} s` : "";
@@ -162,29 +162,29 @@ function renderResult(job, shown) {
 }
 
 function gridOf(shown) {
-  const tiles = shown.map((picture) => {
+  const tiles = shown.map((image) => {
     const tile = make("button", { type: "button", className: "tile", onclick: () => {
-      selected = picture.id;
+      selected = image.id;
       mark(shown, false);
     } });
-    tile.dataset.id = picture.id;
-    tile.setAttribute("aria-label", `Select ${nameOf(picture)}, seed ${picture.seed}`);
-    tile.append(make("img", { src: address(picture), alt: nameOf(picture) }));
+    tile.dataset.id = image.id;
+    tile.setAttribute("aria-label", `Select ${nameOf(image)}, seed ${image.seed}`);
+    tile.append(make("img", { src: address(image), alt: nameOf(image) }));
     return tile;
   });
   return make("div", { className: "grid", "data-count": tiles.length }, ...tiles);
 }
 
-/** All frames lie on one another, so that the slider shows each at once. */
+/** Stacks all frames, so that the slider shows each without loading. */
 function filmOf(shown) {
-  const frames = shown.map((picture) => {
-    const image = make("img", { src: address(picture), alt: nameOf(picture) });
-    image.dataset.id = picture.id;
-    return image;
+  const frames = shown.map((image) => {
+    const frame = make("img", { src: address(image), alt: nameOf(image) });
+    frame.dataset.id = image.id;
+    return frame;
   });
   const slider = $("frame");
   slider.max = shown.length - 1;
-  slider.value = shown.findIndex((picture) => picture.id === selected);
+  slider.value = shown.findIndex((image) => image.id === selected);
   slider.oninput = () => {
     selected = shown[slider.value].id;
     mark(shown, true);
@@ -194,13 +194,13 @@ function filmOf(shown) {
 }
 
 function play(slider) {
-  let way = 1;
+  let step = 1;
   $("play").textContent = "Pause";
   $("play").setAttribute("aria-pressed", "true");
   playing = setInterval(() => {
     const last = Number(slider.max);
-    if (Number(slider.value) + way > last || Number(slider.value) + way < 0) way = -way;
-    slider.value = Number(slider.value) + way;
+    if (Number(slider.value) + step > last || Number(slider.value) + step < 0) step = -step;
+    slider.value = Number(slider.value) + step;
     slider.oninput();
   }, 180);
 }
@@ -212,29 +212,29 @@ function stop() {
   $("play").setAttribute("aria-pressed", "false");
 }
 
-/** Shows which picture is selected, and what can be done with it. */
+/** Marks the selected image and updates its actions. */
 function mark(shown, film) {
-  const picture = shown.find((picture) => picture.id === selected);
+  const image = shown.find((image) => image.id === selected);
   for (const element of $("canvas").querySelectorAll("[data-id]")) {
     const own = element.dataset.id === selected;
     element.classList.toggle("selected", own);
     if (element.matches("button")) element.setAttribute("aria-pressed", String(own));
   }
   if (film) {
-    const index = shown.indexOf(picture);
+    const index = shown.indexOf(image);
     $("frame").value = index;
     $("frame").style.setProperty("--filled", `${(100 * index) / (shown.length - 1)}%`);
-    $("frame").setAttribute("aria-valuetext", picture.label);
-    $("frame-label").textContent = picture.label;
+    $("frame").setAttribute("aria-valuetext", image.label);
+    $("frame-label").textContent = image.label;
   }
   $("actions").hidden = false;
-  const words = picture.caption.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
-  $("download").href = address(picture);
-  $("download").download = [words || "picture", picture.seed ?? picture.id, picture.label].filter((part) => part !== "").join("-") + ".png";
+  const words = image.caption.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
+  $("download").href = address(image);
+  $("download").download = [words || "image", image.seed ?? image.id, image.label].filter((part) => part !== "").join("-") + ".png";
   for (const button of $("actions").querySelectorAll("[data-use]")) {
-    button.onclick = () => use(button.dataset.use, picture);
+    button.onclick = () => use(button.dataset.use, image);
   }
-  $("use-seed").hidden = picture.seed === null;
-  $("use-seed").textContent = `Reuse seed ${picture.seed}`;
-  $("use-seed").onclick = () => setSeed(picture.seed);
+  $("use-seed").hidden = image.seed === null;
+  $("use-seed").textContent = `Reuse seed ${image.seed}`;
+  $("use-seed").onclick = () => setSeed(image.seed);
 }

@@ -1,4 +1,4 @@
-//! CLIP's two encoders from wherever they are: a pipeline directory, a published CLIP, or the hub.
+//! The two encoders of CLIP, from a pipeline directory or a published CLIP checkpoint.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use dalle2::base::{ImageEncoder, TextEncoder};
 use dalle2::clip::{ClipImageEncoder, ClipTextEncoder, ImportOptions, PretrainedClip};
 use dalle2::{Device, LoadOptions, Pipeline, Residency};
 
-/// Factor on the cosines that CLIP is trained up to, for checkpoints that do not hold their own.
+/// Factor on the cosines for checkpoints without their own: the upper bound in CLIP training.
 const LOGIT_SCALE: f32 = 100.0;
 
-/// The nonlinearity of a state dict that does not tell it.
+/// Nonlinearity of a state dict that does not record it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Nonlinearity {
     /// OpenAI's weights
@@ -26,8 +26,7 @@ pub enum Nonlinearity {
 /// Both encoders, and the factor on their cosines.
 pub struct Encoders {
     parts: Parts,
-    /// What the cosines are multiplied by before the softmax.
-    #[allow(dead_code, reason = "clip_score reports the cosines themselves")]
+    /// Factor on the cosines before the softmax.
     pub logit_scale: f32,
 }
 
@@ -37,14 +36,14 @@ enum Parts {
 }
 
 impl Encoders {
-    /// Loads them from a pipeline directory, a directory of transformers or open_clip, or a state dict.
+    /// Loads both from a pipeline directory, a directory of transformers or open_clip, or a state dict.
     pub fn load(model: &Path, nonlinearity: Option<Nonlinearity>, device: &Device) -> Result<Self> {
         if model.join("model_index.json").is_file() {
-            // Only the encoders are wanted: the networks stay on disk.
+            // Only the encoders are loaded.
             let options = LoadOptions::new(device).residency(Residency::OneStage);
             let pipeline = Pipeline::from_pretrained_with(model, &options)?;
             let has_images = pipeline.image_encoder().is_some();
-            anyhow::ensure!(has_images, "{} has no image encoder: choose another model", model.display());
+            anyhow::ensure!(has_images, "{} lacks an image encoder: choose another model", model.display());
             return Ok(Self { parts: Parts::Pipeline(Box::new(pipeline)), logit_scale: LOGIT_SCALE });
         }
         let activation = nonlinearity.map(|nonlinearity| match nonlinearity {
@@ -68,7 +67,7 @@ impl Encoders {
     pub fn embed(&self, file: &Path, device: &Device) -> Result<Tensor<2>> {
         let image = image::open(file).with_context(|| format!("cannot read the image {}", file.display()))?;
         let encoder: &dyn ImageEncoder = match &self.parts {
-            Parts::Pipeline(pipeline) => pipeline.image_encoder().context("the pipeline has no image encoder")?,
+            Parts::Pipeline(pipeline) => pipeline.image_encoder().context("the pipeline lacks an image encoder")?,
             Parts::Clip(encoders) => &encoders.1,
         };
         Ok(encoder.encode(to_tensor(&[image.to_rgb8()], device)?)?)

@@ -1,4 +1,4 @@
-//! The pictures of a session: uploads and results, as PNG files in a folder of their own.
+//! The images of a session: uploads and results, as PNG files in a temporary directory.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,60 +20,60 @@ use super::queue::lock;
 /// Stands for the name of a file where there is none.
 const UPLOAD: &str = "upload";
 
-/// Name of a picture: `p12`.
+/// Name of an image: `p12`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PictureId(u64);
+pub struct ImageId(u64);
 
-impl fmt::Display for PictureId {
+impl fmt::Display for ImageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p{}", self.0)
     }
 }
 
-impl From<PictureId> for String {
-    fn from(id: PictureId) -> Self {
+impl From<ImageId> for String {
+    fn from(id: ImageId) -> Self {
         id.to_string()
     }
 }
 
-impl TryFrom<String> for PictureId {
+impl TryFrom<String> for ImageId {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
         let number = name.strip_prefix('p').and_then(|number| number.parse().ok());
-        number.map(Self).ok_or_else(|| format!("{name:?} is no picture: expected a name like \"p12\""))
+        number.map(Self).ok_or_else(|| format!("{name:?} is not an image name: expected one like \"p12\""))
     }
 }
 
-/// Where a picture comes from.
+/// The origin of an image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Origin {
-    /// What made it: `upload`, or the name of a task.
+    /// `upload`, or the name of the task.
     #[serde(rename = "origin")]
     pub by: &'static str,
     /// The job that made it.
     pub job: Option<u64>,
-    /// What it shows, in the words of who asked for it.
+    /// Title of the job, or name of the upload.
     pub caption: String,
     /// Its place among the frames of its job.
     pub label: String,
     pub seed: Option<u64>,
 }
 
-/// What is known of a picture.
+/// An image with its origin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Picture {
-    pub id: PictureId,
+pub struct GalleryImage {
+    pub id: ImageId,
     pub width: u32,
     pub height: u32,
     #[serde(flatten)]
     pub origin: Origin,
 }
 
-/// The newest pictures, as many as are kept.
+/// The newest images, up to a limit.
 #[derive(Debug)]
-pub struct Pictures {
+pub struct Gallery {
     folder: TempDir,
     model: String,
     state: Mutex<State>,
@@ -82,27 +82,27 @@ pub struct Pictures {
 #[derive(Debug, Default)]
 struct State {
     last: u64,
-    kept: VecDeque<Picture>,
+    images: VecDeque<GalleryImage>,
 }
 
-impl Pictures {
-    /// None yet.
+impl Gallery {
+    /// Creates an empty gallery.
     ///
     /// # Errors
-    /// When no temporary folder can be made.
+    /// When no temporary directory can be created.
     pub fn new(model: String) -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a folder for the pictures")?;
+        let folder = tempfile::tempdir().context("cannot create a directory for the images")?;
         Ok(Self { folder, model, state: Mutex::default() })
     }
 
-    /// Keeps a picture, with its provenance in the file unless it was uploaded.
+    /// Stores an image; generated ones carry their provenance in the file.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add(&self, image: &RgbImage, origin: Origin) -> Result<Picture> {
+    pub fn add(&self, image: &RgbImage, origin: Origin) -> Result<GalleryImage> {
         let mut state = lock(&self.state);
         state.last += 1;
-        let id = PictureId(state.last);
+        let id = ImageId(state.last);
         let provenance = origin.job.is_some().then(|| Provenance {
             caption: origin.caption.clone(),
             seed: origin.seed,
@@ -110,68 +110,68 @@ impl Pictures {
             software: concat!("dalle2 ", env!("CARGO_PKG_VERSION")).to_owned(),
         });
         save_png_with(image, self.file(id), provenance.as_ref())?;
-        let picture = Picture { id, width: image.width(), height: image.height(), origin };
-        state.kept.push_back(picture.clone());
-        while state.kept.len() > limits::PICTURES {
-            if let Some(oldest) = state.kept.pop_front() {
-                // What cannot be deleted goes with the folder.
+        let entry = GalleryImage { id, width: image.width(), height: image.height(), origin };
+        state.images.push_back(entry.clone());
+        while state.images.len() > limits::GALLERY {
+            if let Some(oldest) = state.images.pop_front() {
+                // A file that cannot be deleted goes with the directory.
                 let _ = fs::remove_file(self.file(oldest.id));
             }
         }
-        Ok(picture)
+        Ok(entry)
     }
 
-    fn file(&self, id: PictureId) -> PathBuf {
+    fn file(&self, id: ImageId) -> PathBuf {
         self.folder.path().join(format!("{id}.png"))
     }
 
-    /// What is known of a picture.
-    pub fn get(&self, id: PictureId) -> Option<Picture> {
-        lock(&self.state).kept.iter().find(|picture| picture.id == id).cloned()
+    /// The image of this name with its origin.
+    pub fn get(&self, id: ImageId) -> Option<GalleryImage> {
+        lock(&self.state).images.iter().find(|entry| entry.id == id).cloned()
     }
 
-    /// All of them, the newest first.
-    pub fn list(&self) -> Vec<Picture> {
-        lock(&self.state).kept.iter().rev().cloned().collect()
+    /// All images, the newest first.
+    pub fn list(&self) -> Vec<GalleryImage> {
+        lock(&self.state).images.iter().rev().cloned().collect()
     }
 
-    /// The file of a picture.
-    pub fn png(&self, id: PictureId) -> Option<Vec<u8>> {
+    /// The PNG file of an image.
+    pub fn png(&self, id: ImageId) -> Option<Vec<u8>> {
         self.get(id)?;
         fs::read(self.file(id)).ok()
     }
 
-    /// The pixels of a picture.
+    /// The pixels of an image.
     ///
     /// # Errors
-    /// When it is no longer kept.
-    pub fn image(&self, id: PictureId) -> Result<RgbImage> {
-        self.get(id).with_context(|| format!("picture {id} is no longer kept"))?;
+    /// When it is no longer stored.
+    pub fn image(&self, id: ImageId) -> Result<RgbImage> {
+        self.get(id).with_context(|| format!("image {id} is no longer stored"))?;
         Ok(open(self.file(id))?)
     }
 
-    /// Keeps what was uploaded: the largest square in the middle, which is what the pipeline reads.
+    /// Stores an upload, cropped to the largest square in the middle, which the pipeline reads.
     ///
     /// # Errors
-    /// When it is no image, damaged or too large.
-    pub fn upload(&self, bytes: &[u8], name: &str) -> Result<Picture> {
+    /// When it is not an image, damaged or too large.
+    pub fn upload(&self, bytes: &[u8], name: &str) -> Result<GalleryImage> {
         let image = decode(bytes).map_err(anyhow::Error::msg)?;
-        let side = image.width().min(image.height()).min(limits::KEPT_SIDE);
+        let side = image.width().min(image.height()).min(limits::STORED_SIDE);
         let caption = name.chars().filter(|c| !c.is_control()).take(limits::CAPTION).collect();
         let origin = Origin { by: "upload", job: None, caption, label: String::new(), seed: None };
         self.add(&fit_square(&image, side), origin)
     }
 }
 
-/// Reads an image that came over the network.
+/// Decodes an image from the network.
 ///
 /// # Errors
-/// When it is no PNG, JPEG or WebP, damaged, without pixels or with too many.
+/// When it is not a PNG, JPEG or WebP file, damaged, empty or too large.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     let size = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?.into_dimensions();
     if let Ok((width, height)) = size {
         if width == 0 || height == 0 {
-            return Err(format!("the image has {width}×{height} pixels: there is nothing to see"));
+            return Err(format!("the image has {width}×{height} pixels: at least one is needed"));
         }
         if width.max(height) > limits::SIDE || u64::from(width) * u64::from(height) > limits::PIXELS {
             let limit = format!("{} pixels a side and {} in all", limits::SIDE, limits::PIXELS);
@@ -181,7 +181,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     image::decode(bytes, UPLOAD).map_err(|e| without_name(&e.to_string()))
 }
 
-/// The library names files in its errors; one that came over the network has no name.
+/// Removes the file name that the library puts into errors.
 fn without_name(message: &str) -> String {
     message.strip_prefix(&format!("{UPLOAD}: ")).unwrap_or(message).to_owned()
 }
