@@ -1,4 +1,4 @@
-"""Times the training steps of benches/training in PyTorch, and prints the results as JSON in the same form.
+"""Times the training steps of dalle2-train/benches/training in PyTorch, and prints the results as JSON in the same form.
 
     cargo bench --bench training -- --export DIR
     python benches/peer/training.py DIR decoder clip

@@ -1,4 +1,4 @@
-//! Compares `benches/training` with `benches/peer/training.py`.
+//! Compares `dalle2-train/benches/training` with `benches/peer/training.py`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -73,7 +73,7 @@ pub fn compare(options: &Training, report: &mut Report) -> Result<()> {
 
 fn measure(common: &Common, bench: &Program, name: &str) -> Result<Part> {
     let mut parts: BTreeMap<String, Part> = sides::printed_by(common, bench, &["--json", name])?;
-    parts.remove(name).with_context(|| format!("benches/training did not measure {name}"))
+    parts.remove(name).with_context(|| format!("dalle2-train/benches/training did not measure {name}"))
 }
 
 fn row(name: &str, part: &Part) -> String {

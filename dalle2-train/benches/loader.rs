@@ -7,7 +7,7 @@
 //! The shards are generated for the run. The network's time is a forward and a backward pass without the optimizer.
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
-#[path = "../dalle2-cli/src/webdataset.rs"]
+#[path = "../../dalle2-cli/src/webdataset.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod webdataset;
 

@@ -11,7 +11,7 @@ use dalle2::{Device, FloatType, GenerateRequest, LoadOptions, Pipeline};
 use dalle2_emoji::{EmojiStore, Split, Subset};
 
 fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/emoji")
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_hole_is_filled_with_what_the_caption_says_and_the_rest_stays() {
 #[test]
 fn the_second_upsampler_goes_behind_the_bundled_model_and_behind_nothing_else() {
     let device = Device::flex();
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-1024/upsampler_2");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/emoji-1024/upsampler_2");
     let load = || DiffusionUpsampler::load(&dir, &device).unwrap();
     let pipeline = Pipeline::from_pretrained(model(), &device).unwrap();
     let pipeline = pipeline.to_builder().upsampler(load()).build().unwrap();

@@ -1,7 +1,7 @@
 //! Training from webdataset shards with one broken sample in a hundred.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../dalle2-cli/src/webdataset.rs"]
+#[path = "../../dalle2-cli/src/webdataset.rs"]
 mod webdataset;
 
 use std::collections::{BTreeMap, BTreeSet};
