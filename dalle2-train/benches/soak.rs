@@ -72,7 +72,10 @@ fn training() -> Result<Vec<f64>, Box<dyn std::error::Error>> {
 }
 
 fn generations() -> Result<Vec<f64>, Box<dyn std::error::Error>> {
-    let pipeline = Pipeline::from_pretrained(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/emoji"), &dalle2::device("default")?)?;
+    let pipeline = Pipeline::from_pretrained(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../models/emoji"),
+        &dalle2::device("default")?,
+    )?;
     let captions = ["red apple", "blue car", "a cat with a hat", "the sun"];
     let mut memory = Vec::new();
     for seed in 0..WARM_UP_GENERATIONS + GENERATIONS {
