@@ -25,7 +25,8 @@ impl std::error::Error for Usage {}
 /// Fails with a [`Usage`] error unless the condition holds.
 macro_rules! check_usage {
     ($condition:expr, $($message:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::outcome::Usage(format!($($message)+)).into());
         }
     };

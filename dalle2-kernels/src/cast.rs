@@ -83,11 +83,9 @@ impl ModuleMapper for CastWeights {
         let Some(layer) = self.path.last() else { return param };
         let containers = self.containers.get_or_insert_with(|| Containers::read(&param.lazy_device()));
         let dims = param.dims();
-        let (shape, input_axis) = match &dims[..] {
-            &[inputs, outputs] if *layer == containers.linear => (WeightShape { inputs, outputs, taps: 1 }, 0),
-            &[outputs, inputs, h, w] if *layer == containers.conv2d => {
-                (WeightShape { inputs, outputs, taps: h * w }, 1)
-            }
+        let (shape, input_axis) = match dims[..] {
+            [inputs, outputs] if *layer == containers.linear => (WeightShape { inputs, outputs, taps: 1 }, 0),
+            [outputs, inputs, h, w] if *layer == containers.conv2d => (WeightShape { inputs, outputs, taps: h * w }, 1),
             _ => return param,
         };
         let dtype = self.dtype;

@@ -11,7 +11,7 @@ use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dalle2_core::nn::{LayerNorm, LayerNormConfig, Transformer, layer_norm, linear};
-use dalle2_core::{ConfigError, EmbeddingScale, TextCondition};
+use dalle2_core::{EmbeddingScale, TextCondition};
 
 use super::AutoregressivePriorConfig;
 use super::config::MIDDLE_TOKENS;

@@ -9,7 +9,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use dalle2_core::nn::{LayerNorm, LayerNormConfig, Transformer, layer_norm, linear, silu, timestep_embedding};
-use dalle2_core::{ConfigError, EmbeddingScale, TextCondition, TokenMask};
+use dalle2_core::{EmbeddingScale, TextCondition, TokenMask};
 
 use super::{DiffusionPriorConfig, Prefix, config::EXTRA_TOKENS};
 use crate::caption;

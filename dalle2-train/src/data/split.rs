@@ -52,7 +52,7 @@ pub fn held_out_keys(keys: &[u64], share: f64) -> Result<BTreeSet<u64>, ConfigEr
     }
     let count = ((distinct.len() as f64 * share).round() as usize).clamp(1, distinct.len() - 1);
     let mut ranked: Vec<u64> = distinct.into_iter().collect();
-    ranked.sort_by_key(|key| mix_seed(*key, 0x7370_6c69_74, 0));
+    ranked.sort_by_key(|key| mix_seed(*key, 0x0073_706c_6974, 0));
     ranked.truncate(count);
     Ok(ranked.into_iter().collect())
 }

@@ -65,18 +65,16 @@ mod grads;
 mod hooks;
 mod host;
 mod interrupt;
-
 mod loss_scale;
 mod memory;
 mod precision;
 mod prepare;
+mod run;
 mod run_dir;
 mod session;
 mod settings;
 mod source;
 mod state;
-
-mod trainer;
 mod values;
 
 pub use dalle2_core::train::{
@@ -94,6 +92,6 @@ pub use hooks::Hooks;
 pub use interrupt::Interrupter;
 pub use loss_scale::LossScaling;
 pub use memory::MemoryEstimate;
+pub use run::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};
 pub use run_dir::{StepRecord, read_metrics};
 pub use settings::resolve;
-pub use trainer::{BestCheckpoint, RunOptions, Stop, TrainReport, Trained, Trainer};

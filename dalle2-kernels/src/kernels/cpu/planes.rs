@@ -84,10 +84,10 @@ impl<'a> Planes<'a> {
 
     /// Returns all pixels after resampling, without a copy if nothing is resampled.
     pub(crate) fn resampled(&self) -> Cow<'a, [f32]> {
-        self.as_unchanged().map_or_else(|| Cow::Owned(self.to_resampled()), Cow::Borrowed)
+        self.as_unchanged().map_or_else(|| Cow::Owned(self.resampled_data()), Cow::Borrowed)
     }
 
-    fn to_resampled(&self) -> Vec<f32> {
+    fn resampled_data(&self) -> Vec<f32> {
         let plane = self.size[0] * self.size[1];
         let count = self.data.len() / before(self.size, self.how).iter().product::<usize>();
         let mut all = vec![0.0; count * plane];
