@@ -196,7 +196,7 @@ fn images_and_embeddings_take_the_place_of_the_prior() {
     assert!(caption.contains("no prior") && caption.contains("variation_of"), "{caption}");
     let text = text_to_image("tiny-unclip");
     let image = load(text.path()).generate(variation()).unwrap_err().to_string();
-    assert!(image.contains("no image encoder"), "{image}");
+    assert!(image.contains("need an image encoder"), "{image}");
     let short = variation().embeddings(Tensor::zeros([1, 3], &Device::flex()));
     let short = pipeline.generate(short).unwrap_err().to_string();
     assert!(short.contains("width 3") && short.contains("32"), "{short}");

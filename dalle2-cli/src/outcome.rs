@@ -70,7 +70,8 @@ fn hint(error: &Error) -> Option<&'static str> {
         return Some("--help lists the options");
     }
     let text = format!("{error:#}");
-    if text.contains("model_index.json") {
+    let not_a_pipeline = matches!(error.downcast_ref(), Some(dalle2::Error::NotAPipeline { .. }));
+    if not_a_pipeline || text.contains("model_index.json") {
         return Some("--model names a pipeline directory, such as models/emoji or runs/tiny/export");
     }
     match error.downcast_ref()? {

@@ -94,6 +94,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
+    #[command(group = clap::ArgGroup::new("region").multiple(true))]
     struct Program {
         #[command(flatten)]
         mask: MaskArgs,

@@ -33,7 +33,7 @@ const BATCH: usize = 16;
 /// Measure the decoder: samplers and steps, or bits per dimension
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Cli {
+pub struct DecoderArgs {
     /// Measurement
     #[arg(value_enum)]
     table: Table,
@@ -95,7 +95,7 @@ struct BitsRow {
     timesteps: usize,
 }
 
-pub fn run(cli: &Cli) -> Result<()> {
+pub fn run(cli: &DecoderArgs) -> Result<()> {
     check_usage!(cli.num_images > 0, "--num-images 0: at least 1");
     let pipeline = cli.model.load()?;
     let device = pipeline.device().clone();
@@ -109,7 +109,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-fn data(cli: &Cli, pipeline: &Pipeline, decoder: &UnclipDecoder, store: &EmojiStore, items: &[usize]) -> Result<Data> {
+fn data(cli: &DecoderArgs, pipeline: &Pipeline, decoder: &UnclipDecoder, store: &EmojiStore, items: &[usize]) -> Result<Data> {
     let n = items.len().min(cli.num_images);
     if n == 0 {
         bail!("the subset {} contains none of these renderings", cli.subset);
@@ -152,7 +152,7 @@ impl Data {
 }
 
 fn samplers(
-    cli: &Cli,
+    cli: &DecoderArgs,
     decoder: &UnclipDecoder,
     store: &EmojiStore,
     data: &Data,
@@ -222,7 +222,7 @@ fn samplers(
     Ok(rows)
 }
 
-fn bits(cli: &Cli, decoder: &UnclipDecoder, data: &Data) -> Result<BitsRow> {
+fn bits(cli: &DecoderArgs, decoder: &UnclipDecoder, data: &Data) -> Result<BitsRow> {
     let total = decoder.config().diffusion.train_steps;
     // Densest at the clean end, where the terms change fastest: squares, without repetitions.
     let n = cli.timesteps.clamp(2, total);

@@ -20,13 +20,13 @@ pub struct Cli {
     #[command(subcommand)]
     part: Option<Part>,
     #[command(flatten)]
-    pipeline: pipeline::Cli,
+    pipeline: pipeline::PipelineArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Part {
-    Decoder(decoder::Cli),
-    Upsamplers(upsamplers::Cli),
+    Decoder(decoder::DecoderArgs),
+    Upsamplers(upsamplers::UpsamplerArgs),
 }
 
 pub fn run(cli: &Cli) -> Result<()> {

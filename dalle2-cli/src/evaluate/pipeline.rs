@@ -21,7 +21,7 @@ use crate::progress::Items;
 
 /// Measure a pipeline on the emoji
 #[derive(Debug, Args)]
-pub struct Cli {
+pub struct PipelineArgs {
     /// Maximum number of captions of each kind; one image per caption
     #[arg(long, value_name = "N", default_value_t = 200, alias = "num")]
     num_images: usize,
@@ -78,7 +78,7 @@ struct Sample {
     rank: usize,
 }
 
-pub fn run(cli: &Cli) -> Result<()> {
+pub fn run(cli: &PipelineArgs) -> Result<()> {
     let start = Instant::now();
     check_usage!(cli.num_images > 1, "--num-images {}: at least 2", cli.num_images);
     let pipeline = cli.model.load()?;
@@ -122,7 +122,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 
 /// Generates one image for each of at most `--num-images` emoji, spread over `items`.
 fn generate(
-    cli: &Cli,
+    cli: &PipelineArgs,
     pipeline: &Pipeline,
     store: &EmojiStore,
     index: &NearestIndex,

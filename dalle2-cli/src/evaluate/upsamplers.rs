@@ -29,7 +29,7 @@ use crate::progress::Items;
 /// Measure the upsamplers against bicubic interpolation
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Cli {
+pub struct UpsamplerArgs {
     /// One more upsampler after the pipeline's
     #[arg(long, value_name = "DIR")]
     upsampler: Option<PathBuf>,
@@ -151,7 +151,7 @@ fn cut(image: &Tensor<4>, places: &[[usize; 2]]) -> Tensor<4> {
     Tensor::cat(places.iter().map(patch).collect(), 0)
 }
 
-pub fn run(cli: &Cli) -> Result<()> {
+pub fn run(cli: &UpsamplerArgs) -> Result<()> {
     check_usage!(cli.num_images > 1, "--num-images {}: at least 2", cli.num_images);
     let mut pipeline = cli.model.load()?;
     let device = pipeline.device().clone();
@@ -198,7 +198,7 @@ fn held_out(store: &EmojiStore, subset: Subset, num: usize) -> Result<Vec<usize>
 }
 
 fn measure(
-    cli: &Cli,
+    cli: &UpsamplerArgs,
     pipeline: &Pipeline,
     upsampler: &dyn Upsampler,
     store: &EmojiStore,

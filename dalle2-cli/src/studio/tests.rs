@@ -104,7 +104,7 @@ fn every_task_stores_its_images_with_their_provenance() {
             json!({ "inpaint": { "image": own, "mask": base64_png(left_half(64)), "caption": "koala",
                 "settings": settings } }),
             2,
-            "own image, in part anew: koala",
+            "own image, inpainted: koala",
         ),
     ];
     for (task, count, caption) in tasks {
