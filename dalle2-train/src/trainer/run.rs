@@ -134,7 +134,7 @@ impl<M> Trained<M> {
 
 /// Trains a model step by step in a run directory.
 ///
-/// See the [module documentation](super) for an example.
+/// See the [crate documentation](crate) for an example.
 #[derive(Debug)]
 pub struct Trainer {
     pub(super) config: TrainConfig,
