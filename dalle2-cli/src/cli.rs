@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::edit::{inpaint, interpolate, text_diff, vary};
 use crate::outcome::report;
-use crate::{clip_score, convert, generate, human_eval, inspect, make_webdataset, zero_shot};
+use crate::{clip_score, convert, generate, human_eval, inspect, make_webdataset, train, zero_shot};
 #[cfg(feature = "emoji")]
 use crate::{compare_priors, embed, evaluate, probe};
 
@@ -34,6 +34,7 @@ enum Command {
     Interpolate(interpolate::Cli),
     TextDiff(text_diff::Cli),
     Inpaint(inpaint::Cli),
+    Train(train::Cli),
     #[cfg(feature = "emoji")]
     Evaluate(evaluate::Cli),
     #[cfg(feature = "emoji")]
@@ -71,6 +72,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Interpolate(args) => interpolate::run(args),
         Command::TextDiff(args) => text_diff::run(args),
         Command::Inpaint(args) => inpaint::run(args),
+        Command::Train(args) => train::run(args),
         #[cfg(feature = "emoji")]
         Command::Evaluate(args) => evaluate::run(args),
         #[cfg(feature = "emoji")]

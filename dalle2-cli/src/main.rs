@@ -28,6 +28,7 @@ mod progress;
 mod report;
 #[cfg(feature = "studio")]
 mod studio;
+mod train;
 mod webdataset;
 mod zero_shot;
 

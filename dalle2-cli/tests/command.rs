@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Every subcommand with its help.
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 31] = [
     &["generate"],
     &["vary"],
     &["interpolate"],
     &["text-diff"],
     &["inpaint"],
+    &["train"],
+    &["train", "clip"],
+    &["train", "prior"],
+    &["train", "decoder"],
+    &["train", "upsampler"],
     &["evaluate"],
     &["evaluate", "decoder"],
     &["evaluate", "upsamplers"],
