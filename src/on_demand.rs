@@ -79,6 +79,10 @@ impl<T: TextEncoder> TextEncoder for OnDemand<T> {
         (self.load)()?.count_tokens(caption)
     }
 
+    fn encode_truncated(&self, captions: &[&str]) -> Result<(TextCondition, usize)> {
+        (self.load)()?.encode_truncated(captions)
+    }
+
     fn embed_dim(&self) -> usize {
         self.embed_dim
     }

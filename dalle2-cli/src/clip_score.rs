@@ -44,11 +44,16 @@ pub fn run(cli: &Cli) -> Result<()> {
     let device = cli.device.open()?;
     let encoders = Encoders::load(&cli.model, cli.nonlinearity, &device)?;
     let mut rows = Vec::with_capacity(images);
+    let mut truncated = 0;
     for (i, file) in cli.images.iter().enumerate() {
         let caption = cli.caption[i.min(captions - 1)].as_str();
-        let text = encoders.text().encode(&[caption])?.pooled;
-        let cosine = eval::classify(encoders.embed(file, &device)?, text, 1)?[0][0].1;
+        let (text, count) = encoders.text().encode_truncated(&[caption])?;
+        truncated += count;
+        let cosine = eval::classify(encoders.embed(file, &device)?, text.pooled, 1)?[0][0].1;
         rows.push((file, caption, cosine, 2.5 * cosine.max(0.0)));
+    }
+    if truncated > 0 {
+        eprintln!("{truncated} captions exceed the context and were truncated");
     }
     println!("{:>6}  {:>9}  image: caption", "cosine", "CLIPScore");
     for (file, caption, cosine, score) in &rows {

@@ -18,7 +18,7 @@ pub struct Recall {
 }
 
 /// Embeds class labels for [`classify`]: inserts each label into every template in place of `{}` and averages the unit
-/// embeddings.
+/// embeddings. Overlong captions are truncated.
 ///
 /// # Shapes
 /// N labels -> `[N, D]`, rows of unit length
@@ -36,7 +36,7 @@ pub fn embed_labels(encoder: &dyn TextEncoder, labels: &[&str], templates: &[&st
     for template in templates {
         let captions: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let embeddings = l2_normalize(encoder.encode(&captions)?.pooled);
+        let embeddings = l2_normalize(encoder.encode_truncated(&captions)?.0.pooled);
         sum = Some(match sum {
             Some(sum) => sum + embeddings,
             None => embeddings,

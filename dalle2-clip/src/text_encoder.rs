@@ -121,15 +121,7 @@ impl Component for ClipTextEncoder {
 }
 
 impl ClipTextEncoder {
-    /// Encodes captions like [`encode`](TextEncoder::encode), and truncates those that exceed the context.
-    ///
-    /// # Errors
-    /// If a vocabulary that was read from a file cannot express a caption.
-    pub fn encode_truncated(&self, captions: &[&str]) -> Result<TextCondition> {
-        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Truncate)?)
-    }
-
-    fn encode_tokens(&self, items: &[(Vec<u32>, usize)]) -> Result<TextCondition> {
+    fn encode_tokens(&self, items: &[TokenRow]) -> Result<TextCondition> {
         let mut batch = self.config.batch(items, &self.device)?;
         let lengths = batch.lengths.clone();
         if let Some(read_at) = self.config.read_at {
@@ -146,7 +138,12 @@ impl ClipTextEncoder {
 
 impl TextEncoder for ClipTextEncoder {
     fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
-        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions, Overlong::Refuse)?)
+        self.encode_tokens(&tokenize(&self.tokenizer, &self.config, captions)?)
+    }
+
+    fn encode_truncated(&self, captions: &[&str]) -> Result<(TextCondition, usize)> {
+        let (items, truncated) = tokenize_truncated(&self.tokenizer, &self.config, captions)?;
+        Ok((self.encode_tokens(&items)?, truncated))
     }
 
     fn count_tokens(&self, caption: &str) -> Result<usize> {
@@ -166,33 +163,39 @@ impl TextEncoder for ClipTextEncoder {
     }
 }
 
-/// Treatment of captions that exceed the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Overlong {
-    /// Returns an error, for requests.
-    Refuse,
-    /// Truncates the caption before its end-of-text token, for data sets.
-    Truncate,
-}
+/// Padded token ids and the number of them before the padding.
+pub(crate) type TokenRow = (Vec<u32>, usize);
 
-/// Tokenizes captions: ids padded to the context, and the number of them before the padding.
-pub(crate) fn tokenize(
-    tokenizer: &ClipTokenizer,
-    config: &TextTransformerConfig,
-    captions: &[&str],
-    overlong: Overlong,
-) -> Result<Vec<(Vec<u32>, usize)>> {
+/// Tokenizes captions for requests: refuses overlong ones.
+fn tokenize(tokenizer: &ClipTokenizer, config: &TextTransformerConfig, captions: &[&str]) -> Result<Vec<TokenRow>> {
     captions
         .iter()
         .map(|caption| {
-            let (mut ids, length) = match overlong {
-                Overlong::Refuse => tokenizer.encode_padded(caption, config.context_length, PadWith::EndOfText)?,
-                Overlong::Truncate => tokenizer.encode_truncated(caption, config.context_length, PadWith::EndOfText)?,
-            };
-            ids[length..].fill(config.pad_token);
-            Ok((ids, length))
+            let (ids, length) = tokenizer.encode_padded(caption, config.context_length, PadWith::EndOfText)?;
+            Ok(padded(ids, length, config))
         })
         .collect()
+}
+
+/// Tokenizes captions of data sets: truncates overlong ones, and counts them.
+pub(crate) fn tokenize_truncated(
+    tokenizer: &ClipTokenizer,
+    config: &TextTransformerConfig,
+    captions: &[&str],
+) -> Result<(Vec<TokenRow>, usize)> {
+    let mut rows = Vec::with_capacity(captions.len());
+    let mut truncated = 0;
+    for caption in captions {
+        let tokens = tokenizer.encode_truncated(caption, config.context_length, PadWith::EndOfText)?;
+        truncated += usize::from(tokens.is_truncated);
+        rows.push(padded(tokens.ids, tokens.length, config));
+    }
+    Ok((rows, truncated))
+}
+
+fn padded(mut ids: Vec<u32>, length: usize, config: &TextTransformerConfig) -> TokenRow {
+    ids[length..].fill(config.pad_token);
+    (ids, length)
 }
 
 #[cfg(test)]
@@ -238,7 +241,10 @@ mod tests {
     fn truncation_preserves_the_end_of_text_token() {
         let encoder = encoder();
         // Six tokens fit between start and end.
-        let truncated = encoder.encode_truncated(&["red apple red apple red apple blue blue blue"]).unwrap();
+        let captions = ["red apple red apple red apple blue blue blue"];
+        let (truncated, count) = encoder.encode_truncated(&captions).unwrap();
+        assert_eq!(count, 1);
+        assert_eq!(encoder.encode_truncated(&["red apple"]).unwrap().1, 0);
         let expected = encoder.encode(&["red apple red apple red apple"]).unwrap();
         truncated.tokens.into_data().assert_eq(&expected.tokens.into_data(), true);
     }

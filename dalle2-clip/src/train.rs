@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub use task::{ClipLoss, ClipTask, ClipTaskOptions, ImageTower};
 
-use crate::text_encoder::{Overlong, tokenize};
+use crate::text_encoder::tokenize_truncated;
 use crate::{ClipConfig, TokenBatch, preprocess};
 
 /// A batch of images and their captions.
@@ -112,6 +112,14 @@ impl ClipBatcher {
         Ok(self)
     }
 
+    /// Counts the captions that [`batch`](Self::batch) truncates, for the report of a run.
+    ///
+    /// # Errors
+    /// If a caption cannot be encoded.
+    pub fn count_truncated(&self, captions: &[&str]) -> Result<usize> {
+        tokenize_truncated(&self.tokenizer, &self.config.text, captions).map(|(_, truncated)| truncated)
+    }
+
     /// Creates a batch from (caption, image, class) triples, see [`ClipBatch::targets`]. The images have one common size, not
     /// necessarily the model's. Captions that exceed the context are truncated before their end-of-text token.
     ///
@@ -124,7 +132,7 @@ impl ClipBatcher {
         device: &Device,
     ) -> Result<ClipBatch> {
         let captions: Vec<&str> = items.iter().map(|(caption, _, _)| *caption).collect();
-        let mut tokens = tokenize(&self.tokenizer, &self.config.text, &captions, Overlong::Truncate)?;
+        let (mut tokens, _) = tokenize_truncated(&self.tokenizer, &self.config.text, &captions)?;
         // Padding does not affect the embedding, so the batch needs only the length of its longest caption.
         let width = tokens.iter().map(|(_, length)| *length).max().unwrap_or(0);
         tokens.iter_mut().for_each(|(ids, _)| ids.truncate(width));

@@ -5,7 +5,7 @@ use std::{fs, io::Read, path::Path};
 
 use dalle2_core::{
     Error,
-    text::{ClipTokenizer, END, PadWith, START},
+    text::{ClipTokenizer, END, PadWith, START, TruncatedTokens, clean},
 };
 
 fn openai() -> ClipTokenizer {
@@ -56,7 +56,7 @@ fn padding_frames_the_caption() {
 }
 
 #[test]
-fn a_caption_that_does_not_fit_is_refused_or_cut() {
+fn an_overlong_caption_is_refused_or_truncated() {
     let tokenizer = openai();
     let caption = "apple ".repeat(100);
     let message = tokenizer.encode_padded(&caption, 77, PadWith::Zero).unwrap_err().to_string();
@@ -64,8 +64,11 @@ fn a_caption_that_does_not_fit_is_refused_or_cut() {
         assert!(message.contains(part), "{message}");
     }
     assert!(message.len() < 200, "{message}");
-    let (ids, len) = tokenizer.encode_truncated(&caption, 77, PadWith::Zero).unwrap();
-    assert_eq!((ids.len(), len, ids[0], ids[75], ids[76]), (77, 77, START, 3055, END));
+    let TruncatedTokens { ids, length, is_truncated } =
+        tokenizer.encode_truncated(&caption, 77, PadWith::Zero).unwrap();
+    assert_eq!((ids.len(), length, ids[0], ids[75], ids[76]), (77, 77, START, 3055, END));
+    assert!(is_truncated);
+    assert!(!tokenizer.encode_truncated("apple", 3, PadWith::Zero).unwrap().is_truncated);
     for short in [0, 1] {
         assert!(matches!(tokenizer.encode_padded("a", short, PadWith::Zero), Err(Error::Config(_))));
         assert!(matches!(tokenizer.encode_truncated("a", short, PadWith::Zero), Err(Error::Config(_))));
@@ -112,7 +115,7 @@ fn a_directory_with_vocabulary_and_merges_is_read() {
 }
 
 #[test]
-fn a_whole_tokenizer_file_is_read() {
+fn a_tokenizer_json_is_read() {
     let dir = tempfile::tempdir().unwrap();
     // As published for CLIP, with padding, truncation and a post-processor that must not double ours.
     let json = r#"{
@@ -135,6 +138,70 @@ fn a_whole_tokenizer_file_is_read() {
     let tokenizer = ClipTokenizer::from_dir(dir.path()).unwrap();
     assert_eq!(tokenizer.encode("AB ba ab a").unwrap(), [4, 1, 2, 4, 2]);
     assert_eq!(tokenizer.encode_padded("ab", 4, PadWith::Zero).unwrap(), (vec![5, 4, 6, 0], 3));
+}
+
+#[test]
+fn the_clean_up_equals_the_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clean_up.json");
+    let pairs: Vec<(String, String)> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert!(pairs.len() >= 38);
+    for (text, expected) in &pairs {
+        assert_eq!(clean(text), *expected, "{text:?}");
+    }
+}
+
+/// A small vocabulary with a token that was added to it.
+#[test]
+fn added_tokens_are_matched_before_the_text_is_split() {
+    let dir = tempfile::tempdir().unwrap();
+    write_small(dir.path());
+    fs::write(dir.path().join("added_tokens.json"), r#"{"<ab-Toy>": 9, "<|endoftext|>": 6}"#).unwrap();
+    let tokenizer = ClipTokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.encode("a <AB-toy> ab").unwrap(), [2, 9, 4]);
+    assert_eq!((tokenizer.end(), tokenizer.pad_token(), tokenizer.vocab_size()), (6, 6, 10));
+    fs::remove_file(dir.path().join("added_tokens.json")).unwrap();
+    let config = r#"{"added_tokens_decoder": {"8": {"content": "<ab>"}, "6": {"content": "<|endoftext|>"}}}"#;
+    fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    assert_eq!(ClipTokenizer::from_dir(dir.path()).unwrap().encode("<ab>").unwrap(), [8]);
+}
+
+#[test]
+fn hostile_tokenizer_files_are_refused() {
+    let error = |dir: &Path| ClipTokenizer::from_dir(dir).unwrap_err().to_string();
+    let small = r#"{"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "ab</w>": 4, "<|startoftext|>": 5, "<|endoftext|>": 6}"#;
+    for (from, to, expected) in [
+        ("\"b\": 1", "\"b\": 0", "belongs to another token"),
+        ("\"b\": 1", "\"a\": 1", "occurs twice"),
+        ("\"b\": 1", "\"\": 1", "empty name"),
+        ("\"b\": 1", "\"b\": 4294967295", "expected an id below"),
+        ("\"a\": 0, ", "", "lacks the token \"a\""),
+        ("\"ab</w>\": 4, ", "", "lacks the token \"ab</w>\""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write_small(dir.path());
+        let vocab = small.replace(from, to);
+        assert_ne!(vocab, small);
+        fs::write(dir.path().join("vocab.json"), &vocab).unwrap();
+        assert!(error(dir.path()).contains(expected), "{}", error(dir.path()));
+        for (prefix, also) in [("null", expected), ("\"####\"", "continuing_subword_prefix")] {
+            let dir = tempfile::tempdir().unwrap();
+            let json = format!(
+                r#"{{"version": "1.0", "model": {{"type": "BPE", "continuing_subword_prefix": {prefix},
+                    "end_of_word_suffix": "</w>", "vocab": {vocab}, "merges": ["a b</w>"]}}}}"#
+            );
+            fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+            let message = error(dir.path());
+            assert!(message.contains(also) || message.contains(expected), "{message}");
+        }
+    }
+    // A sparse file of 12 GiB and a directory in place of a file.
+    let dir = tempfile::tempdir().unwrap();
+    write_small(dir.path());
+    fs::File::create(dir.path().join("vocab.json")).unwrap().set_len(12 << 30).unwrap();
+    assert!(error(dir.path()).contains("exceeds the maximum size"));
+    fs::remove_file(dir.path().join("vocab.json")).unwrap();
+    fs::create_dir(dir.path().join("vocab.json")).unwrap();
+    assert!(error(dir.path()).contains("not a regular file"));
 }
 
 #[test]

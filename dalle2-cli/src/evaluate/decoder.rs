@@ -130,7 +130,7 @@ fn data(cli: &DecoderArgs, pipeline: &Pipeline, decoder: &UnclipDecoder, store: 
         items,
         embedding: encoder.encode(large.clone())?,
         images: resize_area(large, factor),
-        text: text.encode(&captions)?,
+        text: text.encode_truncated(&captions)?.0,
         null: text.encode(&[""])?,
     })
 }

@@ -97,7 +97,7 @@ pub fn run(cli: &PipelineArgs) -> Result<()> {
     for chunk in images.chunks(32) {
         embeddings.push(image_encoder.encode(to_tensor(chunk, &device)?)?);
     }
-    let text = pipeline.text_encoder().encode(&captions)?.pooled;
+    let text = pipeline.text_encoder().encode_truncated(&captions)?.0.pooled;
     let groups = index.groups().len() as f64;
     let report = Report {
         seen: accuracy(&seen),

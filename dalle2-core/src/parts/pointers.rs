@@ -34,6 +34,9 @@ macro_rules! delegate {
             fn encode(&self, captions: &[&str]) -> Result<TextCondition> {
                 (**self).encode(captions)
             }
+            fn encode_truncated(&self, captions: &[&str]) -> Result<(TextCondition, usize)> {
+                (**self).encode_truncated(captions)
+            }
             fn count_tokens(&self, caption: &str) -> Result<usize> {
                 (**self).count_tokens(caption)
             }

@@ -12,6 +12,15 @@ pub trait TextEncoder: Component + Debug + Send + Sync {
     /// # Errors
     /// [`Error::CaptionTooLong`](crate::Error::CaptionTooLong) if a caption has more tokens than the context.
     fn encode(&self, captions: &[&str]) -> Result<TextCondition>;
+    /// Encodes a batch of captions, truncates those that exceed the context before their end-of-text token, and returns
+    /// the number of truncated captions. For training, validation, embedding and scoring; requests use
+    /// [`encode`](Self::encode). The default refuses overlong captions.
+    ///
+    /// # Errors
+    /// If a caption cannot be encoded.
+    fn encode_truncated(&self, captions: &[&str]) -> Result<(TextCondition, usize)> {
+        Ok((self.encode(captions)?, 0))
+    }
     /// Counts the tokens of a caption, start and end included. The default encodes the caption.
     ///
     /// # Errors

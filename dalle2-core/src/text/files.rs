@@ -1,55 +1,58 @@
-//! The files of a tokenizer in a model directory of Hugging Face's form.
+//! The files of a tokenizer in a model directory of Hugging Face's layout.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::merges::{END_TEXT, START_TEXT};
-use crate::store::{Fields, write_file};
+use crate::store::{Fields, read_json, write_file};
 use crate::{Error, Result};
 
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
-/// Everything that belongs to a tokenizer.
-const FILES: [&str; 6] = ["tokenizer.json", "vocab.json", "merges.txt", CONFIG, SPECIAL, "added_tokens.json"];
-/// Longest file that is kept, in bytes: CLIP's longest has two million.
+const ADDED: &str = "added_tokens.json";
+/// All files of a tokenizer.
+const FILES: [&str; 6] = ["tokenizer.json", "vocab.json", "merges.txt", CONFIG, SPECIAL, ADDED];
+/// Maximum size of a file in bytes; CLIP's largest has two million.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Files by name.
 pub(super) type Files = Vec<(String, Vec<u8>)>;
 
-/// What the files say beside the vocabulary.
+/// Settings beside the vocabulary.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
-    /// The padding token, with the file that names it.
-    pub(super) pad: Option<(String, std::path::PathBuf)>,
-    /// The length that sequences are padded to.
+    /// The padding token and its file.
+    pub(super) pad: Option<(String, PathBuf)>,
+    /// The length of padded sequences.
     pub(super) max_length: Option<usize>,
 }
 
-/// Reads `tokenizer_config.json` and `special_tokens_map.json`, as far as they are there. The second one counts where
-/// the first one is of the older form, which has no `added_tokens_decoder`.
+/// Reads `tokenizer_config.json` and `special_tokens_map.json`, if they exist. The second one takes precedence over a
+/// first one in the older form, without `added_tokens_decoder`.
 pub(super) fn read_settings(dir: &Path) -> Result<Settings> {
     let mut settings = Settings::default();
-    let mut whole = false;
+    let mut is_complete = false;
     let path = dir.join(CONFIG);
     if path.is_file() {
         let fields = Fields::read(&path)?;
-        whole = fields.object().contains_key("added_tokens_decoder");
+        is_complete = fields.object().contains_key("added_tokens_decoder");
         settings.pad = pad_token(&fields)?;
-        // Without a limit the file has a number like 1e30.
+        // "No limit" is a number like 1e30.
         let length: Option<f64> = fields.get("model_max_length", None)?;
         settings.max_length = length.filter(|n| (1.0..1e9).contains(n)).map(|n| n as usize);
     }
     let path = dir.join(SPECIAL);
-    if path.is_file() && !whole {
+    if path.is_file() && !is_complete {
         settings.pad = pad_token(&Fields::read(&path)?)?.or(settings.pad);
     }
     Ok(settings)
 }
 
-/// A token is its text, or an object that holds it as `content`.
-fn pad_token(fields: &Fields) -> Result<Option<(String, std::path::PathBuf)>> {
+/// Reads `pad_token`: a text, or an object with the text as `content`.
+fn pad_token(fields: &Fields) -> Result<Option<(String, PathBuf)>> {
     let token = match fields.object().get("pad_token") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Object(token)) => token.get("content"),
@@ -57,32 +60,66 @@ fn pad_token(fields: &Fields) -> Result<Option<(String, std::path::PathBuf)>> {
     };
     match token {
         Some(Value::String(token)) => Ok(Some((token.clone(), fields.path().to_owned()))),
-        _ => Err(fields.error("pad_token", "must be a token or an object with its `content`")),
+        _ => Err(fields.error("pad_token", "must be a text or an object with a `content`")),
     }
 }
 
-/// The files that are in `dir`, to be written again as they are.
+/// Reads tokens outside the vocabulary with their ids: `added_tokens.json`, and `added_tokens_decoder` of
+/// `tokenizer_config.json`.
+pub(super) fn read_added_tokens(dir: &Path) -> Result<Vec<(String, u32)>> {
+    let mut tokens = Vec::new();
+    let path = dir.join(ADDED);
+    if path.is_file() {
+        tokens.extend(read_json::<BTreeMap<String, u32>>(&path)?);
+    }
+    let path = dir.join(CONFIG);
+    if path.is_file()
+        && let Some(Value::Object(added)) = Fields::read(&path)?.object().get("added_tokens_decoder")
+    {
+        for (id, token) in added {
+            let content = token.get("content").and_then(Value::as_str);
+            let (Ok(id), Some(content)) = (id.parse(), content) else {
+                let message = format!("`added_tokens_decoder.{id}` must be an id with an object that has a `content`");
+                return Err(Error::format(&path, message));
+            };
+            tokens.push((content.to_owned(), id));
+        }
+    }
+    Ok(tokens)
+}
+
+/// Reads all files of the tokenizer in `dir`, to write them back unchanged.
 pub(super) fn read_files(dir: &Path) -> Result<Files> {
     let mut files = Vec::new();
     for name in FILES {
         let path = dir.join(name);
         if path.is_file() {
-            let size = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
-            if size > MAX_BYTES {
-                return Err(Error::format(&path, format!("is {size} bytes long, expected at most {MAX_BYTES}")));
-            }
-            files.push((name.to_owned(), std::fs::read(&path).map_err(|e| Error::io(&path, e))?));
+            files.push((name.to_owned(), read_file(&path)?));
         }
     }
     Ok(files)
 }
 
-/// Writes the files of a tokenizer that came from a directory.
+/// Reads a regular file of at most 64 MiB.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let io = |e| Error::io(path, e);
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::format(path, "is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::format(path, format!("exceeds the maximum size of {MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Writes the files of a tokenizer.
 pub(super) fn write_files(dir: &Path, files: &Files) -> Result<()> {
     files.iter().try_for_each(|(name, bytes)| write_file(dir.join(name), bytes))
 }
 
-/// The files of a tokenizer that did not.
+/// Creates the files of the embedded tokenizer.
 pub(super) fn new_files(vocabulary: &Map<String, Value>, merges: &str, pad: &str, context_length: usize) -> Files {
     let special = json!({
         "bos_token": START_TEXT,

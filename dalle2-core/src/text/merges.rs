@@ -9,15 +9,15 @@ use tokenizers::models::bpe::{Merges, Vocab};
 use crate::{Error, Result};
 
 const MERGES: &[u8] = include_bytes!("bpe_simple_vocab_16e6.txt.gz");
-/// Merges of the published list that CLIP uses: 49,408 entries less twice 256 bytes and 2 special tokens.
+/// Number of merges in the published list: 49,408 entries less twice 256 bytes and 2 special tokens.
 const N_MERGES: usize = 49_152 - 256 - 2;
 
-/// Marks a token that ends a word.
+/// Suffix of tokens at the end of a word.
 pub(super) const END_OF_WORD: &str = "</w>";
 pub(super) const START_TEXT: &str = "<|startoftext|>";
 pub(super) const END_TEXT: &str = "<|endoftext|>";
 
-/// The vocabulary (token to id) and merges of the published CLIP models.
+/// Returns the vocabulary (token to id) and merges of the published CLIP models.
 ///
 /// # Errors
 /// [`Error::Tokenizer`] if the embedded list is damaged.
@@ -60,8 +60,8 @@ fn vocabulary(merges: &Merges) -> Vocab {
     plain.chain(ending).chain(merged).chain(special).zip(0..).collect()
 }
 
-/// The printable character that stands for each byte, in the order of the vocabulary: printable bytes stand for
-/// themselves and come first, the others follow as U+0100, U+0101, …
+/// Returns the printable character of each byte, in the order of the vocabulary: first the printable bytes as themselves,
+/// then the others as U+0100, U+0101, …
 pub(super) fn byte_symbols() -> Vec<(char, u8)> {
     let printable = |b: &u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let rest = (0..=u8::MAX).filter(|b| !printable(b)).zip('\u{100}'..).map(|(b, c)| (c, b));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_has_a_symbol_of_its_own() {
+    fn every_byte_has_a_different_symbol() {
         let symbols = byte_symbols();
         let chars: std::collections::BTreeSet<char> = symbols.iter().map(|(c, _)| *c).collect();
         let bytes: std::collections::BTreeSet<u8> = symbols.iter().map(|(_, b)| *b).collect();

@@ -1,12 +1,14 @@
-//! Captions to tokens: the text clean-up and the byte-pair tokenizer of CLIP.
+//! CLIP's text clean-up and byte-pair tokenizer.
 //!
-//! [`ClipTokenizer::openai`] carries the published vocabulary in the crate and reproduces the original's ids exactly;
-//! [`ClipTokenizer::from_dir`] reads the vocabulary that lies beside a downloaded model.
+//! [`ClipTokenizer::openai`] is the published tokenizer, embedded in the crate, with the ids of the original;
+//! [`ClipTokenizer::from_dir`] reads the tokenizer of a model directory.
 
 mod clean;
+mod entities;
 mod files;
 mod merges;
 mod tokenizer;
+mod vocabulary;
 
 pub use clean::clean;
-pub use tokenizer::{ClipTokenizer, END, PadWith, START};
+pub use tokenizer::{ClipTokenizer, END, PadWith, START, TruncatedTokens};

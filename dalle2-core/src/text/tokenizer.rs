@@ -1,7 +1,7 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021, §2.4) on the `tokenizers` crate.
 //!
-//! Pipeline: [`clean`](super::clean) → split into contractions, words, single digits and runs of signs → bytes → merges
-//! with an end-of-word mark. Special tokens written out in the text become their ids, as in the reference.
+//! Stages: [`clean`](super::clean) → split into contractions, words, single digits and runs of signs → bytes → merges with
+//! an end-of-word mark. Special and added tokens in the text become their ids, as in the reference.
 
 use std::{
     path::Path,
@@ -23,6 +23,7 @@ use super::{
     clean,
     files::{self, Files},
     merges::{self, END_OF_WORD, END_TEXT, START_TEXT},
+    vocabulary::{TokenizerJson, Vocabulary},
 };
 use crate::{ConfigError, Error, Result};
 
@@ -31,17 +32,28 @@ pub const START: u32 = 49_406;
 /// Id of `<|endoftext|>` in the published vocabulary.
 pub const END: u32 = 49_407;
 
-/// Contractions, words, single digits, runs of other signs; white space separates.
+/// Matches contractions, words, single digits and runs of other signs, which white space separates.
 const SPLIT: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// What fills a sequence behind its end token.
+/// The padding after the end token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PadWith {
     /// Id 0, as in OpenAI's code.
     #[default]
     Zero,
-    /// The end token again, as in most published checkpoints of the diffusers family.
+    /// The end token, as in most published checkpoints of diffusers.
     EndOfText,
+}
+
+/// A caption of [`ClipTokenizer::encode_truncated`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TruncatedTokens {
+    /// Start, caption, end and padding.
+    pub ids: Vec<u32>,
+    /// Number of ids without the padding.
+    pub length: usize,
+    /// Whether the caption exceeded the context.
+    pub is_truncated: bool,
 }
 
 /// The tokenizer of CLIP. Cheap to clone; usable from several threads.
@@ -64,12 +76,14 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     max_length: Option<usize>,
-    /// The files it was read from, to be written again as they were; none for the embedded vocabulary.
+    /// All ids are below this number.
+    vocab_size: usize,
+    /// The original files, to write them back unchanged; `None` for the embedded vocabulary.
     files: Option<Arc<Files>>,
 }
 
 impl ClipTokenizer {
-    /// The tokenizer of the published CLIP models: 49,408 entries, embedded in the crate, built once per process.
+    /// Returns the tokenizer of the published CLIP models: 49,408 entries, embedded in the crate, built once per process.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the embedded vocabulary is damaged.
@@ -79,17 +93,18 @@ impl ClipTokenizer {
             return Ok(built.clone());
         }
         let (vocab, merges) = merges::published()?;
-        let built = Self::from_parts(vocab, merges).map_err(Error::Tokenizer)?;
+        let built = Self::from_parts(vocab, merges, &[]).map_err(Error::Tokenizer)?;
         Ok(BUILT.get_or_init(|| built).clone())
     }
 
-    /// Reads the tokenizer that lies in a model directory: `tokenizer.json` if it is there, else `vocab.json` and
-    /// `merges.txt`. The padding token and the length of sequences come from `tokenizer_config.json` and
-    /// `special_tokens_map.json`, where these are.
+    /// Reads the tokenizer of a model directory: `tokenizer.json` if it exists, otherwise `vocab.json`, `merges.txt` and
+    /// `added_tokens.json`. The padding token and the length of sequences come from `tokenizer_config.json` and
+    /// `special_tokens_map.json`, if these exist.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Json`] for a file that cannot be read, [`Error::Format`] where it is not a byte-pair
-    /// tokenizer with CLIP's start and end tokens, or the padding token is not in the vocabulary; each names the file.
+    /// [`Error::Io`] or [`Error::Json`] if a file cannot be read, [`Error::Format`] if it is not a byte-pair tokenizer with
+    /// CLIP's start and end tokens, a token or id occurs twice, a merge has a token outside the vocabulary, or the padding
+    /// token is not in the vocabulary; each names the file.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let mut tokenizer = Self::read_vocabulary(dir)?;
@@ -121,31 +136,43 @@ impl ClipTokenizer {
     }
 
     fn read_vocabulary(dir: &Path) -> Result<Self> {
-        let whole = dir.join("tokenizer.json");
-        if whole.is_file() {
-            let bytes = std::fs::read(&whole).map_err(|e| Error::io(&whole, e))?;
+        let fast = dir.join("tokenizer.json");
+        if fast.is_file() {
+            let bytes = files::read_file(&fast)?;
+            let json: TokenizerJson = serde_json::from_slice(&bytes).map_err(|e| Error::json(&fast, e))?;
+            json.check().map_err(|message| Error::format(&fast, message))?;
             let inner =
-                Tokenizer::from_bytes(bytes).map_err(|e| Error::format(&whole, format!("not a tokenizer: {e}")))?;
-            return Self::new(inner).map_err(|message| Error::format(&whole, message));
+                Tokenizer::from_bytes(bytes).map_err(|e| Error::format(&fast, format!("is not a tokenizer: {e}")))?;
+            return Self::new(inner, &[]).map_err(|message| Error::format(&fast, message));
         }
         let vocab_path = dir.join("vocab.json");
         let merges_path = dir.join("merges.txt");
         if !vocab_path.is_file() && !merges_path.is_file() {
             return Err(Error::format(
                 dir,
-                "no tokenizer here: expected `tokenizer.json`, or `vocab.json` and `merges.txt`",
+                "holds no tokenizer: expected `tokenizer.json`, or `vocab.json` and `merges.txt`",
             ));
         }
-        let vocab = read_text(&vocab_path)?;
-        let vocab: std::collections::BTreeMap<String, u32> =
-            serde_json::from_str(&vocab).map_err(|e| Error::json(&vocab_path, e))?;
-        let merges = merges::parse(&read_text(&merges_path)?).map_err(|line| {
+        let mut vocab: Vocabulary =
+            serde_json::from_slice(&files::read_file(&vocab_path)?).map_err(|e| Error::json(&vocab_path, e))?;
+        let text = String::from_utf8(files::read_file(&merges_path)?)
+            .map_err(|e| Error::format(&merges_path, format!("is not UTF-8: {e}")))?;
+        let merges = merges::parse(&text).map_err(|line| {
             Error::format(&merges_path, format!("line {line} is not two tokens with a space between"))
         })?;
-        Self::from_parts(vocab.into_iter().collect(), merges).map_err(|message| Error::format(dir, message))
+        vocab.check_merges(&merges).map_err(|message| Error::format(&merges_path, message))?;
+        let mut added = Vec::new();
+        for (token, id) in files::read_added_tokens(dir)? {
+            // Captions are matched after their clean-up.
+            let cleaned = clean(&token);
+            let name = if cleaned.is_empty() || vocab.contains(&cleaned) { token } else { cleaned };
+            vocab.add(name.clone(), id).map_err(|message| Error::format(dir, message))?;
+            added.push(name);
+        }
+        Self::from_parts(vocab.into_vocab(), merges, &added).map_err(|message| Error::format(dir, message))
     }
 
-    fn from_parts(vocab: Vocab, merges: Merges) -> Result<Self, String> {
+    fn from_parts(vocab: Vocab, merges: Merges, added: &[String]) -> Result<Self, String> {
         let bpe = BPE::builder()
             .vocab_and_merges(vocab, merges)
             .end_of_word_suffix(END_OF_WORD.to_string())
@@ -153,24 +180,23 @@ impl ClipTokenizer {
             .map_err(|e| e.to_string())?;
         let split = Split::new(SplitPattern::Regex(SPLIT.to_string()), SplitDelimiterBehavior::Removed, true)
             .map_err(|e| e.to_string())?;
-        // No prefix space, and no splitting of its own.
+        // Without a prefix space and the splitting of GPT-2.
         let bytes = ByteLevel::new(false, true, false);
         let mut inner = Tokenizer::new(bpe);
         inner.with_pre_tokenizer(Some(Sequence::new(vec![
             PreTokenizerWrapper::Split(split),
             PreTokenizerWrapper::ByteLevel(bytes),
         ])));
-        Self::new(inner)
+        Self::new(inner, added)
     }
 
-    /// Takes a pipeline, leaving it only what this type does not do itself.
-    fn new(mut inner: Tokenizer) -> Result<Self, String> {
+    /// Wraps a tokenizer without its padding, post-processing, normalisation and truncation, which this type does itself.
+    fn new(mut inner: Tokenizer, added: &[String]) -> Result<Self, String> {
         if !matches!(inner.get_model(), ModelWrapper::BPE(_)) {
-            return Err("not a byte-pair model, which CLIP's tokenizer is".to_string());
+            return Err("is not a byte-pair model, as CLIP's tokenizer is".to_string());
         }
         let id = |token: &str| {
-            let found = inner.get_model().token_to_id(token);
-            found.ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
+            inner.get_model().token_to_id(token).ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
         };
         let (start, end) = (id(START_TEXT)?, id(END_TEXT)?);
         inner.with_padding(None).with_post_processor(None::<PostProcessorWrapper>);
@@ -178,20 +204,23 @@ impl ClipTokenizer {
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         let special = [START_TEXT, END_TEXT].map(|token| AddedToken::from(token, true).normalized(false));
         inner.add_special_tokens(special).map_err(|e| e.to_string())?;
-        Ok(Self { inner: Arc::new(inner), start, end, pad: end, max_length: None, files: None })
+        let added = added.iter().filter(|token| ![START_TEXT, END_TEXT].contains(&token.as_str()));
+        inner.add_tokens(added.map(|token| AddedToken::from(token, false).normalized(false))).map_err(|e| e.to_string())?;
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { inner: Arc::new(inner), start, end, pad: end, max_length: None, vocab_size, files: None })
     }
 
-    /// Writes the tokenizer in Hugging Face's form: the files it was read from as they were, or `vocab.json`,
-    /// `merges.txt` and their settings for the embedded one, for sequences of `context_length` that are filled with the
-    /// token `pad`. The second value is the class that reads them.
+    /// Writes the tokenizer in Hugging Face's layout and returns the class that reads it: its original files unchanged, or
+    /// for the embedded tokenizer `vocab.json`, `merges.txt` and their settings, with sequences of `context_length` and the
+    /// padding token `pad`.
     ///
     /// # Errors
-    /// When a file cannot be written or `pad` is not in the vocabulary.
+    /// If a file cannot be written or `pad` is not in the vocabulary.
     pub fn save(&self, dir: impl AsRef<Path>, context_length: usize, pad: u32) -> Result<&'static str> {
         let dir = dir.as_ref();
-        if let Some(kept) = &self.files {
-            files::write_files(dir, kept)?;
-            let slow = kept.iter().any(|(name, _)| name == "vocab.json");
+        if let Some(files) = &self.files {
+            files::write_files(dir, files)?;
+            let slow = files.iter().any(|(name, _)| name == "vocab.json");
             return Ok(if slow { "CLIPTokenizer" } else { "CLIPTokenizerFast" });
         }
         let token = self.inner.id_to_token(pad);
@@ -204,47 +233,45 @@ impl ClipTokenizer {
         Ok("CLIPTokenizer")
     }
 
-    /// Id of the token that opens every sequence.
+    /// Returns the id of the start token.
     pub fn start(&self) -> u32 {
         self.start
     }
 
-    /// Id of the token that closes every sequence.
+    /// Returns the id of the end token.
     pub fn end(&self) -> u32 {
         self.end
     }
 
-    /// Id of the token that fills sequences, as the tokenizer's files say; the end token where they say nothing.
+    /// Returns the id of the padding token: that of the tokenizer's files, otherwise the end token.
     pub fn pad_token(&self) -> u32 {
         self.pad
     }
 
-    /// The length that sequences are padded to, where the tokenizer's files say it.
+    /// Returns the length of padded sequences, if the tokenizer's files have it.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
 
-    /// Number of ids; every id is below it.
+    /// Returns the size of the vocabulary: all ids are below it.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
-    /// Cleans `text` and returns its ids, without start and end tokens. An empty text has none.
+    /// Cleans `text` and returns its ids without start and end tokens.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if a vocabulary that was read from a file cannot express the text.
+    /// [`Error::Tokenizer`] if a vocabulary from a file cannot express the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(clean(text), false);
         let encoding = encoding.map_err(|e| Error::Tokenizer(format!("caption {}: {e}", head(text))))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// A sequence of exactly `context_length` ids: start, the caption, end, padding. The second value counts the ids
-    /// before the padding, start and end included.
+    /// Returns a sequence of `context_length` ids (start, caption, end, padding) and its length without the padding.
     ///
     /// # Errors
-    /// [`Error::CaptionTooLong`] for a caption with more tokens;
-    /// [`Error::Config`] for a `context_length` below 2.
+    /// [`Error::CaptionTooLong`] if the caption exceeds the context; [`Error::Config`] if `context_length` is below 2.
     pub fn encode_padded(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
         let ids = self.encode(caption)?;
         let len = ids.len() + 2;
@@ -255,20 +282,24 @@ impl ClipTokenizer {
         self.frame(ids, context_length, pad)
     }
 
-    /// As [`encode_padded`](Self::encode_padded), but a caption that does not fit loses its end: for training data.
+    /// Encodes like [`encode_padded`](Self::encode_padded), but truncates a caption that exceeds the context before its end
+    /// token.
     ///
     /// # Errors
-    /// [`Error::Config`] for a `context_length` below 2.
-    pub fn encode_truncated(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<(Vec<u32>, usize)> {
+    /// [`Error::Config`] if `context_length` is below 2.
+    pub fn encode_truncated(&self, caption: &str, context_length: usize, pad: PadWith) -> Result<TruncatedTokens> {
         let mut ids = self.encode(caption)?;
-        ids.truncate(context_length.saturating_sub(2));
-        self.frame(ids, context_length, pad)
+        let max = context_length.saturating_sub(2);
+        let is_truncated = ids.len() > max;
+        ids.truncate(max);
+        let (ids, length) = self.frame(ids, context_length, pad)?;
+        Ok(TruncatedTokens { ids, length, is_truncated })
     }
 
-    /// The text of `ids`, as far as bytes allow: special tokens are left out, words are separated by one space.
+    /// Returns the text of `ids` without start and end tokens, with words separated by one space. Invalid UTF-8 is replaced.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for an id that the vocabulary does not have.
+    /// [`Error::Tokenizer`] if an id is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let byte_of: std::collections::BTreeMap<char, u8> = merges::byte_symbols().into_iter().collect();
         let mut bytes = Vec::new();
@@ -303,15 +334,11 @@ impl ClipTokenizer {
     }
 }
 
-/// The beginning of a caption in quotes, short enough for a message.
+/// Returns the beginning of a caption in quotes, for a message.
 fn head(text: &str) -> String {
     const SHOWN: usize = 40;
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{:?}", format!("{}…", &text[..at])),
         None => format!("{text:?}"),
     }
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
 }

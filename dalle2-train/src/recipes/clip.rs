@@ -7,10 +7,9 @@ use burn::prelude::*;
 use dalle2_clip::train::{ClipBatch, ClipBatcher, ClipTask, ClipTaskOptions, ImageTower};
 use dalle2_clip::{ClipConfig, ClipImageEncoder, ClipTextEncoder, eval};
 use dalle2_core::image::to_tensor;
-use dalle2_core::nn::l2_normalize;
 use dalle2_core::store::PipelineDir;
 use dalle2_core::text::ClipTokenizer;
-use dalle2_core::{ConfigError, Error, FloatType, ImageEncoder, Result};
+use dalle2_core::{ConfigError, Error, FloatType, ImageEncoder, Result, TextEncoder};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Outcome, Preset, RecipeArgs};
@@ -183,18 +182,6 @@ fn small() -> TrainConfig {
     }
 }
 
-/// Embeds labels by the average over the templates, as [`eval::embed_labels`] does; labels longer than the context are
-/// truncated.
-fn embed_labels(text: &ClipTextEncoder, labels: &[&str]) -> Result<Tensor<2>> {
-    let embed = |template: &str| -> Result<Tensor<2>> {
-        let captions: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
-        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        Ok(l2_normalize(text.encode_truncated(&captions)?.pooled))
-    };
-    let [plain, described] = TEMPLATES;
-    Ok(l2_normalize(embed(plain)? + embed(described)?))
-}
-
 /// Batches of images and captions.
 struct Source {
     data: Arc<dyn TrainData>,
@@ -247,10 +234,10 @@ impl Hooks<ClipTask> for ClipHooks {
         let class_of = |item: &TrainItem| labels.partition_point(|(class, _)| *class < item.class);
         let classes: Vec<usize> = items.iter().map(class_of).collect();
         let labels: Vec<&str> = labels.into_iter().map(|(_, caption)| caption).collect();
-        let zero_shot = eval::top_k_accuracy(images.clone(), embed_labels(&text, &labels)?, &classes, &[1])?;
+        let zero_shot = eval::top_k_accuracy(images.clone(), eval::embed_labels(&text, &labels, &TEMPLATES)?, &classes, &[1])?;
         let accuracy = zero_shot.first().ok_or_else(|| Error::Input("no accuracy at k = 1".into()))?;
         let mut metrics = vec![("zero_shot@1".to_string(), *accuracy)];
-        for recall in eval::retrieval(images, text.encode_truncated(&captions)?.pooled, &classes, &[1, 5])? {
+        for recall in eval::retrieval(images, text.encode_truncated(&captions)?.0.pooled, &classes, &[1, 5])? {
             metrics.push((format!("image_to_text@{}", recall.k), recall.image_to_text));
             metrics.push((format!("text_to_image@{}", recall.k), recall.text_to_image));
         }

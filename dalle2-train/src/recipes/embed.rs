@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dalle2_clip::train::Jitter;
 use dalle2_core::image::RgbImage;
-use dalle2_core::{ConfigError, Error, Result, TextCondition};
+use dalle2_core::{ConfigError, Error, Result, TextCondition, TextEncoder};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
@@ -161,7 +161,7 @@ impl EmbedJob<'_> {
         let images = items.map(|item| self.variations.image(self.images, pair(item), item, size));
         let images = images.collect::<Result<Vec<_>>>()?;
         let text: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let encoded = text.chunks(BATCH).map(|captions| clip.text.encode_truncated(captions));
+        let encoded = text.chunks(BATCH).map(|captions| clip.text.encode_truncated(captions).map(|(text, _)| text));
         let text = encoded.reduce(|all: Result<TextCondition>, next| Ok(all?.cat(next?)));
         let text = text.ok_or_else(|| Error::Input("a shard holds at least one pair".into()))??;
         Ok(EmbeddedPairs { image: clip.encode_images(&images)?, captions, text })

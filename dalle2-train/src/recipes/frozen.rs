@@ -122,7 +122,7 @@ impl FrozenClip {
         Ok(EncodedBatch {
             embedding: self.image.encode(images.clone())?,
             images,
-            text: self.text.encode_truncated(&captions)?,
+            text: self.text.encode_truncated(&captions)?.0,
         })
     }
 
