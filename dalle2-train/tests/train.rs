@@ -236,7 +236,7 @@ fn long() -> TrainConfig {
 
 /// The run that the next test starts as a process and kills; without its variable there is nothing to do.
 #[test]
-fn a_run_in_a_process_of_its_own() {
+fn a_run_in_a_separate_process() {
     let Some(dir) = std::env::var_os(RUN_DIR) else { return };
     train(long(), Path::new(&dir), resuming(), &Points::new()).unwrap();
 }
@@ -244,7 +244,7 @@ fn a_run_in_a_process_of_its_own() {
 const RUN_DIR: &str = "DALLE2_TEST_RUN_DIR";
 
 #[test]
-fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
+fn a_killed_run_resumes_from_its_last_checkpoint_bit_for_bit() {
     let _alone = alone();
     let (straight_dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let expected = train(long(), straight_dir.path(), quiet(), &Points::new()).unwrap();
@@ -258,7 +258,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit() {
     for delay in [0, 1, 3, 7, 15] {
         let before: Option<u64> = newest();
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_run_in_a_process_of_its_own"])
+            .args(["--exact", "a_run_in_a_separate_process"])
             .env(RUN_DIR, killed.path())
             .stdout(Stdio::null())
             .spawn()
@@ -286,9 +286,9 @@ fn writing() -> TrainConfig {
     TrainConfig { steps: 120, checkpoint_every: 1, ..config() }
 }
 
-/// As [`a_run_in_a_process_of_its_own`], for the next test.
+/// As [`a_run_in_a_separate_process`], for the next test.
 #[test]
-fn a_writing_run_in_a_process_of_its_own() {
+fn a_writing_run_in_a_separate_process() {
     let Some(dir) = std::env::var_os(WRITING_DIR) else { return };
     train(writing(), Path::new(&dir), resuming(), &Points::new()).unwrap();
 }
@@ -308,7 +308,7 @@ fn a_run_killed_while_it_writes_a_checkpoint_loses_that_one_only() {
     let mut hits = 0;
     for _ in 0..12 {
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_writing_run_in_a_process_of_its_own"])
+            .args(["--exact", "a_writing_run_in_a_separate_process"])
             .env(WRITING_DIR, killed.path())
             .stdout(Stdio::null())
             .spawn()
