@@ -256,7 +256,7 @@ fn unusable_rows_of_a_csv_index_are_reported_with_their_line() {
         assert!(problem.item.ends_with(&format!("index.csv:{line}")) && problem.reason.contains(reason), "{problem:?}");
     }
     let message = ImageFiles::index(&index, &Columns::default()).unwrap_err().to_string();
-    assert!(message.contains("no column `image`: its columns are file_name, text"), "{message}");
+    assert!(message.contains("lacks a column `image`: its columns are file_name, text"), "{message}");
     fs::write(&index, "").unwrap();
     assert!(ImageFiles::index(&index, &columns).unwrap_err().to_string().contains("index.csv"));
 }

@@ -73,7 +73,11 @@ fn the_scale_runs_down_without_a_step_and_without_divergence_and_then_grows() {
         };
         assert!(expected.contains(&scales[i + 1]), "after step {}: {scales:?}", i + 1);
     }
-    assert_eq!(scales[overflows..overflows + 4], [1.0, 1.0, 1.0, 2.0].map(|times| scales[overflows] * times));
+    let doubled: Vec<usize> = (overflows..scales.len() - 1).filter(|&i| scales[i + 1] == 2.0 * scales[i]).collect();
+    assert!(!doubled.is_empty(), "{scales:?}");
+    for i in doubled {
+        assert!(records[i - 2..=i].iter().all(|record| record.grad_norm.is_some()), "three good steps: {records:?}");
+    }
     let report = trained.report;
     assert_eq!(report.overflows, records.iter().filter(|record| record.grad_norm.is_none()).count() as u64);
     assert!(report.overflows > overflows as u64, "it grew until it overflowed: {scales:?}");

@@ -130,8 +130,8 @@ mod tests {
         let json: CaptionField = "json:caption".parse().unwrap();
         for (bytes, expected) in [
             (&br#"{"caption": 3}"#[..], "not text"),
-            (br#"{"text": "x"}"#, "no `caption`"),
-            (br#"["x"]"#, "no `caption`"),
+            (br#"{"text": "x"}"#, "lacks `caption`"),
+            (br#"["x"]"#, "lacks `caption`"),
             (br#"{"caption": "cut"#, "EOF"),
             (b"", "EOF"),
         ] {

@@ -159,7 +159,7 @@ fn broken_samples_are_named_once_and_passed_over() {
     for (item, reason) in [
         ("truncated.png", ""),
         ("json", ".json: EOF"),
-        ("nocaption", "no caption: expected one of txt, json:caption"),
+        ("nocaption", "lacks a caption: expected one of txt, json:caption"),
         ("noimage", "no image"),
         ("blank", "empty"),
         ("bytes", "UTF-8"),
