@@ -109,7 +109,13 @@ pub fn run(cli: &DecoderArgs) -> Result<()> {
     }
 }
 
-fn data(cli: &DecoderArgs, pipeline: &Pipeline, decoder: &UnclipDecoder, store: &EmojiStore, items: &[usize]) -> Result<Data> {
+fn data(
+    cli: &DecoderArgs,
+    pipeline: &Pipeline,
+    decoder: &UnclipDecoder,
+    store: &EmojiStore,
+    items: &[usize],
+) -> Result<Data> {
     let n = items.len().min(cli.num_images);
     if n == 0 {
         bail!("the subset {} contains none of these renderings", cli.subset);

@@ -196,7 +196,10 @@ impl ClipTokenizer {
             return Err("is not a byte-pair model, as CLIP's tokenizer is".to_string());
         }
         let id = |token: &str| {
-            inner.get_model().token_to_id(token).ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
+            inner
+                .get_model()
+                .token_to_id(token)
+                .ok_or_else(|| format!("the vocabulary lacks `{token}`, so this is not a CLIP tokenizer"))
         };
         let (start, end) = (id(START_TEXT)?, id(END_TEXT)?);
         inner.with_padding(None).with_post_processor(None::<PostProcessorWrapper>);
@@ -205,7 +208,9 @@ impl ClipTokenizer {
         let special = [START_TEXT, END_TEXT].map(|token| AddedToken::from(token, true).normalized(false));
         inner.add_special_tokens(special).map_err(|e| e.to_string())?;
         let added = added.iter().filter(|token| ![START_TEXT, END_TEXT].contains(&token.as_str()));
-        inner.add_tokens(added.map(|token| AddedToken::from(token, false).normalized(false))).map_err(|e| e.to_string())?;
+        inner
+            .add_tokens(added.map(|token| AddedToken::from(token, false).normalized(false)))
+            .map_err(|e| e.to_string())?;
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         Ok(Self { inner: Arc::new(inner), start, end, pad: end, max_length: None, vocab_size, files: None })
     }

@@ -44,7 +44,9 @@ impl Vocabulary {
             let merged = format!("{left}{right}");
             if let Some(missing) = [left, right, &merged].into_iter().find(|token| !self.ids.contains_key(*token)) {
                 let number = number + 1;
-                return Err(format!("merge {number}, {left:?} + {right:?}: the vocabulary lacks the token {missing:?}"));
+                return Err(format!(
+                    "merge {number}, {left:?} + {right:?}: the vocabulary lacks the token {missing:?}"
+                ));
             }
         }
         Ok(())

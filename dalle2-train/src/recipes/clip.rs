@@ -234,7 +234,8 @@ impl Hooks<ClipTask> for ClipHooks {
         let class_of = |item: &TrainItem| labels.partition_point(|(class, _)| *class < item.class);
         let classes: Vec<usize> = items.iter().map(class_of).collect();
         let labels: Vec<&str> = labels.into_iter().map(|(_, caption)| caption).collect();
-        let zero_shot = eval::top_k_accuracy(images.clone(), eval::embed_labels(&text, &labels, &TEMPLATES)?, &classes, &[1])?;
+        let zero_shot =
+            eval::top_k_accuracy(images.clone(), eval::embed_labels(&text, &labels, &TEMPLATES)?, &classes, &[1])?;
         let accuracy = zero_shot.first().ok_or_else(|| Error::Input("no accuracy at k = 1".into()))?;
         let mut metrics = vec![("zero_shot@1".to_string(), *accuracy)];
         for recall in eval::retrieval(images, text.encode_truncated(&captions)?.0.pooled, &classes, &[1, 5])? {
